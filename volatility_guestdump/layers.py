@@ -1,0 +1,200 @@
+"""Layers: guest-physical memory of a guest dump, and the Intel layers that Volatility lacks."""
+
+import logging
+from collections.abc import Hashable
+from typing import Any, Optional
+
+from volatility3.framework import exceptions, interfaces
+from volatility3.framework.configuration import requirements
+from volatility3.framework.layers import intel, segmented
+from volatility3.framework.symbols import intermed
+
+from volatility_guestdump.exceptions import AddressError, GuestFileError, MemoryFileError
+from volatility_guestdump.guestfile import GuestFile, layout_path
+from volatility_guestdump.vmem import (
+    GuestMemory,
+    MemoryFile,
+    display_name,
+    file_state,
+    open_location,
+)
+
+vollog = logging.getLogger(__name__)
+
+
+class GuestDumpFormatException(exceptions.LayerException):
+    """Thrown when the debug.guest file behind a layer is not valid."""
+
+
+def open_guest_file(location: str) -> GuestFile:
+    """Reads and validates a debug.guest file.
+
+    Args:
+        location: URL of the file.
+
+    Raises:
+        NotAGuestFile: nothing in the file looks like a guest dump.
+        GuestFileError: the file is damaged, not supported or cannot be read.
+    """
+    name = display_name(location)
+    try:
+        with open_location(location) as stream:
+            return GuestFile.parse(stream, name)
+    except (OSError, EOFError) as error:
+        raise GuestFileError(f"{name}: {error}") from error
+
+
+class GuestDumpLayer(segmented.SegmentedLayer):
+    """The guest-physical memory of a debug.guest + debug.vmem pair.
+
+    debug.guest is the meta layer, debug.vmem the base layer. When there is no memory file the
+    meta layer stands in its place, with no segment that refers to it: the vCPUs can be looked
+    at, and every address is invalid.
+    """
+
+    provides = {"type": "physical"}
+
+    def __init__(
+        self,
+        context: interfaces.context.ContextInterface,
+        config_path: str,
+        name: str,
+        metadata: Optional[dict[str, Any]] = None,
+    ) -> None:
+        # Construct these so we can use self.config
+        self._context = context
+        self._config_path = config_path
+        self._meta_layer = str(self.config["meta_layer"])
+        self._base_layer: str = str(self.config["base_layer"])
+        self._memory: Optional[GuestMemory] = None
+        self._read_error_shown = False
+        try:
+            self.guest = open_guest_file(self.guest_location)
+        except GuestFileError as error:
+            raise GuestDumpFormatException(name, str(error)) from error
+        # So that volshell can show the structures: dt("guestdump1!guest_vcpu")
+        context.symbol_space.append(
+            intermed.IntermediateSymbolTable(
+                context,
+                interfaces.configuration.path_join(config_path, "structures"),
+                name=context.symbol_space.free_table_name("guestdump"),
+                isf_url=layout_path(self.guest.version).as_uri(),
+            )
+        )
+        super().__init__(context, config_path, name, metadata)
+
+    @property
+    def guest_location(self) -> str:
+        """URL of the debug.guest file."""
+        return str(self.context.layers[self._meta_layer].config["location"])
+
+    @property
+    def memory_location(self) -> Optional[str]:
+        """URL of the memory file, or None when there is none."""
+        if self._base_layer == self._meta_layer:
+            return None
+        return str(self.context.layers[str(self._base_layer)].config["location"])
+
+    @property
+    def identity(self) -> Hashable:
+        """What tells this dump from every other, also from one that takes its place later."""
+        locations = (self.guest_location, self.memory_location)
+        return tuple((location, file_state(location)) for location in locations if location)
+
+    @property
+    def memory(self) -> GuestMemory:
+        """Guest-physical memory, for those who need no layer."""
+        if self._memory is None:
+            location = self.memory_location
+            file = None if location is None else MemoryFile(location)
+            self._memory = GuestMemory(self.guest.ranges, file)
+        return self._memory
+
+    @property
+    def missing_memory(self) -> int:
+        """Bytes of memory that the memory file lacks; negative when it has too many."""
+        file = self.memory.file
+        return self.guest.memory_size - (file.size if file else 0)
+
+    @property
+    def first_missing_address(self) -> Optional[int]:
+        """The first guest-physical address that the memory file lacks, or None."""
+        available = {run.start: run.end for run in self.memory.ranges}
+        for run in self.guest.ranges:
+            end = available.get(run.start, run.start)
+            if end < run.end:
+                return end
+        return None
+
+    def _load_segments(self) -> None:
+        self._segments = [
+            (run.start, run.file_offset, run.size, run.size) for run in self.memory.ranges
+        ]
+
+    @property
+    def minimum_address(self) -> int:
+        """The first address of memory, whether the memory file covers it or not."""
+        return self.guest.ranges[0].start
+
+    @property
+    def maximum_address(self) -> int:
+        """The last address of memory, whether the memory file covers it or not."""
+        return self.guest.ranges[-1].end - 1
+
+    def is_valid(self, offset: int, length: int = 1) -> bool:
+        """Returns whether all of a piece of memory can be read."""
+        return self.memory.covers(offset, length)
+
+    def read(  # type: ignore[override] # Volatility's is behind an lru_cache
+        self, offset: int, length: int, pad: bool = False
+    ) -> bytes:
+        """Reads guest-physical memory; see `DataLayerInterface.read`."""
+        try:
+            return self.memory.read(offset, length)
+        except AddressError as error:
+            if pad:
+                return bytes(super().read(offset, length, pad))
+            raise exceptions.InvalidAddressException(
+                self.name, error.address, str(error)
+            ) from error
+        except MemoryFileError as error:
+            # Plugins pass over invalid addresses in silence, but a failing medium is no such thing.
+            if not self._read_error_shown:
+                vollog.warning(f"Memory cannot be read: {error}")
+                self._read_error_shown = True
+            if pad:
+                return bytes(length)
+            raise exceptions.InvalidAddressException(self.name, offset, str(error)) from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves the open file out; it is opened again when it is needed."""
+        return {**self.__dict__, "_memory": None}
+
+    @property
+    def dependencies(self) -> list[str]:
+        """The layers of the memory file and of debug.guest."""
+        return list(dict.fromkeys([str(self._base_layer), self._meta_layer]))
+
+    def destroy(self) -> None:
+        """Closes the memory file."""
+        if self._memory is not None and self._memory.file is not None:
+            self._memory.file.close()
+
+    @classmethod
+    def get_requirements(cls) -> list[interfaces.configuration.RequirementInterface]:
+        """Returns the two layers that this one needs."""
+        return [
+            requirements.TranslationLayerRequirement(name="base_layer", optional=False),
+            requirements.TranslationLayerRequirement(name="meta_layer", optional=False),
+        ]
+
+
+class LinuxIntelLA57(intel.LinuxMixin, intel.Intel32e):
+    """Linux with 5-level paging (CR4.LA57), which Volatility 2.28 has no layer for."""
+
+    # Linux keeps physical addresses of 52 bits in its page tables from 4.18 on (b83ce5ee91471d19).
+    # The 46 bits that Volatility uses for 4-level paging would cut off memory above 64 TiB,
+    # which is what 5-level paging is for.
+    _maxphyaddr = 52
+    _maxvirtaddr = 57
+    _structure = [("page map layer 5", 9, False), *intel.Intel32e._structure]

@@ -1,0 +1,1 @@
+"""What a Linux kernel in the guest's memory says of itself."""

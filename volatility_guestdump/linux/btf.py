@@ -1,0 +1,352 @@
+"""The kernel's type information (BTF), as it lies in the kernel's image.
+
+A header, then types one behind the other (numbered from 1; 0 is void), then their names. Every
+type starts with three u32: offset of the name, info (bits 0-15 vlen, 24-28 kind, 31 kind flag),
+and size or type; what follows depends on the kind. All of it is in units of four bytes.
+
+Source: Documentation/bpf/btf.rst of Linux. Kinds came over time: FLOAT with 5.13, DECL_TAG and
+TYPE_TAG with 5.16 and 5.17, ENUM64 with 6.0.
+
+`Btf` makes one pass that notes where each type starts; a type is decoded when it is asked for.
+"""
+
+import array
+import enum
+import struct
+import sys
+from typing import NamedTuple, Optional
+
+from volatility_guestdump.exceptions import BtfError
+
+MAGIC = 0xEB9F
+
+_HEADER = struct.Struct("<HBBIIIII")
+
+#: No chain of typedefs, qualifiers and arrays in a kernel comes near it.
+_MAXIMUM_DEPTH = 64
+
+
+class Kind(enum.IntEnum):
+    """Kinds of types."""
+
+    VOID = 0
+    INT = 1
+    PTR = 2
+    ARRAY = 3
+    STRUCT = 4
+    UNION = 5
+    ENUM = 6
+    FWD = 7
+    TYPEDEF = 8
+    VOLATILE = 9
+    CONST = 10
+    RESTRICT = 11
+    FUNC = 12
+    FUNC_PROTO = 13
+    VAR = 14
+    DATASEC = 15
+    FLOAT = 16
+    DECL_TAG = 17
+    TYPE_TAG = 18
+    ENUM64 = 19
+
+
+#: u32 words behind the first three: (always, for each of vlen).
+_EXTRA_WORDS: dict[int, tuple[int, int]] = {
+    Kind.INT: (1, 0),
+    Kind.PTR: (0, 0),
+    Kind.ARRAY: (3, 0),
+    Kind.STRUCT: (0, 3),
+    Kind.UNION: (0, 3),
+    Kind.ENUM: (0, 2),
+    Kind.FWD: (0, 0),
+    Kind.TYPEDEF: (0, 0),
+    Kind.VOLATILE: (0, 0),
+    Kind.CONST: (0, 0),
+    Kind.RESTRICT: (0, 0),
+    Kind.FUNC: (0, 0),
+    Kind.FUNC_PROTO: (0, 2),
+    Kind.VAR: (1, 0),
+    Kind.DATASEC: (0, 3),
+    Kind.FLOAT: (0, 0),
+    Kind.DECL_TAG: (1, 0),
+    Kind.TYPE_TAG: (0, 0),
+    Kind.ENUM64: (0, 3),
+}
+
+#: Kinds that only qualify another type.
+_MODIFIERS = frozenset(
+    (Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG, Kind.DECL_TAG)
+)
+
+COMPOSITES = frozenset((Kind.STRUCT, Kind.UNION))
+ENUMS = frozenset((Kind.ENUM, Kind.ENUM64))
+
+#: Kinds whose names can be looked up.
+_NAMED = frozenset(
+    (*COMPOSITES, *ENUMS, Kind.TYPEDEF, Kind.INT, Kind.FLOAT, Kind.VAR, Kind.DATASEC)
+)
+
+
+class Member(NamedTuple):
+    """A member of a structure or union.
+
+    Attributes:
+        name: empty for an anonymous member.
+        type: number of its type.
+        bit_offset: from the start of the structure.
+        bit_size: 0 when the member is no bitfield.
+    """
+
+    name: str
+    type: int
+    bit_offset: int
+    bit_size: int
+
+
+class Integer(NamedTuple):
+    """An integer type.
+
+    Attributes:
+        name: as in C, "long unsigned int".
+        size: in bytes.
+        signed: whether it has a sign.
+        boolean: whether it is _Bool.
+    """
+
+    name: str
+    size: int
+    signed: bool
+    boolean: bool
+
+
+class Btf:
+    """The types of a kernel.
+
+    Args:
+        data: all of BTF, header included.
+
+    Attributes:
+        names: name -> numbers of the types that have it, for the kinds that can be looked up.
+        anonymous: numbers of the structures, unions and enums that have no name.
+
+    Raises:
+        BtfError: the header or a type does not fit into the data, or is of an unknown kind.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        if len(data) < _HEADER.size:
+            raise BtfError(f"BTF of {len(data)} bytes has no header")
+        magic, version, _, header, types, types_size, strings, strings_size = _HEADER.unpack_from(
+            data
+        )
+        if magic != MAGIC or version != 1:
+            raise BtfError(f"BTF has magic {magic:#x} and version {version}, not {MAGIC:#x} and 1")
+        if (
+            types % 4
+            or types_size % 4
+            or header + types + types_size > len(data)
+            or header + strings + strings_size > len(data)
+        ):
+            raise BtfError("the sections of BTF do not fit into its data")
+        self._strings = data[header + strings : header + strings + strings_size]
+        self._words = array.array("I", data[header + types : header + types + types_size])
+        if sys.byteorder == "big":
+            self._words.byteswap()
+        self._starts: list[int] = [-1]
+        self.names: dict[str, list[int]] = {}
+        self.anonymous: list[int] = []
+        # Up to 5.19 values of enums are signed, and no flag says so.
+        self._signed_enums = True
+        self._index()
+
+    def _index(self) -> None:
+        words, starts = self._words, self._starts
+        named: list[tuple[int, int]] = []
+        position, end = 0, len(words)
+        while position < end:
+            if position + 3 > end:
+                raise BtfError(f"type {len(starts)} of BTF is cut off")
+            info = words[position + 1]
+            kind = (info >> 24) & 0x1F
+            extra = _EXTRA_WORDS.get(kind)
+            if extra is None:
+                raise BtfError(f"type {len(starts)} of BTF is of an unknown kind, {kind}")
+            if kind in _NAMED:
+                if words[position]:
+                    named.append((words[position], len(starts)))
+                else:
+                    self.anonymous.append(len(starts))
+                if kind == Kind.ENUM and info >> 31:
+                    self._signed_enums = False
+            starts.append(position)
+            position += 3 + extra[0] + extra[1] * (info & 0xFFFF)
+        if position != end:
+            raise BtfError(f"type {len(starts) - 1} of BTF is cut off")
+        for offset, number in named:
+            self.names.setdefault(self._string(offset), []).append(number)
+
+    def __len__(self) -> int:
+        """Number of types, void included."""
+        return len(self._starts)
+
+    def _string(self, offset: int) -> str:
+        end = self._strings.find(b"\0", offset)
+        if end < 0:
+            raise BtfError(f"a name of BTF at {offset:#x} is outside of its strings")
+        return self._strings[offset:end].decode("ascii", "replace")
+
+    def _start(self, number: int) -> int:
+        if not 0 < number < len(self._starts):
+            raise BtfError(f"BTF has no type {number}")
+        return self._starts[number]
+
+    def kind(self, number: int) -> Kind:
+        """Returns the kind of a type."""
+        if number == 0:
+            return Kind.VOID
+        return Kind((self._words[self._start(number) + 1] >> 24) & 0x1F)
+
+    def name(self, number: int) -> str:
+        """Returns the name of a type; empty for an anonymous one and for void."""
+        return self._string(self._words[self._start(number)]) if number else ""
+
+    def target(self, number: int) -> int:
+        """Returns the type that a pointer, modifier, variable or function refers to."""
+        return self._words[self._start(number) + 2]
+
+    def size(self, number: int) -> int:
+        """Returns the size of a structure, union, enum, integer or float in bytes."""
+        return self._words[self._start(number) + 2]
+
+    def is_union_forward(self, number: int) -> bool:
+        """Whether a forward declaration is one of a union."""
+        return bool(self._words[self._start(number) + 1] >> 31)
+
+    def resolve(self, number: int) -> int:
+        """Returns what remains of a type without typedefs and qualifiers.
+
+        Raises:
+            BtfError: the typedefs refer to each other in a circle.
+        """
+        for _ in range(_MAXIMUM_DEPTH):
+            if self.kind(number) not in _MODIFIERS:
+                return number
+            number = self.target(number)
+        raise BtfError(f"type {number} of BTF is a typedef of itself")
+
+    def find(self, name: str, *kinds: Kind) -> Optional[int]:
+        """Returns the first type of a name that is of one of the kinds, or None."""
+        for number in self.names.get(name, ()):
+            if self.kind(number) in kinds:
+                return number
+        return None
+
+    def integer(self, number: int) -> Integer:
+        """Decodes an integer type."""
+        encoding = self._words[self._start(number) + 3] >> 24
+        return Integer(self.name(number), self.size(number), bool(encoding & 1), bool(encoding & 4))
+
+    def integer_bits(self, number: int) -> tuple[int, int]:
+        """Returns (offset, size) in bits of an integer type; before 5.0 bitfields used these."""
+        data = self._words[self._start(number) + 3]
+        return (data >> 16) & 0xFF, data & 0xFF
+
+    def array(self, number: int) -> tuple[int, int]:
+        """Returns the type and the number of the elements of an array."""
+        start = self._start(number)
+        return self._words[start + 3], self._words[start + 5]
+
+    def members(self, number: int) -> list[Member]:
+        """Decodes the members of a structure or union."""
+        start = self._start(number)
+        info = self._words[start + 1]
+        count = info & 0xFFFF
+        words = self._words[start + 3 : start + 3 + 3 * count]
+        members = []
+        for position in range(0, 3 * count, 3):
+            name, member_type, offset = words[position : position + 3]
+            bits = 0
+            if info >> 31:
+                bits, offset = offset >> 24, offset & 0xFFFFFF
+            members.append(Member(self._string(name), member_type, offset, bits))
+        return members
+
+    def size_of(self, structure: str) -> int:
+        """Returns the size of a structure in bytes.
+
+        Raises:
+            BtfError: the kernel has no such structure.
+        """
+        number = self.find(structure, *COMPOSITES)
+        if number is None:
+            raise BtfError(f"the kernel has no struct {structure}")
+        return self.size(number)
+
+    def offset(self, structure: str, path: str) -> int:
+        """Returns the offset of a member in bytes; it may lie in anonymous members.
+
+        Args:
+            structure: name of a structure or union.
+            path: of the member, with dots between nested ones.
+
+        Raises:
+            BtfError: the kernel has no such structure or member.
+        """
+        number = self.find(structure, *COMPOSITES)
+        offset = 0
+        for name in path.split("."):
+            found = None if number is None else self._member(number, name, 0)
+            if found is None:
+                raise BtfError(f"the kernel has no {structure}.{path}")
+            offset += found.bit_offset // 8
+            number = self.resolve(found.type)
+        return offset
+
+    def _member(self, number: int, name: str, depth: int) -> Optional[Member]:
+        if self.kind(number) not in COMPOSITES or depth > _MAXIMUM_DEPTH:
+            return None
+        members = self.members(number)
+        for member in members:
+            if member.name == name:
+                return member
+        for member in members:
+            if not member.name:
+                found = self._member(self.resolve(member.type), name, depth + 1)
+                if found is not None:
+                    return found._replace(bit_offset=member.bit_offset + found.bit_offset)
+        return None
+
+    def enumerators(self, number: int) -> dict[str, int]:
+        """Returns the names and values of an enum."""
+        start = self._start(number)
+        info = self._words[start + 1]
+        signed = self.enum_is_signed(number) or self._signed_enums
+        wide = self.kind(number) is Kind.ENUM64
+        step = 3 if wide else 2
+        found: dict[str, int] = {}
+        for position in range(start + 3, start + 3 + step * (info & 0xFFFF), step):
+            value = self._words[position + 1]
+            bits = 32
+            if wide:
+                value |= self._words[position + 2] << 32
+                bits = 64
+            if signed and value >> (bits - 1):
+                value -= 1 << bits
+            found[self._string(self._words[position])] = value
+        return found
+
+    def section_offsets(self, name: str) -> dict[int, int]:
+        """Returns the variables of a section, with their offsets from its start."""
+        found: dict[int, int] = {}
+        for number in self.names.get(name, ()):
+            if self.kind(number) is Kind.DATASEC:
+                start = self._starts[number]
+                end = start + 3 + 3 * (self._words[start + 1] & 0xFFFF)
+                for position in range(start + 3, end, 3):
+                    found[self._words[position]] = self._words[position + 1]
+        return found
+
+    def enum_is_signed(self, number: int) -> bool:
+        """Whether the values of an enum have a sign."""
+        return bool(self._words[self._start(number) + 1] >> 31)

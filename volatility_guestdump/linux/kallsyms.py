@@ -1,0 +1,368 @@
+r"""The kernel's own symbol table (kallsyms), found and decoded in the kernel's image.
+
+Nothing in memory points at the table that could be followed without symbols, but its tables lie
+next to each other and check each other, so their structure is enough to find them. As
+scripts/kallsyms.c of Linux writes them, each aligned to eight bytes (four on 32-bit kernels):
+
+    up to 6.1    addresses, num_syms, names, markers, token_table, token_index
+    6.2, 6.3     addresses, num_syms, names, markers, seqs_of_names, token_table, token_index
+    from 6.4     num_syms, names, markers, token_table, token_index, addresses, seqs_of_names
+                 (404bad70fcf7, "kallsyms: change the output order")
+
+num_syms       u32.
+names          for each symbol a length and so many bytes, each the number of a token. Since 6.1
+               (73bbb94466fd) a length with bit 7 set has a second byte with the higher bits.
+               The first character of the expanded name is the type that nm(1) shows.
+markers        for each 256th symbol the u32 offset of its name in names.
+token_table    256 strings that end in NUL.
+token_index    for each of them its u16 offset in token_table.
+addresses      one of four encodings:
+               absolute         the address itself (before 4.6, or without KALLSYMS_BASE_RELATIVE)
+               relative         u32 offsets, then the address that they are relative to
+               absolute percpu  the same with i32 offsets: what is not negative is an address of
+                                its own (a per-CPU variable's, which starts from 0), a negative n
+                                stands for base - 1 - n (x86-64 with SMP, 4.6 to 6.14)
+               place-relative   i32 offsets from the place of the entry itself (from 7.0)
+
+The token table is the anchor: the tokens for the ten digits are those digits, for every kernel
+has symbols with each of them, so the bytes "0\\0" "1\\0" .. "9\\0" are in it; and token_index has
+to agree with it entry for entry. num_syms and names are found from there backwards, by decoding:
+of a candidate, all names and all markers have to agree. Which encoding the addresses have is
+decided by which one gives a known symbol its known address.
+"""
+
+import array
+import enum
+import functools
+import struct
+import sys
+from bisect import bisect_left, bisect_right
+from collections.abc import Container, Iterator, Mapping, Sequence
+from typing import (
+    Callable,
+    NamedTuple,
+    Optional,
+)
+
+from volatility_guestdump.exceptions import KallsymsError
+
+_DIGITS = b"".join(b"%d\0" % digit for digit in range(10))
+_TOKENS = 256
+_TOKEN_INDEX_SIZE = 2 * _TOKENS
+_MARKER_INTERVAL = 256
+_SEQUENCE_SIZE = 3
+
+#: Far more than any kernel has: a distribution's kernel has about 200,000.
+_MAXIMUM_SYMBOLS = 1 << 22
+#: Fewer than any kernel has.
+_MINIMUM_SYMBOLS = 256
+#: Tokens longer than a whole name (KSYM_NAME_LEN is 512) would only serve to exhaust memory.
+_MAXIMUM_TOKEN = 512
+#: How far before token_table num_syms is looked for, and in what portions.
+_SEARCH_LIMIT = 32 << 20
+_SEARCH_PORTION = 2 << 20
+
+#: Types that nm(1) gives to the symbols of a kernel.
+_TYPES = frozenset(b"AaBbCcDdGgIiNnRrSsTtUuVvWw?-")
+
+
+class Encoding(enum.Enum):
+    """How the table keeps the addresses."""
+
+    ABSOLUTE = "absolute"
+    RELATIVE = "relative"
+    ABSOLUTE_PERCPU = "absolute percpu"
+    PLACE_RELATIVE = "place-relative"
+
+
+class Symbol(NamedTuple):
+    """A symbol of the kernel.
+
+    Attributes:
+        name: without the type.
+        type: as nm(1) shows it; upper case is global.
+        address: in the running kernel, KASLR included.
+        relocated: whether the address moves with KASLR; a per-CPU variable's may not.
+    """
+
+    name: str
+    type: str
+    address: int
+    relocated: bool
+
+
+class Kallsyms:
+    """The symbols of a kernel, in the order of its table.
+
+    Args:
+        names: each with its type as first character.
+        addresses: one for each name.
+        encoding: how the addresses were kept.
+        tables: symbols of kallsyms' own tables, which it leaves out, with their addresses.
+        bits: of an address.
+
+    Attributes:
+        encoding: as given.
+        tables: as given.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        addresses: Sequence[int],
+        encoding: Encoding,
+        tables: Mapping[str, int],
+        bits: int = 64,
+    ) -> None:
+        self._names = names
+        self._addresses = addresses
+        self.encoding = encoding
+        self.tables = tables
+        # What lies below the kernel's half of the address space is a per-CPU offset or a constant.
+        self._kernel_half = 1 << (bits - 1)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int) -> Symbol:
+        name, address = self._names[index], self._addresses[index]
+        return Symbol(name[1:], name[0], address, address >= self._kernel_half)
+
+    def __iter__(self) -> Iterator[Symbol]:
+        return (self[index] for index in range(len(self)))
+
+    @functools.cached_property
+    def index(self) -> dict[str, int]:
+        """Name -> number of the symbol.
+
+        Of several with one name it is the global one, else the last, as a linker's symbol table
+        read from start to end would leave it.
+        """
+        index = {name[1:]: number for number, name in enumerate(self._names)}
+        if len(index) < len(self._names):
+            index.update(
+                (name[1:], number)
+                for number, name in enumerate(self._names)
+                if "A" <= name[0] <= "Z"
+            )
+        return index
+
+    def find(self, name: str) -> Optional[Symbol]:
+        """Returns the symbol of a name, or None."""
+        number = self.index.get(name)
+        return None if number is None else self[number]
+
+    def address(self, name: str) -> Optional[int]:
+        """Returns the address of a symbol in the running kernel, or None."""
+        number = self.index.get(name)
+        return None if number is None else self._addresses[number]
+
+    @functools.cached_property
+    def _by_address(self) -> tuple[list[int], list[int]]:
+        """(addresses in ascending order, number of the symbol at each)."""
+        order = sorted(range(len(self)), key=self._addresses.__getitem__)
+        return [self._addresses[number] for number in order], order
+
+    def at(self, address: int) -> Optional[tuple[Symbol, int]]:
+        """Returns the symbol that an address belongs to, and the offset from its start.
+
+        Of several symbols at one place it is the first of the table, as the kernel prints it.
+        """
+        addresses, order = self._by_address
+        last = bisect_right(addresses, address) - 1
+        if last < 0 or addresses[last] < self._kernel_half:
+            return None
+        first = bisect_left(addresses, addresses[last])
+        return self[order[first]], address - addresses[first]
+
+    def next_address(self, address: int) -> Optional[int]:
+        """Returns the address of the nearest symbol above an address, or None."""
+        addresses, _ = self._by_address
+        index = bisect_right(addresses, address)
+        return addresses[index] if index < len(addresses) else None
+
+
+def find_kallsyms(
+    image: bytes, base: int, known: Sequence[tuple[str, Container[int]]], bits: int = 64
+) -> Kallsyms:
+    """Finds and decodes the symbol table in a kernel's image.
+
+    Args:
+        image: the kernel's memory, or at least its read-only data.
+        base: virtual address of the image's first byte, a multiple of 8.
+        known: names of symbols with the addresses that they may have, the surest first; the
+            first of them that the table has decides.
+        bits: of an address.
+
+    Raises:
+        KallsymsError: there is no table, or none that gives the known symbol its address.
+    """
+    reason = "the kernel has no symbol table (kallsyms)"
+    for token_table, token_index, tokens in _token_tables(image, bits):
+        end = token_index + _TOKEN_INDEX_SIZE
+        for num_syms, count in _counts(image, token_table, bits, tokens):
+            found = _names(image, num_syms, count, token_table, bits)
+            if found is None:
+                continue
+            spans, markers, markers_end = found
+            names = _expand(image, spans, tokens)
+            for encoding, addresses, tables in _addresses(image, base, num_syms, count, end, bits):
+                if not _checks_out(names, addresses, known):
+                    continue
+                tables["kallsyms_num_syms"] = num_syms
+                tables["kallsyms_names"] = num_syms + bits // 8
+                tables["kallsyms_markers"] = markers
+                tables["kallsyms_token_table"] = token_table
+                tables["kallsyms_token_index"] = token_index
+                if token_table - markers_end >= _SEQUENCE_SIZE * count:
+                    tables["kallsyms_seqs_of_names"] = _align(markers_end, bits)
+                places = {name: base + offset for name, offset in tables.items()}
+                return Kallsyms(names, addresses, encoding, places, bits)
+            reason = "no encoding of the addresses in kallsyms gives known symbols their place"
+    raise KallsymsError(reason)
+
+
+def _align(offset: int, bits: int) -> int:
+    unit = bits // 8
+    return -(-offset // unit) * unit
+
+
+def _token_tables(image: bytes, bits: int) -> Iterator[tuple[int, int, list[bytes]]]:
+    """Yields (offset of token_table, offset of token_index, tokens) for each sound pair."""
+    digits = image.find(_DIGITS)
+    while digits >= 0:
+        # From the token "0" forward to the end of the last token.
+        end = digits
+        for _ in range(ord("0"), _TOKENS):
+            end = image.find(b"\0", end, end + _MAXIMUM_TOKEN) + 1
+            if not end:
+                break
+        index_at = _align(end, bits)
+        if end and index_at + _TOKEN_INDEX_SIZE <= len(image):
+            index = struct.unpack_from(f"<{_TOKENS}H", image, index_at)
+            start = digits - index[ord("0")]
+            if start >= 0:
+                tokens = image[start : end - 1].split(b"\0")
+                offset, offsets = 0, []
+                for token in tokens:
+                    offsets.append(offset)
+                    offset += len(token) + 1
+                if tuple(offsets) == index:
+                    yield start, index_at, tokens
+        digits = image.find(_DIGITS, digits + 1)
+
+
+def _counts(image: bytes, end: int, bits: int, tokens: list[bytes]) -> Iterator[tuple[int, int]]:
+    """Yields (offset, value) of what may be num_syms, the nearest to `end` first."""
+    unit = bits // 8
+    high = end - end % unit
+    lowest = max(0, high - _SEARCH_LIMIT)
+    types = [bool(token) and token[0] in _TYPES for token in tokens]
+    while high > lowest:
+        low = max(lowest, high - _SEARCH_PORTION)
+        low += -low % unit
+        words = array.array("Q" if bits == 64 else "I", image[low:high])
+        if sys.byteorder == "big":
+            words.byteswap()
+        for index in range(len(words) - 1, -1, -1):
+            if _MINIMUM_SYMBOLS <= words[index] < _MAXIMUM_SYMBOLS:
+                offset = low + index * unit
+                name = offset + unit
+                name += 1 + (image[name] >> 7)
+                # Cheap, and refuses nearly every number that is not num_syms.
+                if name < end and types[image[name]]:
+                    yield offset, words[index]
+        high = low
+
+
+def _names(
+    image: bytes, position: int, count: int, limit: int, bits: int
+) -> Optional[tuple[list[tuple[int, int]], int, int]]:
+    """Decodes what lies behind num_syms as names and markers.
+
+    Returns:
+        (start, end) of each compressed name, and start and end of the markers. None when the
+        names run into `limit`, or when no markers that agree with them follow.
+    """
+    unit = bits // 8
+    first = position + unit
+    if first + 2 * count > limit:
+        return None
+    spans: list[tuple[int, int]] = []
+    markers: list[int] = []
+    offset = first
+    for number in range(count):
+        if not number % _MARKER_INTERVAL:
+            markers.append(offset - first)
+        length = image[offset]
+        offset += 1
+        if length & 0x80:
+            length = (length & 0x7F) | (image[offset] << 7)
+            offset += 1
+        if not length or offset + length > limit:
+            return None
+        spans.append((offset, offset + length))
+        offset += length
+    at = _align(offset, bits)
+    # They were unsigned longs up to 4.20 (80ffbaa5b1bd).
+    for code, size in (("I", 4), ("Q", 8)):
+        end = at + size * len(markers)
+        if end <= limit and image[at:end] == struct.pack(f"<{len(markers)}{code}", *markers):
+            return spans, at, end
+    return None
+
+
+def _expand(image: bytes, spans: Sequence[tuple[int, int]], tokens: list[bytes]) -> list[str]:
+    """Returns the names, each with its type as first character."""
+    texts = [token.decode("latin-1") for token in tokens]
+    expand: Callable[[int], str] = texts.__getitem__
+    # An empty name would have no type.
+    return ["".join(map(expand, image[start:end])) or "?" for start, end in spans]
+
+
+def _addresses(
+    image: bytes, base: int, num_syms: int, count: int, index_end: int, bits: int
+) -> Iterator[tuple[Encoding, Sequence[int], dict[str, int]]]:
+    """Yields the addresses in every encoding and at every place where they may be.
+
+    Yields:
+        The encoding, the addresses, and the offsets of the tables that they are read from.
+    """
+    unit = bits // 8
+    mask = (1 << bits) - 1
+    word = "Q" if bits == 64 else "I"
+
+    start = num_syms - _align(unit * count, bits)
+    if start >= 0:
+        absolute = struct.unpack_from(f"<{count}{word}", image, start)
+        yield Encoding.ABSOLUTE, absolute, {"kallsyms_addresses": start}
+
+    size = _align(4 * count, bits)
+    behind = _align(index_end, bits)
+    for start in (num_syms - unit - size, behind):
+        if start < 0 or start + size + unit > len(image):
+            continue
+        (relative_base,) = struct.unpack_from(f"<{word}", image, start + size)
+        unsigned = struct.unpack_from(f"<{count}I", image, start)
+        signed = struct.unpack_from(f"<{count}i", image, start)
+        tables = {"kallsyms_offsets": start, "kallsyms_relative_base": start + size}
+        if start == behind:
+            tables["kallsyms_seqs_of_names"] = start + size + unit
+        yield Encoding.RELATIVE, [(relative_base + value) & mask for value in unsigned], tables
+        percpu = [value if value >= 0 else (relative_base - 1 - value) & mask for value in signed]
+        yield Encoding.ABSOLUTE_PERCPU, percpu, tables
+        tables = {"kallsyms_offsets": start, "kallsyms_seqs_of_names": start + size}
+        place = base + start
+        own = [(place + 4 * number + value) & mask for number, value in enumerate(signed)]
+        yield Encoding.PLACE_RELATIVE, own, tables
+
+
+def _checks_out(
+    names: Sequence[str], addresses: Sequence[int], known: Sequence[tuple[str, Container[int]]]
+) -> bool:
+    """Whether the first known symbol that the table has gets its address."""
+    for name, places in known:
+        for number, typed in enumerate(names):
+            if typed[1:] == name:
+                return addresses[number] in places
+    return False

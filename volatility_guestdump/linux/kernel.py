@@ -1,0 +1,329 @@
+"""The Linux kernel that runs in the guest, found from the registers of its vCPUs.
+
+The page tables that a vCPU points to map the kernel's image at an address that is known:
+
+    64-bit   between 0xffffffff80000000 and 0xffffffffc0000000, and nothing else before it
+             (Documentation/arch/x86/x86_64/mm.rst), with four levels and with five
+    32-bit   in the linear mapping, around the handlers that the IDT points to
+
+Only the image is read. Its banner says that it is Linux; kallsyms and BTF in it say the rest.
+"""
+
+import functools
+import itertools
+import re
+import struct
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import NamedTuple, Optional
+
+from volatility_guestdump.exceptions import AddressError, BtfError, KallsymsError
+from volatility_guestdump.guestfile import PAGE_SIZE, VCPU
+from volatility_guestdump.layers import GuestDumpLayer
+from volatility_guestdump.linux.btf import Btf
+from volatility_guestdump.linux.kallsyms import Kallsyms, find_kallsyms
+from volatility_guestdump.paging import PTI_USER_HALF, PageTables, Read, candidate_tables
+
+#: Where a 64-bit kernel's image may lie; modules follow behind.
+IMAGE_START = 0xFFFFFFFF80000000
+IMAGE_END = 0xFFFFFFFFC0000000
+
+#: Where _text is linked to: CONFIG_PHYSICAL_START is 16 MiB in every distribution.
+_LINK_ADDRESS_64 = 0xFFFFFFFF81000000
+_LINK_ADDRESS_32 = 0xC1000000
+
+#: linux_banner as the build makes it. The kernel's early boot code has one without a number
+#: behind the "#", and the log has one without the newline.
+_BANNER = re.compile(rb"Linux version [0-9][^\0\n]{8,400} #\d+[^\0\n]{0,200}\n\0")
+_BANNER_LIMIT = 1024
+_BANNERS_LIMIT = 16
+
+#: More than any kernel's text and data.
+_IMAGE_LIMIT = 512 << 20
+#: How far from the handlers of exceptions a 32-bit kernel's image may reach.
+_IMAGE_REACH_32 = 64 << 20
+_CHUNK = 16 << 20
+#: How far from the banner kallsyms may lie: both are in .rodata.
+_RODATA_REACH = 64 << 20
+#: A kernel's BTF has about 5 MiB.
+_BTF_LIMIT = 64 << 20
+_NOTES_LIMIT = 64 << 10
+
+_NT_GNU_BUILD_ID = 3
+
+
+class Run(NamedTuple):
+    """A piece of the image that is mapped without a gap.
+
+    Attributes:
+        start: virtual address.
+        physical: guest-physical address of the same byte.
+        size: in bytes.
+    """
+
+    start: int
+    physical: int
+    size: int
+
+
+class LinuxKernel:
+    """A Linux kernel in the guest's memory.
+
+    Args:
+        tables: page tables that map it.
+        runs: the mapped pieces of its image, ascending.
+        rodata: the one of them that has the banner.
+        banners: addresses of what may be the banner, with the texts.
+
+    Attributes:
+        tables: the kernel's own page tables when they are known, else as given.
+        banner: as the kernel prints it.
+        kallsyms: the kernel's symbols, or None.
+        kallsyms_error: why there are none.
+    """
+
+    def __init__(
+        self, tables: PageTables, runs: Sequence[Run], rodata: Run, banners: dict[int, bytes]
+    ) -> None:
+        self.tables = tables
+        self._runs = runs
+        self.kallsyms: Optional[Kallsyms] = None
+        self.kallsyms_error = ""
+        known: list[tuple[str, Sequence[int]]] = [("linux_banner", list(banners))]
+        if tables.mode.is_64bit:
+            known += [("_text", [runs[0].start]), ("_stext", [runs[0].start])]
+        first = min(banners)
+        start = max(rodata.start, (first - _RODATA_REACH) & -PAGE_SIZE)
+        end = min(rodata.start + rodata.size, first + _RODATA_REACH)
+        try:
+            self.kallsyms = find_kallsyms(tables.read(start, end - start), start, known, self.bits)
+        except (AddressError, KallsymsError) as error:
+            self.kallsyms_error = str(error)
+        self.banner = banners.get(self.address("linux_banner") or first, banners[first])
+        self.tables = self._kernel_tables()
+
+    @property
+    def bits(self) -> int:
+        """Bits of a pointer."""
+        return 64 if self.tables.mode.is_64bit else 32
+
+    def address(self, symbol: str) -> Optional[int]:
+        """Returns the address of a symbol in the running kernel, or None."""
+        return self.kallsyms.address(symbol) if self.kallsyms else None
+
+    def read(self, address: int, length: int) -> bytes:
+        """Reads the kernel's virtual memory.
+
+        Raises:
+            AddressError: not all of it is mapped.
+        """
+        return self.tables.read(address, length)
+
+    def pointer(self, address: int) -> int:
+        """Reads a pointer."""
+        return int.from_bytes(self.read(address, self.bits // 8), "little")
+
+    def _kernel_tables(self) -> PageTables:
+        """Returns swapper_pg_dir when it maps the image as the vCPU's tables do."""
+        start = self._runs[0].start
+        for name in ("init_top_pgt", "init_level4_pgt", "swapper_pg_dir"):
+            address = self.address(name)
+            if address is None:
+                continue
+            try:
+                root, _ = self.tables.translate(address)
+                tables = PageTables(self.tables.read_physical, self.tables.mode, root)
+                if tables.translate(start) == self.tables.translate(start):
+                    return tables
+            except AddressError:
+                continue
+        return self.tables
+
+    @property
+    def release(self) -> str:
+        """The release as uname(1) shows it, "6.1.0-56-cloud-amd64"."""
+        return self.banner.split(b" ", 3)[2].decode("latin-1")
+
+    def symbolize(self, address: int) -> Optional[str]:
+        """Returns "symbol+0xoffset" for an address in the kernel's image, else None."""
+        if self.kallsyms is None or not self.virtual_base <= address < self.virtual_end:
+            return None
+        found = self.kallsyms.at(address)
+        return f"{found[0].name}+{found[1]:#x}" if found else None
+
+    def loaded_user_half(self, vcpu: VCPU) -> bool:
+        """Whether a vCPU has the user's half of isolated page tables loaded."""
+        data = self.address("init_task")
+        if data is None or not vcpu["cr3"] & PTI_USER_HALF:
+            return False
+        mode, read = self.tables.mode, self.tables.read_physical
+        return PageTables(read, mode, vcpu["cr3"] & ~PTI_USER_HALF).maps(data) and not PageTables(
+            read, mode, vcpu["cr3"]
+        ).maps(data)
+
+    @property
+    def page_map(self) -> int:
+        """Physical address of the root page table."""
+        return self.tables.root
+
+    @functools.cached_property
+    def virtual_base(self) -> int:
+        """Virtual address of the image's start, _text."""
+        return self.address("_text") or self.address("_stext") or self._runs[0].start
+
+    @functools.cached_property
+    def virtual_end(self) -> int:
+        """The first virtual address behind the image."""
+        return self.address("_end") or self._runs[-1].start + self._runs[-1].size
+
+    @functools.cached_property
+    def physical_base(self) -> int:
+        """Guest-physical address of the image's start."""
+        return self.tables.translate(self.virtual_base)[0]
+
+    @functools.cached_property
+    def kaslr_shift(self) -> int:
+        """How far the kernel runs from where it was linked to."""
+        offset = self.vmcoreinfo.get("KERNELOFFSET", "")
+        if re.fullmatch(r"[0-9a-f]{1,16}", offset):
+            return int(offset, 16)
+        return self.virtual_base - (_LINK_ADDRESS_64 if self.bits == 64 else _LINK_ADDRESS_32)
+
+    @functools.cached_property
+    def vmcoreinfo(self) -> dict[str, str]:
+        """What the kernel tells to tools that read its dumps, name -> value; may be empty."""
+        data, size = self.address("vmcoreinfo_data"), self.address("vmcoreinfo_size")
+        if data is None or size is None:
+            return {}
+        try:
+            length = min(self.pointer(size), PAGE_SIZE)
+            text = self.read(self.pointer(data), length).decode("latin-1")
+        except AddressError:
+            return {}
+        lines = (line.partition("=") for line in text.splitlines())
+        return {name: value for name, equals, value in lines if equals}
+
+    @functools.cached_property
+    def build_id(self) -> Optional[str]:
+        """The GNU build id in hexadecimal, or None."""
+        start, stop = self.address("__start_notes"), self.address("__stop_notes")
+        if start is None or stop is None or not 0 < stop - start <= _NOTES_LIMIT:
+            return None
+        try:
+            notes = self.read(start, stop - start)
+        except AddressError:
+            return None
+        position = 0
+        while position + 12 <= len(notes):
+            name_size, size, kind = struct.unpack_from("<III", notes, position)
+            name = position + 12
+            content = name + -(-name_size // 4) * 4
+            if kind == _NT_GNU_BUILD_ID and notes[name : name + name_size] == b"GNU\0":
+                return notes[content : content + size].hex() or None
+            position = content + -(-size // 4) * 4
+        return None
+
+    def read_btf(self) -> Btf:
+        """Reads and indexes the kernel's types.
+
+        Raises:
+            BtfError: the kernel has none, or they are damaged.
+        """
+        start, stop = self.address("__start_BTF"), self.address("__stop_BTF")
+        if start is None or stop is None or stop == start:
+            raise BtfError("the kernel has no type information (BTF)")
+        if not 0 < stop - start <= _BTF_LIMIT:
+            raise BtfError(f"the kernel's BTF would have {stop - start} bytes")
+        try:
+            return Btf(self.read(start, stop - start))
+        except AddressError as error:
+            raise BtfError(f"the kernel's BTF is not in the dump: {error}") from error
+
+    def isolates_page_tables(self) -> Optional[bool]:
+        """Whether page-table isolation is on, or None when that cannot be told.
+
+        Then the page behind every top-level table is the user's half of it. That maps the code
+        of the entries into the kernel like the kernel's half, but not the kernel's data.
+        """
+        entry, data = self.address("__entry_text_start"), self.address("init_task")
+        if entry is None or data is None:
+            return None
+        user = PageTables(
+            self.tables.read_physical, self.tables.mode, self.page_map | PTI_USER_HALF
+        )
+        if user.root == self.page_map:
+            return False
+        try:
+            same = user.translate(entry) == self.tables.translate(entry)
+        except AddressError:
+            return False
+        return same and not user.maps(data)
+
+
+def find_kernel(read: Read, vcpus: Iterable[VCPU]) -> Optional[LinuxKernel]:
+    """Finds the Linux kernel that the vCPUs run.
+
+    Args:
+        read: reads guest-physical memory.
+        vcpus: of the guest; each is tried, for some may be in a useless state.
+
+    Returns:
+        The kernel, or None when the guest is not Linux, or has not come far enough to tell.
+    """
+    for vcpu, tables in candidate_tables(read, vcpus):
+        runs = list(_image_runs(vcpu, tables))
+        for run in runs:
+            banners = _banners(tables, run)
+            if banners:
+                return LinuxKernel(tables, runs, run, banners)
+    return None
+
+
+def _image_runs(vcpu: VCPU, tables: PageTables) -> Iterator[Run]:
+    """Yields what the page tables map where the kernel's image lies or may lie."""
+    if tables.mode.is_64bit:
+        start, end = IMAGE_START, IMAGE_END
+    else:
+        try:
+            gate = tables.read(vcpu["idt_base"], 8)
+        except AddressError:
+            return
+        handler = int.from_bytes(gate[:2] + gate[6:], "little")
+        start = max(0, handler - _IMAGE_REACH_32) & -PAGE_SIZE
+        end = min(1 << 32, handler + _IMAGE_REACH_32)
+    left = _IMAGE_LIMIT
+    for address, physical, size in tables.runs(start, end):
+        yield Run(address, physical, min(size, left))
+        left -= size
+        if left <= 0:
+            return
+
+
+def _banners(tables: PageTables, run: Run) -> dict[int, bytes]:
+    """Returns the addresses and texts of what looks like linux_banner in a piece of the image."""
+    for offset in range(0, run.size, _CHUNK):
+        size = min(_CHUNK + _BANNER_LIMIT, run.size - offset)
+        try:
+            chunk = tables.read_physical(run.physical + offset, size)
+        except AddressError:
+            continue
+        found = itertools.islice(_BANNER.finditer(chunk), _BANNERS_LIMIT)
+        banners = {run.start + offset + match.start(): match[0].rstrip(b"\0\n") for match in found}
+        if banners:
+            return banners
+    return {}
+
+
+#: Of the layers looked at last. Volatility makes each layer several times over in one run.
+_kernels: "OrderedDict[Hashable, Optional[LinuxKernel]]" = OrderedDict()
+_KERNELS_LIMIT = 2
+
+
+def kernel_of(layer: GuestDumpLayer) -> Optional[LinuxKernel]:
+    """Returns the Linux kernel in a guest dump, or None; see `find_kernel`."""
+    key = layer.identity
+    if key not in _kernels:
+        while len(_kernels) >= _KERNELS_LIMIT:
+            _kernels.popitem(last=False)
+        _kernels[key] = find_kernel(layer.memory.read, layer.guest.vcpus)
+    return _kernels[key]

@@ -1,0 +1,211 @@
+"""The memory of the guest: finding the companion of a debug.guest file, and reading it.
+
+debug.vmem is the guest's memory with the holes squeezed out, so `MemoryFile` reads the file by
+offsets and `GuestMemory` puts the holes back.
+"""
+
+import bisect
+import io
+import logging
+import os
+import threading
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from typing import BinaryIO, Optional
+
+from volatility3.framework.layers import resources
+
+from volatility_guestdump.exceptions import AddressError, MemoryFileError
+from volatility_guestdump.guestfile import MemoryRange
+
+vollog = logging.getLogger(__name__)
+
+GUEST_SUFFIX = ".guest"
+MEMORY_SUFFIX = ".vmem"
+
+#: Volatility's ResourceAccessor decompresses what has such a name.
+COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz")
+
+
+def local_path(location: str) -> Optional[str]:
+    """Returns the path of a file URL, or None when the URL is not one of a local file."""
+    parsed = urllib.parse.urlparse(location)
+    if parsed.scheme != "file":
+        return None
+    return urllib.request.url2pathname(parsed.path)
+
+
+def display_name(location: str) -> str:
+    """Returns the last part of a URL, as a message should name the file."""
+    return os.path.basename(urllib.parse.unquote(location)) or location
+
+
+def memory_locations(guest_location: str) -> list[str]:
+    """Returns where the memory of a debug.guest file may lie, the likeliest first.
+
+    Args:
+        guest_location: URL of the debug.guest file.
+    """
+    stem, suffix = os.path.splitext(guest_location)
+    if suffix == GUEST_SUFFIX:
+        return [stem + MEMORY_SUFFIX]
+    return list(dict.fromkeys([guest_location + MEMORY_SUFFIX, stem + MEMORY_SUFFIX]))
+
+
+def guest_location_of(memory_location: str) -> Optional[str]:
+    """Returns where the debug.guest file of a memory file lies: the other way round."""
+    stem, suffix = os.path.splitext(memory_location)
+    return stem + GUEST_SUFFIX if suffix == MEMORY_SUFFIX else None
+
+
+def open_location(location: str) -> BinaryIO:
+    """Opens a URL for reading, decompressed when its name says that it is compressed.
+
+    Raises:
+        OSError: nothing can be opened there.
+    """
+    path = local_path(location)
+    if path is not None and not path.endswith(COMPRESSED_SUFFIXES):
+        return open(path, "rb", buffering=0)
+    opened: BinaryIO = resources.ResourceAccessor().open(location)
+    return opened
+
+
+def is_readable(location: str) -> bool:
+    """Whether a file can be opened at a URL and read."""
+    try:
+        with open_location(location) as stream:
+            stream.read(1)
+    except (OSError, EOFError, ValueError):
+        return False
+    return True
+
+
+def file_state(location: str) -> Optional[tuple[int, ...]]:
+    """Returns what changes when a local file does; None for what is not local or not there."""
+    path = local_path(location)
+    try:
+        status = os.stat(path) if path else None
+    except OSError:
+        return None
+    return status and (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+class MemoryFile:
+    """Random access to a file of raw memory; safe to share between threads.
+
+    Args:
+        location: URL of the file.
+
+    Attributes:
+        location: URL of the file.
+        size: in bytes.
+
+    Raises:
+        MemoryFileError: the file is missing or cannot be opened.
+    """
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+        self._lock = threading.Lock()
+        try:
+            self._file = open_location(location)
+            self.size = self._file.seek(0, os.SEEK_END)
+        except (OSError, EOFError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or error
+            raise MemoryFileError(f"{display_name(location)}: {reason}") from error
+        # Positioned reads need no lock and half the system calls.
+        self._descriptor: Optional[int] = None
+        if hasattr(os, "pread") and isinstance(self._file, io.FileIO):
+            self._descriptor = self._file.fileno()
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Returns exactly `length` bytes.
+
+        Raises:
+            MemoryFileError: the file ends before, or the medium has an error.
+        """
+        try:
+            if self._descriptor is not None:
+                data = os.pread(self._descriptor, length, offset)
+            else:
+                with self._lock:
+                    self._file.seek(offset)
+                    data = self._file.read(length)
+        except (OSError, EOFError, ValueError) as error:
+            raise MemoryFileError(
+                f"{display_name(self.location)}: {length} bytes at {offset:#x}: {error}"
+            ) from error
+        while len(data) < length:
+            # One system call reads no more than 2 GiB.
+            rest = self.read(offset + len(data), length - len(data)) if data else b""
+            if not rest:
+                raise MemoryFileError(
+                    f"{display_name(self.location)}: the file ends before {offset + length:#x}"
+                )
+            data += rest
+        return data
+
+    def close(self) -> None:
+        """Closes the file; what is read afterwards is an error."""
+        self._descriptor = None
+        self._file.close()
+
+
+class GuestMemory:
+    """Guest-physical memory: the memory file with the holes put back.
+
+    A file that is too short is read as far as it goes.
+
+    Args:
+        ranges: the runs of memory, ascending, as debug.guest gives them.
+        file: the memory file, or None when there is none: then every address is invalid.
+
+    Attributes:
+        ranges: the runs that the file covers.
+    """
+
+    def __init__(self, ranges: Sequence[MemoryRange], file: Optional[MemoryFile]) -> None:
+        self.file = file
+        available = file.size if file else 0
+        self.ranges: tuple[MemoryRange, ...] = tuple(
+            MemoryRange(run.start, min(run.size, available - run.file_offset), run.file_offset)
+            for run in ranges
+            if run.file_offset < available
+        )
+        self._starts = [run.start for run in self.ranges]
+
+    def _run(self, address: int) -> MemoryRange:
+        index = bisect.bisect_right(self._starts, address) - 1
+        if index >= 0:
+            run = self.ranges[index]
+            if address < run.end:
+                return run
+        raise AddressError(address, f"guest-physical address {address:#x} is not in the dump")
+
+    def covers(self, address: int, length: int) -> bool:
+        """Whether all of a piece of memory can be read."""
+        while length > 0:
+            try:
+                run = self._run(address)
+            except AddressError:
+                return False
+            length -= run.end - address
+            address = run.end
+        return True
+
+    def read(self, address: int, length: int) -> bytes:
+        """Returns `length` bytes of guest-physical memory.
+
+        Raises:
+            AddressError: a byte of it lies in a hole or outside of memory.
+            MemoryFileError: the memory file cannot be read there.
+        """
+        run = self._run(address)
+        offset = address - run.start
+        if offset + length <= run.size:
+            assert self.file is not None
+            return self.file.read(run.file_offset + offset, length)
+        rest = length - (run.size - offset)
+        return self.read(address, run.size - offset) + self.read(run.end, rest)
