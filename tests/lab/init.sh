@@ -1,0 +1,89 @@
+#!/bin/sh
+# The first process of a guest of the lab. It starts what the recipe wants, tells the host what
+# is true in this guest, and ends the way the recipe says.
+#
+# Facts go to the second serial port: kernel messages on the first would cut into them.
+
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+exec > /dev/ttyS1
+
+echo 0 > /proc/sys/kernel/kptr_restrict
+echo 0 > /proc/sys/kernel/panic
+echo 1 > /proc/sys/kernel/panic_on_oops
+echo 1 > /proc/sys/kernel/unknown_nmi_panic
+
+begin() { echo "lab: begin $1"; }
+end() { echo "lab: end"; }
+
+# Runs a command in the background on one CPU, and notes it down.
+on_cpu() {
+    cpu=$1
+    shift
+    taskset -c "$cpu" "$@" &
+    echo "$cpu $!" >> /pinned
+}
+
+# Lists all processes without starting one, which would then be listed too.
+processes() {
+    begin "$1"
+    for stat in /proc/[0-9]*/stat; do
+        read -r line < "$stat" && echo "$line"
+    done 2> /dev/null
+    end
+}
+
+for module in /modules/*.ko; do
+    [ -e "$module" ] && insmod "$module"
+done
+ifconfig lo 127.0.0.1 up
+mkfifo /fifo
+: > /pinned
+
+. /recipe.sh
+last=$!
+sleep 1
+
+processes processes-early
+
+begin version; cat /proc/version; end
+begin release; cat /proc/sys/kernel/osrelease; end
+begin cmdline; cat /proc/cmdline; end
+begin modules; cat /proc/modules; end
+begin mountinfo; cat /proc/1/mountinfo; end
+begin memtotal; grep MemTotal: /proc/meminfo; end
+begin iomem; grep 'Kernel code' /proc/iomem; end
+begin notes; od -An -v -tx1 /sys/kernel/notes; end
+begin btf
+[ -e /sys/kernel/btf/vmlinux ] && sha256sum < /sys/kernel/btf/vmlinux
+end
+
+# Once only: the kernel decodes its symbol table anew for every reader.
+grep -vF '[' /proc/kallsyms > /kallsyms
+begin kallsyms-count; wc -l < /kallsyms; end
+begin kallsyms-sha256; sha256sum < /kallsyms; end
+begin symbols
+awk 'NR == FNR { wanted[$1]; next } $3 in wanted' /symbols /kallsyms
+end
+rm /kallsyms
+
+begin arguments; grep -a '' /proc/[0-9]*/cmdline 2> /dev/null | tr '\0' ' '; end
+begin maps
+if [ -n "$last" ]; then
+    echo "$last"
+    cat "/proc/$last/maps"
+fi
+end
+begin pinned; cat /pinned; end
+
+# Nothing but built-in commands from here on: what is listed now is there at the end.
+processes processes-late
+echo "lab: ready"
+
+if [ "$END" = panic ]; then
+    echo c > /proc/sysrq-trigger
+fi
+while :; do
+    wait
+done
