@@ -12,7 +12,7 @@ VERSION = re.search(
 )
 assert VERSION is not None
 
-setuptools.setup(
+setuptools.setup(  # type: ignore[no-untyped-call]
     name="volatility3-guestdump",
     version=VERSION[1],
     description="Volatility 3 reads debug.guest and debug.vmem, the guest dumps of VMware ESXi",
@@ -28,6 +28,7 @@ setuptools.setup(
         "Topic :: Security",
     ],
     python_requires=">=3.9",
+    extras_require={"test": ["pytest", "hypothesis", "jsonschema", "mypy", "ruff"]},
     install_requires=["volatility3>=2.28.2,<3", "pefile>=2023.2.7"],
     packages=["volatility_guestdump", "volatility_guestdump.linux"],
     package_data={"volatility_guestdump": ["symbols/*.json", "plugins/guestdump.py"]},

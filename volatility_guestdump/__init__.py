@@ -1,7 +1,9 @@
-"""debug.guest and debug.vmem, the memory dumps of VMware ESXi, for Volatility 3.
+"""debug.guest and debug.vmem, the guest dumps of VMware ESXi, for Volatility 3.
 
-Volatility finds stackers, layers and automagic as subclasses of its own, so importing
-`volatility_guestdump.automagic` is all that registers them; the plugins do.
+Importing the package makes Volatility know its stackers, layers and automagic, which it finds as
+subclasses of its own.
 """
 
 __version__ = "1.0.0"
+
+from volatility_guestdump import automagic as automagic

@@ -48,8 +48,8 @@ class GuestDumpLayer(segmented.SegmentedLayer):
     """The guest-physical memory of a debug.guest + debug.vmem pair.
 
     debug.guest is the meta layer, debug.vmem the base layer. When there is no memory file the
-    meta layer stands in its place, with no segment that refers to it: the vCPUs can be looked
-    at, and every address is invalid.
+    base layer is debug.guest too, with no segment that refers to it: the vCPUs can be looked at,
+    and every address is invalid.
     """
 
     provides = {"type": "physical"}
@@ -91,9 +91,8 @@ class GuestDumpLayer(segmented.SegmentedLayer):
     @property
     def memory_location(self) -> Optional[str]:
         """URL of the memory file, or None when there is none."""
-        if self._base_layer == self._meta_layer:
-            return None
-        return str(self.context.layers[str(self._base_layer)].config["location"])
+        location = str(self.context.layers[str(self._base_layer)].config["location"])
+        return None if location == self.guest_location else location
 
     @property
     def identity(self) -> Hashable:

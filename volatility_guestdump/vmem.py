@@ -12,7 +12,7 @@ import threading
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
-from typing import BinaryIO, Optional
+from typing import Any, BinaryIO, Optional
 
 from volatility3.framework.layers import resources
 
@@ -146,6 +146,10 @@ class MemoryFile:
                 )
             data += rest
         return data
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Volatility sends layers to other processes.
+        return MemoryFile, (self.location,)
 
     def close(self) -> None:
         """Closes the file; what is read afterwards is an error."""

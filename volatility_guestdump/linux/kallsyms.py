@@ -2,7 +2,8 @@ r"""The kernel's own symbol table (kallsyms), found and decoded in the kernel's 
 
 Nothing in memory points at the table that could be followed without symbols, but its tables lie
 next to each other and check each other, so their structure is enough to find them. As
-scripts/kallsyms.c of Linux writes them, each aligned to eight bytes (four on 32-bit kernels):
+scripts/kallsyms.c of Linux writes them, each aligned to eight bytes (to four in 32-bit kernels
+and, seen in 7.2, in kernels with place-relative addresses):
 
     up to 6.1    addresses, num_syms, names, markers, token_table, token_index
     6.2, 6.3     addresses, num_syms, names, markers, seqs_of_names, token_table, token_index
@@ -58,6 +59,9 @@ _MAXIMUM_SYMBOLS = 1 << 22
 _MINIMUM_SYMBOLS = 256
 #: Tokens longer than a whole name (KSYM_NAME_LEN is 512) would only serve to exhaust memory.
 _MAXIMUM_TOKEN = 512
+#: Bytes that a symbol takes on average in names, markers and seqs_of_names; it is about 12.
+_SHORTEST = 2
+_LONGEST = 512
 #: How far before token_table num_syms is looked for, and in what portions.
 _SEARCH_LIMIT = 32 << 20
 _SEARCH_PORTION = 2 << 20
@@ -198,118 +202,188 @@ def find_kallsyms(
         KallsymsError: there is no table, or none that gives the known symbol its address.
     """
     reason = "the kernel has no symbol table (kallsyms)"
-    for token_table, token_index, tokens in _token_tables(image, bits):
-        end = token_index + _TOKEN_INDEX_SIZE
-        for num_syms, count in _counts(image, token_table, bits, tokens):
-            found = _names(image, num_syms, count, token_table, bits)
-            if found is None:
-                continue
-            spans, markers, markers_end = found
-            names = _expand(image, spans, tokens)
-            for encoding, addresses, tables in _addresses(image, base, num_syms, count, end, bits):
-                if not _checks_out(names, addresses, known):
+    for unit in (8, 4) if bits == 64 else (4,):
+        tables = _Tables(image, base, bits, unit)
+        for token_table, token_index, tokens in tables.token_tables():
+            for num_syms, count in tables.counts(token_table, tokens):
+                found = tables.names(num_syms, count, token_table)
+                if found is None:
                     continue
-                tables["kallsyms_num_syms"] = num_syms
-                tables["kallsyms_names"] = num_syms + bits // 8
-                tables["kallsyms_markers"] = markers
-                tables["kallsyms_token_table"] = token_table
-                tables["kallsyms_token_index"] = token_index
-                if token_table - markers_end >= _SEQUENCE_SIZE * count:
-                    tables["kallsyms_seqs_of_names"] = _align(markers_end, bits)
-                places = {name: base + offset for name, offset in tables.items()}
-                return Kallsyms(names, addresses, encoding, places, bits)
-            reason = "no encoding of the addresses in kallsyms gives known symbols their place"
+                spans, markers, markers_end = found
+                names = _expand(image, spans, tokens)
+                end = token_index + _TOKEN_INDEX_SIZE
+                for encoding, addresses, offsets in tables.addresses(num_syms, count, end):
+                    if not _checks_out(names, addresses, known):
+                        continue
+                    offsets["kallsyms_num_syms"] = num_syms
+                    offsets["kallsyms_names"] = num_syms + unit
+                    offsets["kallsyms_markers"] = markers
+                    offsets["kallsyms_token_table"] = token_table
+                    offsets["kallsyms_token_index"] = token_index
+                    if token_table - markers_end >= _SEQUENCE_SIZE * count:
+                        offsets["kallsyms_seqs_of_names"] = tables.align(markers_end)
+                    places = {name: base + offset for name, offset in offsets.items()}
+                    return Kallsyms(names, addresses, encoding, places, bits)
+                reason = "no encoding of the addresses in kallsyms gives known symbols their place"
     raise KallsymsError(reason)
 
 
-def _align(offset: int, bits: int) -> int:
-    unit = bits // 8
-    return -(-offset // unit) * unit
+class _Tables:
+    """A search for the tables with one alignment.
 
-
-def _token_tables(image: bytes, bits: int) -> Iterator[tuple[int, int, list[bytes]]]:
-    """Yields (offset of token_table, offset of token_index, tokens) for each sound pair."""
-    digits = image.find(_DIGITS)
-    while digits >= 0:
-        # From the token "0" forward to the end of the last token.
-        end = digits
-        for _ in range(ord("0"), _TOKENS):
-            end = image.find(b"\0", end, end + _MAXIMUM_TOKEN) + 1
-            if not end:
-                break
-        index_at = _align(end, bits)
-        if end and index_at + _TOKEN_INDEX_SIZE <= len(image):
-            index = struct.unpack_from(f"<{_TOKENS}H", image, index_at)
-            start = digits - index[ord("0")]
-            if start >= 0:
-                tokens = image[start : end - 1].split(b"\0")
-                offset, offsets = 0, []
-                for token in tokens:
-                    offsets.append(offset)
-                    offset += len(token) + 1
-                if tuple(offsets) == index:
-                    yield start, index_at, tokens
-        digits = image.find(_DIGITS, digits + 1)
-
-
-def _counts(image: bytes, end: int, bits: int, tokens: list[bytes]) -> Iterator[tuple[int, int]]:
-    """Yields (offset, value) of what may be num_syms, the nearest to `end` first."""
-    unit = bits // 8
-    high = end - end % unit
-    lowest = max(0, high - _SEARCH_LIMIT)
-    types = [bool(token) and token[0] in _TYPES for token in tokens]
-    while high > lowest:
-        low = max(lowest, high - _SEARCH_PORTION)
-        low += -low % unit
-        words = array.array("Q" if bits == 64 else "I", image[low:high])
-        if sys.byteorder == "big":
-            words.byteswap()
-        for index in range(len(words) - 1, -1, -1):
-            if _MINIMUM_SYMBOLS <= words[index] < _MAXIMUM_SYMBOLS:
-                offset = low + index * unit
-                name = offset + unit
-                name += 1 + (image[name] >> 7)
-                # Cheap, and refuses nearly every number that is not num_syms.
-                if name < end and types[image[name]]:
-                    yield offset, words[index]
-        high = low
-
-
-def _names(
-    image: bytes, position: int, count: int, limit: int, bits: int
-) -> Optional[tuple[list[tuple[int, int]], int, int]]:
-    """Decodes what lies behind num_syms as names and markers.
-
-    Returns:
-        (start, end) of each compressed name, and start and end of the markers. None when the
-        names run into `limit`, or when no markers that agree with them follow.
+    Args:
+        image: the kernel's memory.
+        base: its virtual address.
+        bits: of an address.
+        unit: what the tables are aligned to, in bytes.
     """
-    unit = bits // 8
-    first = position + unit
-    if first + 2 * count > limit:
-        return None
-    spans: list[tuple[int, int]] = []
-    markers: list[int] = []
-    offset = first
-    for number in range(count):
-        if not number % _MARKER_INTERVAL:
-            markers.append(offset - first)
-        length = image[offset]
-        offset += 1
-        if length & 0x80:
-            length = (length & 0x7F) | (image[offset] << 7)
+
+    def __init__(self, image: bytes, base: int, bits: int, unit: int) -> None:
+        self._image = image
+        self._base = base
+        self._bits = bits
+        self._unit = unit
+
+    def align(self, offset: int) -> int:
+        """Returns the place of a table that follows what ends at an offset."""
+        return -(-offset // self._unit) * self._unit
+
+    def token_tables(self) -> Iterator[tuple[int, int, list[bytes]]]:
+        """Yields (offset of token_table, offset of token_index, tokens) for each sound pair."""
+        image = self._image
+        digits = image.find(_DIGITS)
+        while digits >= 0:
+            # From the token "0" forward to the end of the last token.
+            end = digits
+            for _ in range(ord("0"), _TOKENS):
+                end = image.find(b"\0", end, end + _MAXIMUM_TOKEN) + 1
+                if not end:
+                    break
+            index_at = self.align(end)
+            if end and index_at + _TOKEN_INDEX_SIZE <= len(image):
+                index = struct.unpack_from(f"<{_TOKENS}H", image, index_at)
+                start = digits - index[ord("0")]
+                if start >= 0:
+                    tokens = image[start : end - 1].split(b"\0")
+                    offset, offsets = 0, []
+                    for token in tokens:
+                        offsets.append(offset)
+                        offset += len(token) + 1
+                    if tuple(offsets) == index:
+                        yield start, index_at, tokens
+            digits = image.find(_DIGITS, digits + 1)
+
+    def counts(self, end: int, tokens: list[bytes]) -> Iterator[tuple[int, int]]:
+        """Yields (offset, value) of what may be num_syms, the nearest to `end` first."""
+        image, unit = self._image, self._unit
+        types = [bool(token) and token[0] in _TYPES for token in tokens]
+        high = end - end % unit
+        lowest = max(0, high - _SEARCH_LIMIT)
+        while high > lowest:
+            low = max(lowest, high - _SEARCH_PORTION)
+            low += -low % unit
+            words = array.array("Q" if unit == 8 else "I", image[low:high])
+            if sys.byteorder == "big":
+                words.byteswap()
+            for index in range(len(words) - 1, -1, -1):
+                count = words[index]
+                if _MINIMUM_SYMBOLS <= count < _MAXIMUM_SYMBOLS:
+                    offset = low + index * unit
+                    room = end - offset - unit
+                    # Cheap, and refuses nearly every number that is not num_syms.
+                    if _SHORTEST * count <= room <= _LONGEST * count and self._starts_names(
+                        offset + unit, end, types
+                    ):
+                        yield offset, count
+            high = low
+
+    def _starts_names(self, offset: int, end: int, types: Sequence[bool]) -> bool:
+        """Whether the first few names at an offset have the type of a symbol."""
+        for _ in range(8):
+            if offset + 2 >= end:
+                return False
+            length = self._image[offset]
             offset += 1
-        if not length or offset + length > limit:
-            return None
-        spans.append((offset, offset + length))
-        offset += length
-    at = _align(offset, bits)
-    # They were unsigned longs up to 4.20 (80ffbaa5b1bd).
-    for code, size in (("I", 4), ("Q", 8)):
-        end = at + size * len(markers)
-        if end <= limit and image[at:end] == struct.pack(f"<{len(markers)}{code}", *markers):
-            return spans, at, end
-    return None
+            if length & 0x80:
+                length = (length & 0x7F) | (self._image[offset] << 7)
+                offset += 1
+            if not length or not types[self._image[offset]]:
+                return False
+            offset += length
+        return True
+
+    def names(
+        self, position: int, count: int, limit: int
+    ) -> Optional[tuple[list[tuple[int, int]], int, int]]:
+        """Decodes what lies behind num_syms as names and markers.
+
+        Returns:
+            (start, end) of each compressed name, and start and end of the markers. None when the
+            names run into `limit`, or when no markers that agree with them follow.
+        """
+        image = self._image
+        first = position + self._unit
+        spans: list[tuple[int, int]] = []
+        markers: list[int] = []
+        offset = first
+        for number in range(count):
+            if not number % _MARKER_INTERVAL:
+                markers.append(offset - first)
+            length = image[offset]
+            offset += 1
+            if length & 0x80:
+                length = (length & 0x7F) | (image[offset] << 7)
+                offset += 1
+            if not length or offset + length > limit:
+                return None
+            spans.append((offset, offset + length))
+            offset += length
+        at = self.align(offset)
+        # They were unsigned longs up to 4.20 (80ffbaa5b1bd).
+        for code, size in (("I", 4), ("Q", 8)):
+            end = at + size * len(markers)
+            if end <= limit and image[at:end] == struct.pack(f"<{len(markers)}{code}", *markers):
+                return spans, at, end
+        return None
+
+    def addresses(
+        self, num_syms: int, count: int, index_end: int
+    ) -> Iterator[tuple[Encoding, Sequence[int], dict[str, int]]]:
+        """Yields the addresses in every encoding and at every place where they may be.
+
+        Yields:
+            The encoding, the addresses, and the offsets of the tables that they are read from.
+        """
+        image = self._image
+        size = self._bits // 8
+        mask = (1 << self._bits) - 1
+        word = "Q" if self._bits == 64 else "I"
+
+        start = num_syms - self.align(size * count)
+        if start >= 0:
+            absolute = struct.unpack_from(f"<{count}{word}", image, start)
+            yield Encoding.ABSOLUTE, absolute, {"kallsyms_addresses": start}
+
+        behind = self.align(index_end)
+        for start in (num_syms - self.align(size) - self.align(4 * count), behind):
+            base_at = start + self.align(4 * count)
+            if start < 0 or base_at + size > len(image):
+                continue
+            (relative_base,) = struct.unpack_from(f"<{word}", image, base_at)
+            unsigned = struct.unpack_from(f"<{count}I", image, start)
+            signed = struct.unpack_from(f"<{count}i", image, start)
+            tables = {"kallsyms_offsets": start, "kallsyms_relative_base": base_at}
+            if start == behind:
+                tables["kallsyms_seqs_of_names"] = base_at + self.align(size)
+            yield Encoding.RELATIVE, [(relative_base + value) & mask for value in unsigned], tables
+            percpu = [
+                value if value >= 0 else (relative_base - 1 - value) & mask for value in signed
+            ]
+            yield Encoding.ABSOLUTE_PERCPU, percpu, tables
+            tables = {"kallsyms_offsets": start, "kallsyms_seqs_of_names": base_at}
+            place = self._base + start
+            own = [(place + 4 * number + value) & mask for number, value in enumerate(signed)]
+            yield Encoding.PLACE_RELATIVE, own, tables
 
 
 def _expand(image: bytes, spans: Sequence[tuple[int, int]], tokens: list[bytes]) -> list[str]:
@@ -318,43 +392,6 @@ def _expand(image: bytes, spans: Sequence[tuple[int, int]], tokens: list[bytes])
     expand: Callable[[int], str] = texts.__getitem__
     # An empty name would have no type.
     return ["".join(map(expand, image[start:end])) or "?" for start, end in spans]
-
-
-def _addresses(
-    image: bytes, base: int, num_syms: int, count: int, index_end: int, bits: int
-) -> Iterator[tuple[Encoding, Sequence[int], dict[str, int]]]:
-    """Yields the addresses in every encoding and at every place where they may be.
-
-    Yields:
-        The encoding, the addresses, and the offsets of the tables that they are read from.
-    """
-    unit = bits // 8
-    mask = (1 << bits) - 1
-    word = "Q" if bits == 64 else "I"
-
-    start = num_syms - _align(unit * count, bits)
-    if start >= 0:
-        absolute = struct.unpack_from(f"<{count}{word}", image, start)
-        yield Encoding.ABSOLUTE, absolute, {"kallsyms_addresses": start}
-
-    size = _align(4 * count, bits)
-    behind = _align(index_end, bits)
-    for start in (num_syms - unit - size, behind):
-        if start < 0 or start + size + unit > len(image):
-            continue
-        (relative_base,) = struct.unpack_from(f"<{word}", image, start + size)
-        unsigned = struct.unpack_from(f"<{count}I", image, start)
-        signed = struct.unpack_from(f"<{count}i", image, start)
-        tables = {"kallsyms_offsets": start, "kallsyms_relative_base": start + size}
-        if start == behind:
-            tables["kallsyms_seqs_of_names"] = start + size + unit
-        yield Encoding.RELATIVE, [(relative_base + value) & mask for value in unsigned], tables
-        percpu = [value if value >= 0 else (relative_base - 1 - value) & mask for value in signed]
-        yield Encoding.ABSOLUTE_PERCPU, percpu, tables
-        tables = {"kallsyms_offsets": start, "kallsyms_seqs_of_names": start + size}
-        place = base + start
-        own = [(place + 4 * number + value) & mask for number, value in enumerate(signed)]
-        yield Encoding.PLACE_RELATIVE, own, tables
 
 
 def _checks_out(

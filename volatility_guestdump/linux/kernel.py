@@ -9,6 +9,7 @@ The page tables that a vCPU points to map the kernel's image at an address that 
 Only the image is read. Its banner says that it is Linux; kallsyms and BTF in it say the rest.
 """
 
+import contextlib
 import functools
 import itertools
 import re
@@ -71,6 +72,7 @@ class LinuxKernel:
 
     Args:
         tables: page tables that map it.
+        vcpu: that has them loaded.
         runs: the mapped pieces of its image, ascending.
         rodata: the one of them that has the banner.
         banners: addresses of what may be the banner, with the texts.
@@ -83,7 +85,12 @@ class LinuxKernel:
     """
 
     def __init__(
-        self, tables: PageTables, runs: Sequence[Run], rodata: Run, banners: dict[int, bytes]
+        self,
+        tables: PageTables,
+        vcpu: VCPU,
+        runs: Sequence[Run],
+        rodata: Run,
+        banners: dict[int, bytes],
     ) -> None:
         self.tables = tables
         self._runs = runs
@@ -92,6 +99,8 @@ class LinuxKernel:
         known: list[tuple[str, Sequence[int]]] = [("linux_banner", list(banners))]
         if tables.mode.is_64bit:
             known += [("_text", [runs[0].start]), ("_stext", [runs[0].start])]
+        handlers = list(_first_handler(vcpu, tables))
+        known += [("asm_exc_divide_error", handlers), ("divide_error", handlers)]
         first = min(banners)
         start = max(rodata.start, (first - _RODATA_REACH) & -PAGE_SIZE)
         end = min(rodata.start + rodata.size, first + _RODATA_REACH)
@@ -173,8 +182,9 @@ class LinuxKernel:
 
     @functools.cached_property
     def virtual_end(self) -> int:
-        """The first virtual address behind the image."""
-        return self.address("_end") or self._runs[-1].start + self._runs[-1].size
+        """The first virtual address behind the image, or behind what symbols reach of it."""
+        # Without KALLSYMS_ALL there are symbols of code alone.
+        return self.address("_end") or self.address("_etext") or self.virtual_base
 
     @functools.cached_property
     def physical_base(self) -> int:
@@ -275,7 +285,7 @@ def find_kernel(read: Read, vcpus: Iterable[VCPU]) -> Optional[LinuxKernel]:
         for run in runs:
             banners = _banners(tables, run)
             if banners:
-                return LinuxKernel(tables, runs, run, banners)
+                return LinuxKernel(tables, vcpu, runs, run, banners)
     return None
 
 
@@ -284,19 +294,24 @@ def _image_runs(vcpu: VCPU, tables: PageTables) -> Iterator[Run]:
     if tables.mode.is_64bit:
         start, end = IMAGE_START, IMAGE_END
     else:
-        try:
-            gate = tables.read(vcpu["idt_base"], 8)
-        except AddressError:
-            return
-        handler = int.from_bytes(gate[:2] + gate[6:], "little")
-        start = max(0, handler - _IMAGE_REACH_32) & -PAGE_SIZE
-        end = min(1 << 32, handler + _IMAGE_REACH_32)
+        start, end = 0, 0
+        for handler in _first_handler(vcpu, tables):
+            start = max(0, handler - _IMAGE_REACH_32) & -PAGE_SIZE
+            end = min(1 << 32, handler + _IMAGE_REACH_32)
     left = _IMAGE_LIMIT
     for address, physical, size in tables.runs(start, end):
         yield Run(address, physical, min(size, left))
         left -= size
         if left <= 0:
             return
+
+
+def _first_handler(vcpu: VCPU, tables: PageTables) -> Iterator[int]:
+    """Yields the address of the handler of divide errors, the IDT's first, if there is an IDT."""
+    is_64bit = tables.mode.is_64bit
+    with contextlib.suppress(AddressError):
+        gate = tables.read(vcpu["idt_base"], 16 if is_64bit else 8)
+        yield int.from_bytes(gate[:2] + gate[6 : 12 if is_64bit else 8], "little")
 
 
 def _banners(tables: PageTables, run: Run) -> dict[int, bytes]:

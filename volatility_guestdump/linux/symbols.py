@@ -31,6 +31,10 @@ Isf = dict[str, Any]
 #: The version of the schema that what follows conforms to.
 ISF_FORMAT = "6.2.0"
 
+#: Whose conventions the conversion follows. linux.hidden_modules of Volatility 2.28 refuses
+#: symbols of any other producer; who really made them stands beside the symbols.
+_PRODUCER = {"name": "dwarf2json", "version": "0.9.0"}
+
 #: (size, signed) of an enum -> the integer that holds it.
 _ENUM_BASES = {
     (1, False): "unsigned char",
@@ -41,6 +45,12 @@ _ENUM_BASES = {
     (4, True): "int",
     (8, False): "long long unsigned int",
     (8, True): "long long int",
+}
+
+#: Symbols that Volatility 2.28 looks for -> what the kernel calls the same place today.
+_SUCCESSORS = {
+    # The first of several timekeepers since 6.17.
+    "tk_core": "timekeeper_data",
 }
 
 _VOID: Isf = {"kind": "base", "name": "void"}
@@ -82,6 +92,10 @@ class LazyMapping(Mapping[str, Isf]):
             with contextlib.suppress(KeyError):
                 found[key] = self[key]
         return found
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "LazyMapping":
+        # What it makes never changes, and Volatility copies its contexts with all tables.
+        return self
 
     def __contains__(self, key: object) -> bool:
         return key in self._sources
@@ -286,7 +300,8 @@ class TypeConverter:
         base = _ENUM_BASES.get((size, signed))
         if base is None:
             raise BtfError(f"enum {name} of BTF has {size} bytes")
-        return {"size": size, "base": base, "constants": constants}
+        # In dwarf2json's order, for plugins print flags in the order of their enum.
+        return {"size": size, "base": base, "constants": dict(sorted(constants.items()))}
 
     def size(self, descriptor: Isf) -> int:
         """Returns the size in bytes of what a descriptor describes; 0 when it is not known."""
@@ -363,6 +378,9 @@ class SymbolConverter:
         self.symbols.update(
             (name, number) for name, number in kallsyms.index.items() if _usable(name)
         )
+        for name, successor in _SUCCESSORS.items():
+            if name not in self.symbols and successor in self.symbols:
+                self.symbols[name] = self.symbols[successor]
 
     def symbol(self, name: str, number: int) -> Isf:
         """Returns a symbol as ISF has it, at the address that it was linked to."""
@@ -371,13 +389,25 @@ class SymbolConverter:
         else:
             _, _, address, relocated = self._kallsyms[number]
         found: Isf = {
-            "address": address - self._kernel.kaslr_shift if relocated else address,
+            "address": self._linked(address, relocated),
             "type": self._type(name, address, relocated),
         }
         if name == "linux_banner":
             banner = self._kernel.banner + b"\n\0"
             found["constant_data"] = base64.b64encode(banner).decode("ascii")
         return found
+
+    def _linked(self, address: int, relocated: bool) -> int:
+        return address - self._kernel.kaslr_shift if relocated else address
+
+    def by_location(self, mask: int) -> list[tuple[int, str]]:
+        """Returns (linked address, name) of all symbols, ascending; see `IsfView`."""
+        mask = mask or -1
+        return sorted(
+            (self._linked(symbol.address, symbol.relocated) & mask, symbol.name)
+            for symbol in self._kallsyms
+            if _usable(symbol.name)
+        )
 
     def _type(self, name: str, address: int, relocated: bool) -> Isf:
         for candidate in _globals().get(name, ()):
@@ -420,18 +450,32 @@ class IsfView:
         if kernel.kallsyms is None:
             raise KernelError(kernel.kallsyms_error)
         types = TypeConverter(kernel.read_btf(), kernel.bits // 8)
-        symbols = SymbolConverter(kernel, kernel.kallsyms, types)
+        symbols = self._symbols = SymbolConverter(kernel, kernel.kallsyms, types)
+        origin = f"guest dump, volatility_guestdump {__version__}"
         self.document: dict[str, Any] = {
             "metadata": {
                 "format": ISF_FORMAT,
-                "producer": {"name": "volatility_guestdump", "version": __version__},
-                "linux": {"symbols": [{"kind": "symtab", "name": "kallsyms"}], "types": []},
+                "producer": _PRODUCER,
+                "linux": {"symbols": [{"kind": "symtab", "name": f"kallsyms ({origin})"}]},
             },
             "base_types": types.base_types,
             "user_types": LazyMapping(types.user_types, types.user_type),
             "enums": LazyMapping(types.enums, types.enum),
             "symbols": LazyMapping(symbols.symbols, symbols.symbol),
         }
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "IsfView":
+        return self
+
+    def symbols_by_location(self, mask: int) -> list[tuple[int, str]]:
+        """Returns (linked address, name) of all symbols, ascending.
+
+        Unlike the section of symbols this has every one of several symbols with one name.
+
+        Args:
+            mask: for the addresses; 0 for none.
+        """
+        return self._symbols.by_location(mask)
 
     def expanded(self) -> dict[str, Any]:
         """Returns all of it as plain dictionaries; what is damaged is left out."""
@@ -475,9 +519,9 @@ class _GuestDumpTable(intermed.IntermediateSymbolTable):
         class_types: Optional[Mapping[str, type[interfaces.objects.ObjectInterface]]] = None,
         symbol_mask: int = 0,
     ) -> None:
-        view = IsfView(_kernel_at(context, isf_url))
+        self._view = IsfView(_kernel_at(context, isf_url))
         self._delegate = _GuestDumpFormat(
-            context, config_path, name, view.document, native_types, table_mapping
+            context, config_path, name, self._view.document, native_types, table_mapping
         )
         # Past the loading of a JSON file
         super(intermed.IntermediateSymbolTable, self).__init__(
@@ -490,6 +534,13 @@ class _GuestDumpTable(intermed.IntermediateSymbolTable):
         )
         self.config["isf_url"] = isf_url
         self.config["symbol_mask"] = symbol_mask
+
+    def get_symbols_by_location(self, offset: int, size: int = 0) -> Iterable[str]:
+        """Returns the names of all symbols at an address, or in a range of addresses."""
+        if not self._sort_symbols:
+            mask = int(str(self.config["symbol_mask"]))
+            self._sort_symbols = self._view.symbols_by_location(mask)
+        return super().get_symbols_by_location(offset, size)
 
 
 def _kernel_at(context: interfaces.context.ContextInterface, location: str) -> LinuxKernel:

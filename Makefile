@@ -1,0 +1,37 @@
+# Everything happens in .venv; the lab's guests stay in tests/lab/guests between runs.
+
+PYTHON ?= python3
+BIN := .venv/bin
+GUEST ?= hole-pti
+
+.PHONY: demo test check guest tools clean
+
+# The processes of a real guest, with nothing but its two files.
+demo: guest
+	$(BIN)/vol -q --offline -f tests/lab/guests/$(GUEST)/debug.guest linux.pslist
+
+test: .venv tools
+	$(BIN)/python -m pytest
+
+# What CI checks before it runs the tests.
+check: .venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+guest: .venv tools
+	$(BIN)/python -m tests.lab $(GUEST)
+
+# Made anew when the package changes: what is installed is what a user would get.
+.venv: setup.py pyproject.toml $(shell find volatility_guestdump -name '*.py' -o -name '*.json')
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check '.[test]'
+	rm -rf build volatility3_guestdump.egg-info
+	touch .venv
+
+# The lab boots its guests in QEMU.
+tools:
+	tests/lab/install-tools
+
+clean:
+	rm -rf .venv tests/lab/guests tests/lab/packages

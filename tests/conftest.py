@@ -1,0 +1,45 @@
+"""What tests share: running `vol` as a user does, real guests, small guest dumps."""
+
+import pathlib
+import shutil
+import subprocess
+import sys
+from typing import Callable
+
+import pytest
+
+#: Runs vol with arguments, and returns what came of it.
+Vol = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def program(name: str) -> str:
+    """Returns a program of the environment that the tests run in."""
+    found = shutil.which(name, path=str(pathlib.Path(sys.executable).parent))
+    assert found is not None, f"{name} is not installed beside {sys.executable}"
+    return found
+
+
+@pytest.fixture(scope="session")
+def vol(tmp_path_factory: pytest.TempPathFactory) -> Vol:
+    """Runs the installed `vol` offline, in an empty folder, with a cache of its own."""
+    cache = tmp_path_factory.mktemp("cache")
+    empty = tmp_path_factory.mktemp("empty")
+
+    def run(
+        *arguments: object,
+        name: str = "vol",
+        cwd: pathlib.Path = empty,
+        cache: pathlib.Path = cache,
+        stdin: str = "",
+    ) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [program(name), "-q", "--offline", "--cache-path", str(cache), *map(str, arguments)],
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            input=stdin,
+            timeout=300,
+            check=False,
+        )
+
+    return run

@@ -1,0 +1,61 @@
+"""What the system tests need besides fixtures."""
+
+import json
+import os
+import pathlib
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
+
+import pytest
+
+from tests import lab
+from tests.lab import writer
+
+#: A vCPU that has not come far: real mode, no paging, no IDT.
+IDLE_VCPU: Mapping[str, int] = dict.fromkeys(
+    (*writer.GENERAL, "cr0", "cr2", "cr3", "cr4", "idt_base", "eflags"), 0
+)
+
+
+def real_guest(name: str) -> lab.Guest:
+    """Returns a guest of the lab; skips the test where none can be made, but never in CI."""
+    found = lab.existing(name)
+    if found is None:
+        missing = lab.missing_tools()
+        if missing and not os.environ.get("CI"):
+            pytest.skip(f"guests cannot be made without {', '.join(missing)}")
+        found = lab.guest(name)
+    return found
+
+
+def rows(done: "subprocess.CompletedProcess[str]") -> list[dict[str, Any]]:
+    """Returns what vol's JSON renderer printed."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def info(done: "subprocess.CompletedProcess[str]") -> dict[str, str]:
+    """Returns the variables of guestdump.Info."""
+    return {row["Variable"]: row["Value"] for row in rows(done)}
+
+
+def write_pair(
+    folder: pathlib.Path,
+    memory: Optional[bytes],
+    *,
+    version: int = 6,
+    regions: Optional[Sequence[writer.Region]] = None,
+    vcpus: Sequence[Mapping[str, int]] = (IDLE_VCPU,),
+    name: str = "debug.guest",
+) -> pathlib.Path:
+    """Writes a guest dump, and returns the path of its debug.guest."""
+    if regions is None:
+        assert memory is not None
+        regions = [(0, len(memory))]
+    guest = folder / name
+    guest.write_bytes(writer.pack_guest(version, regions, vcpus))
+    if memory is not None:
+        guest.with_suffix(".vmem").write_bytes(memory)
+    return guest

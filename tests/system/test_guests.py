@@ -1,0 +1,153 @@
+"""Real guests: what Volatility and our plugins print against what the guest and QEMU said."""
+
+import pathlib
+
+import pytest
+
+from tests.conftest import Vol
+from tests.helpers import info, real_guest, rows
+from tests.lab import GUESTS
+from volatility_guestdump.guestfile import RELEASES
+
+NAMES = [name for name, recipe in GUESTS.items() if not recipe.slow]
+WITH_TYPES = [name for name in NAMES if "686" not in GUESTS[name].kernel.release]
+
+
+def test_every_version_of_the_format_is_met() -> None:
+    """The lab's guests are written in all versions of the format."""
+    assert {GUESTS[name].format_version for name in NAMES} == set(RELEASES)
+
+
+@pytest.mark.parametrize("name", WITH_TYPES)
+def test_pslist_prints_every_process(vol: Vol, name: str) -> None:
+    """linux.pslist has every process that the guest had, with its parent and its name."""
+    guest = real_guest(name)
+    printed = {
+        (row["PID"], row["PPID"]): row["COMM"]
+        for row in rows(vol("-r", "json", "-f", guest.guest_path, "linux.pslist"))
+    }
+    assert guest.expected["processes"]
+    for process in guest.expected["processes"]:
+        comm = printed.get((process["pid"], process["ppid"]))
+        # A worker's name in /proc goes on with what it works on.
+        assert comm is not None and process["comm"].startswith(comm), process
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_info(vol: Vol, name: str) -> None:
+    """Every variable of guestdump.Info that the lab knows the truth of is right."""
+    guest = real_guest(name)
+    truth = guest.expected
+    shown = info(vol("-r", "json", "-f", guest.guest_path, "guestdump.Info"))
+    version = truth["format_version"]
+    regions = [(int(run["start"], 16), int(run["size"], 16)) for run in truth["memory_regions"]]
+    size = sum(size for _, size in regions)
+    assert list(shown) == [
+        *("Format", "vCPUs", "Memory size"),
+        *(f"Memory range {number}" for number in range(len(regions))),
+        *("Memory file", "Paging", "Page-table isolation", "Operating system", "Kernel banner"),
+        *("Kernel build id", "Kernel virtual base", "KASLR shift", "Kernel physical base"),
+        *("Page map (DTB)", "Symbols", "Panic"),
+    ]
+    assert shown["Format"] == f"{version} ({RELEASES[version]})"
+    assert shown["vCPUs"] == str(len(truth["vcpus"]))
+    assert shown["Memory size"] == f"{size} ({size >> 20} MiB)"
+    offset = 0
+    for number, (start, length) in enumerate(regions):
+        assert shown[f"Memory range {number}"] == (
+            f"{start:#x}-{start + length - 1:#x} at file offset {offset:#x}"
+        )
+        offset += length
+    assert shown["Memory file"] == f"{guest.vmem_path.as_uri()} (complete)"
+    assert shown["Paging"] == truth["paging"]
+    assert shown["Kernel banner"] == truth["banner"]
+    assert truth["kernel_release"] in shown["Operating system"]
+    assert shown["KASLR shift"] == truth["kernel_offset"]
+    assert shown["Kernel physical base"] == truth["physical_base"]
+    assert shown["Kernel virtual base"] == truth["symbols"]["_text"]
+    if name in WITH_TYPES:
+        assert shown["Kernel build id"] == truth["build_id"]
+        assert shown["Page-table isolation"] == ("on" if "pti=on" in truth["cmdline"] else "off")
+        assert shown["Symbols"] == "kallsyms and BTF in the dump"
+        assert shown["Panic"] == (truth["panic_message"] or "-")
+    else:
+        assert "no type information (BTF)" in shown["Symbols"]
+        assert "an ISF for this banner" in shown["Symbols"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_registers(vol: Vol, name: str) -> None:
+    """Every register of every vCPU has the value that QEMU gave it."""
+    guest = real_guest(name)
+    shown = rows(vol("-r", "json", "-f", guest.guest_path, "guestdump.Registers"))
+    values = {(row["vCPU"], row["Register"]): row["Value"] for row in shown}
+    assert len(values) == len(shown) == 31 * len(guest.expected["vcpus"])
+    for number, registers in enumerate(guest.expected["vcpus"]):
+        for register, value in registers.items():
+            name_here = "rflags" if register == "eflags" else register
+            assert values[number, name_here] == int(value, 16), (number, register)
+
+
+def test_user_half_is_told() -> None:
+    """The lab's guest in user mode has the user's half of CR3 loaded, or it tests nothing."""
+    truth = real_guest("user-mode").expected
+    assert any(int(vcpu["cr3"], 16) & 0x1000 for vcpu in truth["vcpus"])
+
+
+def test_decoded_registers(vol: Vol) -> None:
+    """Flags, rings and halves of isolated page tables are named, on a guest in user mode."""
+    guest = real_guest("user-mode")
+    shown = rows(vol("-r", "json", "-f", guest.guest_path, "guestdump.Registers"))
+    decoded = {(row["vCPU"], row["Register"]): row["Decoded"] for row in shown}
+    for number, registers in enumerate(guest.expected["vcpus"]):
+        in_user_mode = int(registers["cs"], 16) & 3 == 3
+        assert ("ring 3" in decoded[number, "cs"]) == in_user_mode
+        assert ("user half" in decoded[number, "cr3"]) == in_user_mode
+        assert "PG" in decoded[number, "cr0"].split()
+        assert "PAE" in decoded[number, "cr4"].split()
+
+
+def test_symbols_in_registers(vol: Vol) -> None:
+    """The vCPU that panicked stands in a function that the kernel's trace names, or one near."""
+    guest = real_guest("nokaslr")
+    shown = rows(vol("-r", "json", "-f", guest.guest_path, "guestdump.Registers", "--vcpu", 0, 1))
+    for row in shown:
+        if row["Register"] == "rip":
+            assert "+0x" in row["Decoded"]
+        if row["Register"] == "idt_base":
+            # The IDT is mapped outside of the image.
+            assert row["Decoded"] == ""
+
+
+def test_panic_without_types_is_said(vol: Vol) -> None:
+    """A kernel without BTF ends Linux plugins with the banner that an ISF is needed for."""
+    guest = real_guest("i686-pae")
+    done = vol("-f", guest.guest_path, "linux.pslist")
+    assert done.returncode != 0
+    assert "no type information (BTF)" in done.stderr
+    assert guest.expected["banner"] in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_isf_serves_raw_memory(vol: Vol, tmp_path: pathlib.Path) -> None:
+    """Stock Volatility reads the raw memory of a guest with the ISF that guestdump.Isf wrote."""
+    symbols = tmp_path / "symbols" / "linux"
+    symbols.mkdir(parents=True)
+    guest = real_guest("6.12")
+    (row,) = rows(vol("-r", "json", "-o", symbols, "-f", guest.guest_path, "guestdump.Isf"))
+    assert row["Kernel banner"] == guest.expected["banner"]
+    assert row["Types"] > 5000 and row["Symbols"] > 50000
+    release, build_id = guest.expected["kernel_release"], guest.expected["build_id"]
+    assert row["File output"] == f"{release}-{build_id}.json.xz"
+
+    # No debug.guest beside it, and a name that no stacker of ours looks at.
+    raw = tmp_path / "memory.raw"
+    raw.symlink_to(guest.vmem_path)
+    stock = rows(vol("-r", "json", "-s", symbols.parent, "-f", raw, "linux.pslist"))
+    ours = rows(vol("-r", "json", "-f", guest.guest_path, "linux.pslist"))
+    assert stock == ours and ours
+    # The installed ISF is preferred, and said so.
+    shown = info(vol("-r", "json", "-s", symbols.parent, "-f", guest.guest_path, "guestdump.Info"))
+    assert shown["Symbols"] == (symbols / row["File output"]).as_uri()
+    with_isf = rows(vol("-r", "json", "-s", symbols.parent, "-f", guest.guest_path, "linux.pslist"))
+    assert with_isf == ours
