@@ -13,7 +13,6 @@ Source: Intel Software Developer's Manual, volume 3, chapter 4.
 """
 
 import enum
-import struct
 from collections.abc import Iterable, Iterator
 from typing import Callable, Optional
 
@@ -119,7 +118,6 @@ class PageTables:
         self.read_physical = read
         self.mode = mode
         self.root = mode.root(cr3)
-        self._entry = struct.Struct("<I" if mode.entry_size == 4 else "<Q")
         self._tables: dict[int, bytes] = {}
 
     def _table(self, address: int, bits: int) -> bytes:
@@ -141,11 +139,11 @@ class PageTables:
             bits_left -= bits
             index = (address >> bits_left) & ((1 << bits) - 1)
             try:
-                (entry,) = self._entry.unpack_from(
-                    self._table(table, bits), index * mode.entry_size
-                )
+                entries = self._table(table, bits)
             except AddressError:
                 return None, 1 << (bits_left + bits)
+            start = index * mode.entry_size
+            entry = int.from_bytes(entries[start : start + mode.entry_size], "little")
             if not entry & _PRESENT:
                 return None, 1 << bits_left
             if bits_left == 12 or (entry & _LARGE and self._may_be_large(level)):

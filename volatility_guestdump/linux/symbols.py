@@ -17,6 +17,9 @@ from typing import Any, Callable, Optional
 from volatility3.framework import exceptions, interfaces
 from volatility3.framework.symbols import intermed, linux
 
+# LinuxKernelIntermedSymbols needs it, but leaves it to the plugins to import it.
+from volatility3.framework.symbols.linux.extensions import network  # noqa: F401
+
 from volatility_guestdump import __version__
 from volatility_guestdump.exceptions import BtfError, KernelError
 from volatility_guestdump.layers import GuestDumpLayer
@@ -501,7 +504,7 @@ class _GuestDumpFormat(intermed.Version8Format):
 
     @functools.cached_property
     def _type_names(self) -> Iterable[str]:
-        return dict.fromkeys((*self._json_object["user_types"], *self.natives.types)).keys()
+        return dict.fromkeys((*self._json_object["user_types"], *self.natives.types))
 
 
 class _GuestDumpTable(intermed.IntermediateSymbolTable):
