@@ -41,3 +41,7 @@ class KallsymsError(KernelError):
 
 class BtfError(KernelError):
     """The kernel's type information (BTF) is missing or damaged."""
+
+
+class OrcError(KernelError):
+    """The kernel's unwinding tables (ORC) are missing or damaged."""

@@ -283,25 +283,33 @@ class Btf:
             raise BtfError(f"the kernel has no struct {structure}")
         return self.size(number)
 
-    def offset(self, structure: str, path: str) -> int:
-        """Returns the offset of a member in bytes; it may lie in anonymous members.
+    def member(self, structure: str, path: str) -> Member:
+        """Returns a member, with its offset from the start of the outermost structure.
 
         Args:
             structure: name of a structure or union.
-            path: of the member, with dots between nested ones.
+            path: name of the member, which may lie in anonymous members; with dots between
+                those of nested structures.
 
         Raises:
             BtfError: the kernel has no such structure or member.
         """
         number = self.find(structure, *COMPOSITES)
         offset = 0
+        found = None
         for name in path.split("."):
             found = None if number is None else self._member(number, name, 0)
             if found is None:
-                raise BtfError(f"the kernel has no {structure}.{path}")
-            offset += found.bit_offset // 8
+                break
+            offset += found.bit_offset
             number = self.resolve(found.type)
-        return offset
+        if found is None:
+            raise BtfError(f"the kernel has no {structure}.{path}")
+        return found._replace(bit_offset=offset)
+
+    def offset(self, structure: str, path: str) -> int:
+        """Returns the offset of a member in bytes; see `member`."""
+        return self.member(structure, path).bit_offset // 8
 
     def _member(self, number: int, name: str, depth: int) -> Optional[Member]:
         if self.kind(number) not in COMPOSITES or depth > _MAXIMUM_DEPTH:

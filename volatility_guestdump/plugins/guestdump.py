@@ -9,7 +9,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Iterator
-from typing import Optional
+from typing import Any, Optional
 
 from volatility3.framework import interfaces, renderers
 from volatility3.framework.configuration import requirements
@@ -25,6 +25,7 @@ from volatility_guestdump import automagic, registers
 from volatility_guestdump.exceptions import BtfError, GuestDumpError, KernelError
 from volatility_guestdump.guestfile import REGISTERS, VCPU
 from volatility_guestdump.layers import GuestDumpLayer
+from volatility_guestdump.linux.backtrace import Stack, Stacks
 from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.kernel import LinuxKernel, kernel_of
 from volatility_guestdump.linux.log import panic_message
@@ -114,6 +115,7 @@ class Info(GuestDumpPlugin):
             yield "Page map (DTB)", None if page_map is None else f"{page_map:#x}"
             yield "Symbols", None
             yield "Panic", None
+            yield "Panic task", None
             return
         banner = kernel.banner.decode("latin-1")
         isolation = kernel.isolates_page_tables()
@@ -132,6 +134,7 @@ class Info(GuestDumpPlugin):
         btf, symbols = _symbols(kernel)
         yield "Symbols", symbols
         yield "Panic", panic_message(kernel, btf)
+        yield "Panic task", Stacks(kernel, dump.guest.vcpus, btf).panic_task()
 
     def run(self) -> renderers.TreeGrid:
         """Returns the rows."""
@@ -235,6 +238,85 @@ def selected_vcpus(dump: GuestDumpLayer, numbers: Optional[list[int]]) -> list[V
         if not 0 <= number < len(vcpus):
             vollog.warning(f"There is no vCPU {number}: the guest has {len(vcpus)}, from 0")
     return [vcpu for vcpu in vcpus if not numbers or vcpu.number in numbers]
+
+
+class Backtrace(GuestDumpPlugin):
+    """Shows the task and the kernel's stack of every vCPU of a Linux guest.
+
+    The stack is unwound with the kernel's own tables (ORC), from the vCPU's registers. With --tasks
+    the tasks that no vCPU runs follow, from where they were switched away.
+    """
+
+    _version = (1, 0, 0)
+    hidden = False
+
+    @classmethod
+    def get_requirements(cls) -> list[interfaces.configuration.RequirementInterface]:
+        """Returns what the plugin needs, and its options."""
+        return [
+            *super().get_requirements(),
+            _vcpu_requirement(),
+            requirements.BooleanRequirement(
+                name="tasks",
+                description="Also show the tasks that no vCPU runs",
+                default=False,
+                optional=True,
+            ),
+            requirements.ListRequirement(
+                name="pid",
+                element_type=int,
+                description="Show only tasks with these process or thread numbers",
+                optional=True,
+            ),
+        ]
+
+    def _generator(self) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        kernel = self.kernel()
+        if kernel is None:
+            vollog.error("Only the stacks of Linux kernels can be unwound; none was recognised")
+            return
+        if kernel.bits != 64:
+            vollog.error("Only the stacks of 64-bit kernels can be unwound")
+            return
+        stacks = Stacks(kernel, self.dump.guest.vcpus)
+        pids = self.config.get("pid", None) or []
+        # Whoever asks for a task wants it, running or not.
+        for stack in self._chosen(stacks, bool(self.config.get("tasks", False) or pids)):
+            task = stack.task
+            if pids and (task is None or not {task.pid, task.tgid} & set(pids)):
+                continue
+            for number, frame in enumerate(stack.frames):
+                yield (
+                    0,
+                    (
+                        renderers.NotAvailableValue() if stack.vcpu is None else stack.vcpu.number,
+                        task.pid if task else renderers.NotAvailableValue(),
+                        task.comm if task else renderers.NotAvailableValue(),
+                        number,
+                        format_hints.Hex(frame.sp),
+                        format_hints.Hex(frame.ip),
+                        frame.symbol,
+                        frame.note,
+                    ),
+                )
+
+    def _chosen(self, stacks: Stacks, with_tasks: bool) -> Iterator[Stack]:
+        numbers = self.config.get("vcpu", None)
+        for vcpu in selected_vcpus(self.dump, numbers):
+            yield stacks.of_vcpu(vcpu)
+        if with_tasks:
+            yield from stacks.of_tasks()
+
+    def run(self) -> renderers.TreeGrid:
+        """Returns the rows."""
+        return renderers.TreeGrid(
+            [
+                *(("vCPU", int), ("PID", int), ("COMM", str), ("Frame", int)),
+                *(("SP", format_hints.Hex), ("IP", format_hints.Hex)),
+                *(("Symbol", str), ("Note", str)),
+            ],
+            self._generator(),
+        )
 
 
 class Isf(GuestDumpPlugin):

@@ -1,0 +1,393 @@
+"""Backtraces: from a vCPU's registers, or a task's saved stack pointer, down the kernel's stack.
+
+Each step applies the ORC entry of the code to the registers, as the kernel's own unwinder does
+when it panics (arch/x86/kernel/unwind_orc.c):
+
+    CFA     sp_reg + sp_offset; for the indirect ones *(rbp + sp_offset) or *(rsp) + sp_offset
+    call    the return address lies below the CFA, and the CFA is the caller's stack pointer
+    registers, interrupt frame
+            the CFA is a struct pt_regs, or the part of it that the CPU pushes: an interrupt or
+            exception came between, and what it interrupted goes on from these registers
+    rbp     at CFA + bp_offset or rbp + bp_offset, or as it was
+
+A return address is looked up by the byte before it, for a call at the end of a function returns
+behind it; an address from registers by itself.
+
+Code that ORC does not describe, and a kernel without ORC, is walked by frame pointers, as far as
+they lead upwards: rbp points to the caller's rbp with the return address above it.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, Optional
+
+from volatility_guestdump.exceptions import AddressError, BtfError, OrcError
+from volatility_guestdump.guestfile import VCPU
+from volatility_guestdump.linux.btf import Btf
+from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.linux.modules import Modules
+from volatility_guestdump.linux.orc import Entry, OrcTable, Register, Type, find_form
+from volatility_guestdump.linux.tasks import Cpus, Task, Tasks
+
+vollog = logging.getLogger(__name__)
+
+#: A kernel stack has 16 KiB; a deeper trace than this runs in circles.
+MAXIMUM_FRAMES = 1024
+
+USER_MODE = "user mode"
+SYSTEM_CALL = "system call"
+INTERRUPT = "interrupt"
+EXCEPTION = "exception"
+
+_WORD = 8
+_MASK = (1 << 64) - 1
+#: A distribution's kernel has about 3 MB of entries.
+_ORC_LIMIT = 64 << 20
+
+#: Offsets in struct pt_regs, which is the same in all 64-bit kernels.
+_PT_REGS: Mapping[str, int] = {
+    "r13": 16,
+    "rbp": 32,
+    "r10": 56,
+    "rax": 80,
+    "rdx": 96,
+    "rdi": 112,
+    "rip": 128,
+    "cs": 136,
+    "rsp": 152,
+}
+#: In it, what the CPU pushes by itself.
+_INTERRUPT_FRAME = ("rip", "cs", "rsp")
+
+#: How code with frame pointers is described, "push %rbp; mov %rsp, %rbp".
+_FRAME_POINTER = Entry(Type.CALL, Register.BP, 16, Register.PREV_SP, -16)
+#: What a call through a null pointer leaves: nothing but the return address.
+_NULL_CALL = Entry(Type.CALL, Register.SP, 8, Register.UNDEFINED, 0)
+
+
+class Frame(NamedTuple):
+    """A frame of a backtrace.
+
+    Attributes:
+        sp: the stack pointer in it.
+        ip: the instruction pointer, or the return address.
+        symbol: where that is, "vfs_write+0xe6"; empty when it is in no known code.
+        note: what changes here, or why the trace ends.
+    """
+
+    sp: int
+    ip: int
+    symbol: str
+    note: str
+
+
+class _State(NamedTuple):
+    """The registers of a frame as far as they are known.
+
+    Attributes:
+        exact: whether ip is where the CPU was, and not a return address.
+        registers: others than these three, where an interrupt or a vCPU left them.
+    """
+
+    ip: int
+    sp: int
+    bp: int
+    exact: bool
+    registers: Mapping[str, int]
+
+
+class _EndOfTraceError(Exception):
+    """Nothing lies below a frame; the text is for its note, and empty at the proper end."""
+
+
+class Unwinder:
+    """Backtraces in one kernel.
+
+    Args:
+        kernel: whose stacks are unwound.
+        btf: its types, when it has them; without them there are no modules and no tasks.
+    """
+
+    def __init__(self, kernel: LinuxKernel, btf: Optional[Btf]) -> None:
+        self._kernel = kernel
+        self._btf = btf
+        self._orc: Optional[OrcTable] = None
+        #: Why there is no ORC; empty when there is.
+        self.orc_missing = ""
+        form = None
+        try:
+            form, self._orc = self._read_orc()
+        except OrcError as error:
+            self.orc_missing = str(error)
+        self._modules = Modules(kernel, btf, form) if btf is not None else None
+
+    def _read_orc(self) -> tuple[int, OrcTable]:
+        kernel = self._kernel
+        tables = []
+        for name in ("orc_unwind_ip", "orc_unwind"):
+            start, stop = kernel.address(f"__start_{name}"), kernel.address(f"__stop_{name}")
+            if start is None or stop is None:
+                raise OrcError("the kernel has no unwinding tables (ORC)")
+            if not 0 <= stop - start <= _ORC_LIMIT:
+                raise OrcError(f"the kernel's {name} table would have {stop - start} bytes")
+            try:
+                tables.append((start, kernel.read(start, stop - start)))
+            except AddressError as error:
+                raise OrcError(f"the kernel's {name} table is not in the dump") from error
+        (place, ips), (_, entries) = tables
+        form = find_form(entries)
+        return form, OrcTable(ips, entries, place, form)
+
+    def of_vcpu(self, vcpu: VCPU) -> Iterator[Frame]:
+        """Yields the frames of what a vCPU runs, the innermost first."""
+        state = _State(vcpu["rip"], vcpu["rsp"], vcpu["rbp"], True, vcpu.registers)
+        if vcpu["cs"] & 3 == 3:
+            yield Frame(state.sp, state.ip, "", USER_MODE)
+            return
+        yield from self._frames(state)
+
+    def of_task(self, tasks: Tasks, task: Task) -> Iterator[Frame]:
+        """Yields the frames of a task that no CPU runs, from where it was switched away."""
+        try:
+            if self._btf is None:
+                raise BtfError("the kernel has no type information (BTF)")
+            start = tasks.stack_pointer(task)
+            pointer, offset = self._kernel.pointer, self._btf.offset
+            ip = pointer(start + offset("inactive_task_frame", "ret_addr"))
+            bp = pointer(start + offset("inactive_task_frame", "bp"))
+            size = self._btf.size_of("inactive_task_frame")
+        except (AddressError, BtfError) as error:
+            yield Frame(0, 0, "", f"no saved stack: {error}")
+            return
+        # A task that has never run "returns" to the start of ret_from_fork.
+        fresh = ip in (
+            self._kernel.address("ret_from_fork"),
+            self._kernel.address("ret_from_fork_asm"),
+        )
+        yield from self._frames(_State(ip, start + size, bp, fresh, {}))
+
+    def symbolize(self, address: int, exact: bool) -> str:
+        """Returns the name of a place in code; of a return address it is that of the call."""
+        place = address if exact else address - 1
+        found = self._kernel.symbolize(place)
+        if found is None and self._modules is not None:
+            found = self._modules.symbolize(place)
+        if found is None:
+            return ""
+        if exact:
+            return found
+        symbol, plus, rest = found.partition("+")
+        offset, space, module = rest.partition(" ")
+        return f"{symbol}{plus}{int(offset, 16) + 1:#x}{space}{module}" if plus else found
+
+    def _frames(self, state: _State) -> Iterator[Frame]:
+        seen = set()
+        for _ in range(MAXIMUM_FRAMES):
+            symbol = self.symbolize(state.ip, state.exact)
+            position = (state.sp, state.ip)
+            if position in seen:
+                yield Frame(state.sp, state.ip, symbol, "the stack runs in a circle")
+                return
+            seen.add(position)
+            try:
+                after, note = self._step(state, symbol)
+            except _EndOfTraceError as end:
+                yield Frame(state.sp, state.ip, symbol, str(end))
+                return
+            except AddressError as error:
+                yield Frame(
+                    state.sp,
+                    state.ip,
+                    symbol,
+                    f"the stack at {error.address:#x} is not in the dump",
+                )
+                return
+            yield Frame(state.sp, state.ip, symbol, note)
+            state = after
+        yield Frame(state.sp, state.ip, "", f"more than {MAXIMUM_FRAMES} frames")
+
+    def _entry(self, state: _State) -> tuple[Entry, str]:
+        """Returns how to step from a frame, and a note if that is not by ORC."""
+        if not state.ip:
+            return _NULL_CALL, ""
+        place = state.ip if state.exact else state.ip - 1
+        table = self._orc
+        if not self._kernel.virtual_base <= place < self._kernel.virtual_end:
+            table = self._modules.orc_table(place) if self._modules is not None else None
+        try:
+            entry = table.find(place) if table is not None else None
+        except OrcError as error:
+            raise _EndOfTraceError(str(error)) from error
+        if entry is not None:
+            return entry, ""
+        # Code that was generated, of BPF for one, and all of a kernel without ORC.
+        return _FRAME_POINTER, f"by frame pointer: {self.orc_missing or 'no ORC for this code'}"
+
+    def _step(self, state: _State, symbol: str) -> tuple[_State, str]:
+        """Returns the state of the caller, and a note on the frame that it was called from.
+
+        Raises:
+            _EndOfTraceError: there is no caller.
+            AddressError: the stack is not in the dump.
+        """
+        entry, note = self._entry(state)
+        if entry is _FRAME_POINTER and state.bp & 1:
+            # Kernels with frame pointers mark those that point to registers.
+            entry = entry._replace(type=Type.REGISTERS, sp_offset=-1, bp_reg=Register.UNDEFINED)
+        if entry.type is Type.END_OF_STACK:
+            raise _EndOfTraceError(_border(symbol))
+        if entry.type is Type.UNDEFINED:
+            raise _EndOfTraceError("ORC has nothing for this code")
+        cfa = self._cfa(state, entry)
+        if entry.type is Type.CALL:
+            if cfa <= state.sp and (entry.sp_reg is Register.SP or note):
+                raise _EndOfTraceError("the stack does not lead upwards")
+            after = _State(self._word(cfa - _WORD), cfa, state.bp, False, {})
+        else:
+            note = _border(symbol) or EXCEPTION
+            after = self._interrupted(state, entry, cfa, note)
+        if entry.bp_reg is Register.PREV_SP:
+            after = after._replace(bp=self._word(cfa + entry.bp_offset))
+        elif entry.bp_reg is Register.BP:
+            after = after._replace(bp=self._word(state.bp + entry.bp_offset))
+        if note.startswith("by frame pointer") and not self.symbolize(after.ip, after.exact):
+            raise _EndOfTraceError(f"{note}, which leads to no known code")
+        return after, note
+
+    def _cfa(self, state: _State, entry: Entry) -> int:
+        """Returns the canonical frame address."""
+        register, offset = entry.sp_reg, entry.sp_offset
+        if register is Register.SP:
+            cfa = state.sp + offset
+        elif register is Register.BP:
+            cfa = state.bp + offset
+        elif register is Register.SP_INDIRECT:
+            cfa = self._word(state.sp) + offset
+        elif register is Register.BP_INDIRECT:
+            cfa = self._word(state.bp + offset)
+        elif register.value in state.registers:
+            cfa = state.registers[register.value] + offset
+        else:
+            raise _EndOfTraceError(f"{register.value}, which leads to the caller, is not known")
+        return cfa & _MASK
+
+    def _interrupted(self, state: _State, entry: Entry, cfa: int, note: str) -> _State:
+        """Returns the state of what was interrupted.
+
+        Raises:
+            _EndOfTraceError: that was user code.
+        """
+        names, start = tuple(_PT_REGS), cfa
+        if entry.type is Type.INTERRUPT_FRAME:
+            names, start = _INTERRUPT_FRAME, cfa - _PT_REGS["rip"]
+        first = min(_PT_REGS[name] for name in names)
+        size = _PT_REGS["rsp"] + _WORD - first
+        data = self._kernel.read((start + first) & _MASK, size)
+        saved = {
+            name: int.from_bytes(data[at : at + _WORD], "little")
+            for name, at in ((name, _PT_REGS[name] - first) for name in names)
+        }
+        if saved["cs"] & 3 == 3:
+            raise _EndOfTraceError(note)
+        registers = {**state.registers, **saved}
+        return _State(saved["rip"], saved["rsp"], saved.get("rbp", state.bp), True, registers)
+
+    def _word(self, address: int) -> int:
+        return self._kernel.pointer(address & _MASK)
+
+
+def _border(symbol: str) -> str:
+    """Returns what brings the CPU to a place, if that is an entry into the kernel."""
+    name = symbol.partition("+")[0].lower()
+    if name.startswith(("entry_", "int80_", "do_syscall", "syscall_")) or "int80" in name:
+        return SYSTEM_CALL
+    if not name.startswith(("asm_", "nmi", "end_repeat_nmi", "first_nmi", "error_", "common_int")):
+        return "" if "interrupt" not in name else INTERRUPT
+    if "nmi" in name or "interrupt" in name or "sysvec" in name or "irq" in name:
+        return INTERRUPT
+    return EXCEPTION
+
+
+class Stack(NamedTuple):
+    """The stack of a vCPU or of a task.
+
+    Attributes:
+        vcpu: that it is of, or None for a task that none runs.
+        task: that it is of, or None where it cannot be told.
+        frames: the innermost first; never none.
+    """
+
+    vcpu: Optional[VCPU]
+    task: Optional[Task]
+    frames: Sequence[Frame]
+
+
+class Stacks:
+    """What the vCPUs and tasks of a guest were doing.
+
+    Args:
+        kernel: of the guest.
+        vcpus: all of the guest.
+        btf: the kernel's types, if they were read already.
+    """
+
+    def __init__(
+        self, kernel: LinuxKernel, vcpus: Sequence[VCPU], btf: Optional[Btf] = None
+    ) -> None:
+        self._kernel = kernel
+        self._vcpus = vcpus
+        self._tasks: Optional[Tasks] = None
+        try:
+            btf = btf or kernel.read_btf()
+            self._tasks = Tasks(kernel, btf)
+        except BtfError as error:
+            vollog.warning(f"The guest's tasks and modules cannot be told: {error}")
+        self._cpus = Cpus(kernel, btf, vcpus)
+        self._unwinder = Unwinder(kernel, btf)
+
+    def of_vcpu(self, vcpu: VCPU) -> Stack:
+        """Returns what a vCPU was doing."""
+        task = None
+        address = self._cpus.current_task(vcpu)
+        if address is not None and self._tasks is not None:
+            with contextlib.suppress(AddressError):
+                task = self._tasks.at(address)
+        return Stack(vcpu, task, list(self._unwinder.of_vcpu(vcpu)))
+
+    def of_tasks(self) -> Iterator[Stack]:
+        """Yields what the tasks that no vCPU runs wait for."""
+        for task in self._tasks or ():
+            assert self._tasks is not None
+            try:
+                if self._tasks.is_running(task):
+                    continue
+            except AddressError:
+                continue
+            yield Stack(None, task, list(self._unwinder.of_task(self._tasks, task)))
+
+    def panic_task(self) -> Optional[str]:
+        """Returns who panicked, "vCPU 0: init (pid 1), panic+0x118", or None when nobody did."""
+        number = self._panic_cpu()
+        for vcpu in self._vcpus:
+            if number is None or self._cpus.number(vcpu) != number:
+                continue
+            stack = self.of_vcpu(vcpu)
+            place = next(
+                (frame.symbol for frame in stack.frames if frame.symbol.startswith("panic+")),
+                stack.frames[0].symbol or f"{stack.frames[0].ip:#x}",
+            )
+            task = f"{stack.task.comm} (pid {stack.task.pid}), " if stack.task else ""
+            return f"vCPU {vcpu.number}: {task}{place}"
+        return None
+
+    def _panic_cpu(self) -> Optional[int]:
+        """Returns the number of the CPU that panics; the kernel keeps -1 until one does."""
+        address = self._kernel.address("panic_cpu")
+        if address is None:
+            return None
+        try:
+            number = int.from_bytes(self._kernel.read(address, 4), "little", signed=True)
+        except AddressError:
+            return None
+        return number if number >= 0 else None

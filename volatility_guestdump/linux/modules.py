@@ -1,0 +1,190 @@
+"""Kernel modules: what code they have, what their functions are called, and how to unwind them.
+
+Where a module's memory is: core_layout and init_layout up to 6.3, an array mem[] from 6.4 on
+(ac3b43283923). Its symbols are an ELF symbol table that it keeps (kallsyms), its unwinding tables
+are in arch.
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple, Optional
+
+from volatility_guestdump.exceptions import AddressError, BtfError, KernelError
+from volatility_guestdump.linux.btf import Btf, Kind
+from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.linux.orc import ENTRY_SIZE, IP_SIZE, OrcTable
+
+#: More than any machine loads; a damaged list must end.
+_MAXIMUM_MODULES = 4096
+_NAME_SIZE = 56
+#: The region of modules has 1.5 GiB, and none has nearly as much code.
+_MAXIMUM_MODULE = 256 << 20
+_MAXIMUM_SYMBOLS = 1 << 20
+#: Kinds of memory that a module has (enum mod_mem_type has 7).
+_MAXIMUM_RANGES = 64
+_SYMBOL_NAME_LIMIT = 512
+
+_ELF64_SYM = struct.Struct("<IBBHQQ")
+_SHN_UNDEF = 0
+
+
+class Module(NamedTuple):
+    """A loaded module.
+
+    Attributes:
+        name: without control characters.
+        address: of its struct module.
+        ranges: (start, size) of its memory that may have code.
+    """
+
+    name: str
+    address: int
+    ranges: tuple[tuple[int, int], ...]
+
+
+class Modules:
+    """The modules of a kernel.
+
+    Args:
+        kernel: that has them loaded.
+        btf: its types.
+        orc_form: of the kernel's unwinding tables; modules have the same. None without ORC.
+    """
+
+    def __init__(self, kernel: LinuxKernel, btf: Btf, orc_form: Optional[int]) -> None:
+        self._kernel = kernel
+        self._btf = btf
+        self._orc_form = orc_form
+        self._modules = list(self._walk())
+        self._symbols: dict[int, list[tuple[int, str]]] = {}
+        self._orc: dict[int, Optional[OrcTable]] = {}
+
+    def _walk(self) -> Iterator[Module]:
+        head = self._kernel.address("modules")
+        if head is None:
+            return
+        try:
+            link = self._btf.offset("module", "list")
+            node = self._kernel.pointer(head)
+            seen = {head}
+            while node not in seen and len(seen) < _MAXIMUM_MODULES:
+                seen.add(node)
+                yield self._module(node - link)
+                node = self._kernel.pointer(node)
+        except (AddressError, KernelError):
+            return
+
+    def _module(self, address: int) -> Module:
+        name = self._kernel.read(address + self._btf.offset("module", "name"), _NAME_SIZE)
+        return Module(_printable(name), address, tuple(self._ranges(address)))
+
+    def _ranges(self, address: int) -> Iterator[tuple[int, int]]:
+        btf, pointer = self._btf, self._kernel.pointer
+        structure = "module_memory"
+        if btf.find(structure, Kind.STRUCT) is not None:
+            member = btf.member("module", "mem")
+            _, count = btf.array(btf.resolve(member.type))
+            first, size = address + member.bit_offset // 8, btf.size_of(structure)
+            places = [first + number * size for number in range(min(count, _MAXIMUM_RANGES))]
+        else:
+            structure = "module_layout"
+            layouts = ("core_layout", "init_layout")
+            places = [address + btf.offset("module", layout) for layout in layouts]
+        for place in places:
+            start = pointer(place + btf.offset(structure, "base"))
+            size = self._u32(place + btf.offset(structure, "size"))
+            if start and 0 < size <= _MAXIMUM_MODULE:
+                yield start, size
+
+    def _u32(self, address: int) -> int:
+        return int.from_bytes(self._kernel.read(address, 4), "little")
+
+    def at(self, address: int) -> Optional[Module]:
+        """Returns the module that an address lies in, or None."""
+        for module in self._modules:
+            if any(start <= address < start + size for start, size in module.ranges):
+                return module
+        return None
+
+    def symbolize(self, address: int) -> Optional[str]:
+        """Returns "symbol+0xoffset [module]" for an address in a module, else None."""
+        module = self.at(address)
+        if module is None:
+            return None
+        if module.address not in self._symbols:
+            self._symbols[module.address] = self._read_symbols(module)
+        best = None
+        for value, name in self._symbols[module.address]:
+            if value > address:
+                break
+            best = value, name
+        if best is None:
+            return f"{address:#x} [{module.name}]"
+        return f"{best[1]}+{address - best[0]:#x} [{module.name}]"
+
+    def _read_symbols(self, module: Module) -> list[tuple[int, str]]:
+        """Returns (address, name) of the symbols that lie in the module, ascending."""
+        kernel, btf = self._kernel, self._btf
+        found = []
+        try:
+            table = kernel.pointer(module.address + btf.offset("module", "kallsyms"))
+            symbols = kernel.pointer(table + btf.offset("mod_kallsyms", "symtab"))
+            strings = kernel.pointer(table + btf.offset("mod_kallsyms", "strtab"))
+            count = self._u32(table + btf.offset("mod_kallsyms", "num_symtab"))
+            data = kernel.read(symbols, min(count, _MAXIMUM_SYMBOLS) * _ELF64_SYM.size)
+        except (AddressError, BtfError):
+            return []
+        for name, _, _, section, value, _ in _ELF64_SYM.iter_unpack(data):
+            if section != _SHN_UNDEF and any(
+                start <= value < start + size for start, size in module.ranges
+            ):
+                text = self._string(strings + name)
+                # As the kernel does, which skips the assembler's own.
+                if text and not text.startswith((".L", "__ksym", "$")):
+                    found.append((value, text))
+        return sorted(found)
+
+    def _string(self, address: int) -> str:
+        data = b""
+        # Most names are short, and the strings may end at the end of a page.
+        for limit in (64, _SYMBOL_NAME_LIMIT):
+            try:
+                data = self._kernel.read(address, limit)
+            except AddressError:
+                break
+            if b"\0" in data:
+                break
+        return _printable(data)
+
+    def orc_table(self, address: int) -> Optional[OrcTable]:
+        """Returns the unwinding table for the code at an address, or None."""
+        module = self.at(address)
+        if module is None or self._orc_form is None:
+            return None
+        if module.address not in self._orc:
+            self._orc[module.address] = self._read_orc(module, self._orc_form)
+        return self._orc[module.address]
+
+    def _read_orc(self, module: Module, form: int) -> Optional[OrcTable]:
+        kernel, btf = self._kernel, self._btf
+        try:
+            arch = module.address + btf.offset("module", "arch")
+            count = self._u32(arch + btf.offset("mod_arch_specific", "num_orcs"))
+            ips = kernel.pointer(arch + btf.offset("mod_arch_specific", "orc_unwind_ip"))
+            entries = kernel.pointer(arch + btf.offset("mod_arch_specific", "orc_unwind"))
+            if count > _MAXIMUM_SYMBOLS:
+                return None
+            return OrcTable(
+                kernel.read(ips, count * IP_SIZE),
+                kernel.read(entries, count * ENTRY_SIZE),
+                ips,
+                form,
+            )
+        except (AddressError, KernelError):
+            return None
+
+
+def _printable(data: bytes) -> str:
+    """Returns a C string without what could not be shown."""
+    text = data.split(b"\0")[0].decode("ascii", "replace")
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -1,0 +1,226 @@
+"""Tasks of the kernel: which one each vCPU runs, and all the others.
+
+The current task of a CPU is a per-CPU variable: current_task up to 6.1, a member of pcpu_hot from
+6.2 to 6.14, current_task again since. A per-CPU variable of a CPU lies at the variable's address
+plus that CPU's entry in __per_cpu_offset, which in kernel mode is also what gs_base holds.
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Optional
+
+from volatility_guestdump.exceptions import AddressError, BtfError, KernelError
+from volatility_guestdump.guestfile import VCPU
+from volatility_guestdump.linux.btf import Btf
+from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.paging import PTI_USER_HALF
+
+#: CONFIG_NR_CPUS is at most 8192.
+_MAXIMUM_CPUS = 8192
+#: PID_MAX_LIMIT of a 64-bit kernel is 4 Mi; a damaged list must end before.
+_MAXIMUM_TASKS = 1 << 20
+
+_COMM_SIZE = 16
+
+
+class Task(NamedTuple):
+    """A task (a thread) of the kernel.
+
+    Attributes:
+        address: of its task_struct.
+        pid: number of the thread; that of the process is `tgid`.
+        tgid: number of the process.
+        comm: its name, without control characters.
+    """
+
+    address: int
+    pid: int
+    tgid: int
+    comm: str
+
+
+class Tasks:
+    """The tasks of a kernel.
+
+    Args:
+        kernel: in whose memory they are.
+        btf: its types.
+
+    Raises:
+        KernelError: the types have no task_struct as it should be.
+    """
+
+    def __init__(self, kernel: LinuxKernel, btf: Btf) -> None:
+        self._kernel = kernel
+        self._btf = btf
+        self._size = btf.size_of("task_struct")
+        self._pid = btf.offset("task_struct", "pid")
+        self._tgid = btf.offset("task_struct", "tgid")
+        self._comm = btf.offset("task_struct", "comm")
+        self._tasks = btf.offset("task_struct", "tasks")
+        self._stack_pointer = btf.offset("task_struct", "thread.sp")
+        on_cpu = btf.member("task_struct", "on_cpu")
+        self._on_cpu = on_cpu.bit_offset // 8
+        # An int up to 6.x, a byte since.
+        self._on_cpu_size = btf.size(btf.resolve(on_cpu.type))
+
+    def at(self, address: int) -> Task:
+        """Reads the task at an address.
+
+        Raises:
+            AddressError: it is not in the dump.
+        """
+        read = self._kernel.read
+        (pid,) = struct.unpack("<i", read(address + self._pid, 4))
+        (tgid,) = struct.unpack("<i", read(address + self._tgid, 4))
+        comm = read(address + self._comm, _COMM_SIZE).split(b"\0")[0].decode("utf-8", "replace")
+        return Task(address, pid, tgid, "".join(c if c.isprintable() else "?" for c in comm))
+
+    def stack_pointer(self, task: Task) -> int:
+        """Returns where a task that is not running left its stack.
+
+        Raises:
+            AddressError: the task is not in the dump.
+        """
+        return self._kernel.pointer(task.address + self._stack_pointer)
+
+    def is_running(self, task: Task) -> bool:
+        """Whether a CPU runs the task, so that what it left of its stack is out of date.
+
+        Raises:
+            AddressError: the task is not in the dump.
+        """
+        size = self._on_cpu_size
+        return self._kernel.read(task.address + self._on_cpu, size) != bytes(size)
+
+    def __iter__(self) -> Iterator[Task]:
+        """Yields every thread of every process, but no idle task; ends where a list is damaged."""
+        init_task = self._kernel.address("init_task")
+        if init_task is None:
+            return
+        seen: set[int] = set()
+        try:
+            signal = self._btf.offset("task_struct", "signal")
+            thread_node = self._btf.offset("task_struct", "thread_node")
+            thread_head = self._btf.offset("signal_struct", "thread_head")
+        except BtfError:
+            signal = None
+        for leader in self._list(init_task + self._tasks, self._tasks):
+            members = iter((leader,))
+            if signal is not None:
+                try:
+                    head = self._kernel.pointer(leader + signal) + thread_head
+                    members = self._list(head, thread_node)
+                except AddressError:
+                    pass
+            for address in members:
+                if address in seen or len(seen) >= _MAXIMUM_TASKS:
+                    continue
+                seen.add(address)
+                try:
+                    yield self.at(address)
+                except AddressError:
+                    continue
+
+    def _list(self, head: int, offset: int) -> Iterator[int]:
+        """Yields what is on a list, up to its end or to where it leads nowhere or back."""
+        seen = {head}
+        try:
+            node = self._kernel.pointer(head)
+            while node not in seen and len(seen) <= _MAXIMUM_TASKS:
+                seen.add(node)
+                yield node - offset
+                node = self._kernel.pointer(node)
+        except AddressError:
+            return
+
+
+class Cpus:
+    """Which CPU of the kernel each vCPU is, and where its per-CPU variables are.
+
+    Args:
+        kernel: that they run.
+        btf: its types, when it has them.
+        vcpus: all of the guest.
+    """
+
+    def __init__(self, kernel: LinuxKernel, btf: Optional[Btf], vcpus: Sequence[VCPU]) -> None:
+        self._kernel = kernel
+        self._btf = btf
+        self._offsets = self._read_offsets(len(vcpus))
+        numbers = {offset: number for number, offset in enumerate(self._offsets)}
+        #: Number of the vCPU -> number of the CPU, where gs_base tells it.
+        self._told = {
+            vcpu.number: numbers[vcpu["gs_base"]] for vcpu in vcpus if vcpu["gs_base"] in numbers
+        }
+        self._taken = set(self._told.values())
+
+    def _read_offsets(self, count: int) -> list[int]:
+        table = self._kernel.address("__per_cpu_offset")
+        if table is None:
+            # A kernel without SMP has one instance, at the variable's own address.
+            return [0]
+        size = self._kernel.bits // 8
+        offsets: list[int] = []
+        for number in range(min(count, _MAXIMUM_CPUS)):
+            try:
+                offsets.append(self._kernel.pointer(table + number * size))
+            except AddressError:
+                break
+        return offsets
+
+    def number(self, vcpu: VCPU) -> Optional[int]:
+        """Returns the kernel's number of the CPU that a vCPU is, or None when nothing tells.
+
+        In user mode gs_base is the user's. Then it is one of the CPUs that no other vCPU is: the
+        one whose current task has the vCPU's page tables, or else the one with its own number.
+        """
+        told = self._told.get(vcpu.number)
+        if told is not None:
+            return told
+        free = [number for number in range(len(self._offsets)) if number not in self._taken]
+        page_map = self._kernel.tables.mode.root(vcpu["cr3"]) & ~PTI_USER_HALF
+        free.sort(key=lambda number: number != vcpu.number)
+        for number in free:
+            if self._page_map(number) == page_map:
+                return number
+        return free[0] if free and (free[0] == vcpu.number or len(free) == 1) else None
+
+    def _page_map(self, number: int) -> Optional[int]:
+        """Returns the physical address of the page map that a CPU's current task has, or None."""
+        try:
+            if self._btf is None:
+                return None
+            task = self._kernel.pointer(self._current_task_pointer(number))
+            mm = self._kernel.pointer(task + self._btf.offset("task_struct", "mm"))
+            pgd = self._kernel.pointer(mm + self._btf.offset("mm_struct", "pgd"))
+            return self._kernel.tables.translate(pgd)[0]
+        except (AddressError, KernelError):
+            return None
+
+    def _current_task_pointer(self, number: int) -> int:
+        variable = self._current_task_variable()
+        if variable is None:
+            raise KernelError("the kernel does not name its current tasks")
+        return (variable + self._offsets[number]) & ((1 << self._kernel.bits) - 1)
+
+    def current_task(self, vcpu: VCPU) -> Optional[int]:
+        """Returns the address of the task_struct that a vCPU runs, or None."""
+        number = self.number(vcpu)
+        if number is None:
+            return None
+        try:
+            return self._kernel.pointer(self._current_task_pointer(number))
+        except (AddressError, KernelError):
+            return None
+
+    def _current_task_variable(self) -> Optional[int]:
+        address = self._kernel.address("current_task")
+        if address is None and self._btf is not None:
+            hot = self._kernel.address("pcpu_hot")
+            if hot is not None:
+                try:
+                    address = hot + self._btf.offset("pcpu_hot", "current_task")
+                except KernelError:
+                    return None
+        return address
