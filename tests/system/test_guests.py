@@ -47,7 +47,7 @@ def test_info(vol: Vol, name: str) -> None:
         *(f"Memory range {number}" for number in range(len(regions))),
         *("Memory file", "Paging", "Page-table isolation", "Operating system", "Kernel banner"),
         *("Kernel build id", "Kernel virtual base", "KASLR shift", "Kernel physical base"),
-        *("Page map (DTB)", "Symbols", "Panic"),
+        *("Page map (DTB)", "Symbols", "Panic", "Panic task"),
     ]
     assert shown["Format"] == f"{version} ({RELEASES[version]})"
     assert shown["vCPUs"] == str(len(truth["vcpus"]))
