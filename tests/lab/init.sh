@@ -35,7 +35,10 @@ processes() {
 }
 
 for module in /modules/*.ko; do
-    [ -e "$module" ] && insmod "$module"
+    case $module in
+        *softdog.ko) ;; # it is loaded when it is to bite
+        *) [ -e "$module" ] && insmod "$module" ;;
+    esac
 done
 ifconfig lo 127.0.0.1 up
 mkfifo /fifo
@@ -83,6 +86,9 @@ echo "lab: ready"
 
 if [ "$END" = panic ]; then
     echo c > /proc/sysrq-trigger
+elif [ "$END" = module ]; then
+    insmod /modules/*softdog.ko soft_panic=1 soft_margin=1
+    sleep 1000000 > /dev/watchdog &
 fi
 while :; do
     wait

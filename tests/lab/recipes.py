@@ -9,8 +9,9 @@ from typing import Optional
 #: Counts up with every change of the lab that changes its guests: older ones are made anew.
 LAB_VERSION = 1
 
-#: How a guest ends: it panics by itself, panics by an NMI from outside, or runs until stopped.
-PANIC, NMI, STOP = "panic", "nmi", "stop"
+#: How a guest ends: it panics by itself, by an NMI from outside, by the timer of a kernel module
+#: (softdog, a watchdog that nobody feeds), or runs until stopped.
+PANIC, NMI, MODULE, STOP = "panic", "nmi", "module", "stop"
 
 #: What a vCPU does at the moment of the stop.
 USER, KERNEL, HALTED = "user", "kernel", "halted"
@@ -191,6 +192,14 @@ _RECIPES = (
         memory=192,
         below_4g=128,
         end=NMI,
+    ),
+    Recipe(
+        name="module",
+        reason="a panic in a kernel module's function, in an interrupt",
+        kernel=BOOKWORM_NEW,
+        format_version=6,
+        modules=("dummy", "loop", "watchdog", "softdog"),
+        end=MODULE,
     ),
     Recipe(
         name="big",
