@@ -1,0 +1,1 @@
+"""Tests of the decoders on bytes made by hand."""
