@@ -28,7 +28,10 @@ setuptools.setup(  # type: ignore[no-untyped-call]
         "Topic :: Security",
     ],
     python_requires=">=3.9",
-    extras_require={"test": ["pytest", "hypothesis", "jsonschema", "mypy", "ruff"]},
+    extras_require={
+        "gzip": ["rapidgzip>=0.14"],
+        "test": ["pytest", "hypothesis", "jsonschema", "mypy", "ruff", "rapidgzip>=0.14"],
+    },
     install_requires=["volatility3>=2.28.2,<3", "pefile>=2023.2.7"],
     packages=["volatility_guestdump", "volatility_guestdump.linux"],
     package_data={"volatility_guestdump": ["symbols/*.json", "plugins/guestdump.py"]},

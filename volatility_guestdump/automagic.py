@@ -10,7 +10,11 @@ from volatility_guestdump.exceptions import GuestDumpError
 from volatility_guestdump.layers import GuestDumpLayer
 from volatility_guestdump.linux.kernel import kernel_of
 from volatility_guestdump.linux.symbols import LinuxGuestDumpSymbols
-from volatility_guestdump.stackers import GuestDumpLinuxStacker, GuestDumpStacker
+from volatility_guestdump.stackers import (
+    MEMORY_OPTION,
+    GuestDumpLinuxStacker,
+    GuestDumpStacker,
+)
 
 vollog = logging.getLogger(__name__)
 
@@ -48,7 +52,8 @@ def guest_dump_below(
 class GuestDumpStackers(interfaces.automagic.AutomagicInterface):
     """Leaves only the stackers for guest dumps to plugins that need a guest dump.
 
-    The others would scan all of memory for other operating systems.
+    The others would scan all of memory for other operating systems. It also takes the option that
+    names a memory file, for the stacker to find.
     """
 
     # Before LayerStacker (10).
@@ -65,6 +70,18 @@ class GuestDumpStackers(interfaces.automagic.AutomagicInterface):
         if self.find_requirements(context, config_path, requirement, GuestDumpRequirement):
             path = join(constants.AUTOMAGIC_CONFIG_PATH, "LayerStacker", "stackers")
             context.config[path] = [GuestDumpStacker.__name__, GuestDumpLinuxStacker.__name__]
+
+    @classmethod
+    def get_requirements(cls) -> list[interfaces.configuration.RequirementInterface]:
+        """Returns the option that names a memory file, --guest-memory."""
+        return [
+            requirements.URIRequirement(
+                name=MEMORY_OPTION.rpartition(".")[2],
+                description="Memory file of a guest dump, where it is not beside debug.guest under "
+                "the same name",
+                optional=True,
+            )
+        ]
 
 
 class GuestDumpSymbolFinder(interfaces.automagic.AutomagicInterface):

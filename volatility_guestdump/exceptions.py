@@ -19,6 +19,10 @@ class MemoryFileError(GuestDumpError):
     """The memory file (debug.vmem) is missing, unreadable or of the wrong size."""
 
 
+class MissingMemoryFile(MemoryFileError):
+    """There is no memory file where one is expected."""
+
+
 class AddressError(GuestDumpError):
     """An address that is not backed by memory.
 

@@ -6,7 +6,7 @@ from typing import Any, Optional
 
 from volatility3.framework import exceptions, interfaces
 from volatility3.framework.configuration import requirements
-from volatility3.framework.layers import intel, segmented
+from volatility3.framework.layers import intel, physical, segmented
 from volatility3.framework.symbols import intermed
 
 from volatility_guestdump.exceptions import AddressError, GuestFileError, MemoryFileError
@@ -14,9 +14,11 @@ from volatility_guestdump.guestfile import GuestFile, layout_path
 from volatility_guestdump.vmem import (
     GuestMemory,
     MemoryFile,
+    MemoryStream,
     display_name,
     file_state,
     open_location,
+    open_memory_file,
 )
 
 vollog = logging.getLogger(__name__)
@@ -42,6 +44,26 @@ def open_guest_file(location: str) -> GuestFile:
             return GuestFile.parse(stream, name)
     except (OSError, EOFError) as error:
         raise GuestFileError(f"{name}: {error}") from error
+
+
+class MemoryFileLayer(physical.FileLayer):
+    """The memory file of a guest dump, with random access to compressed files too.
+
+    Raises:
+        MemoryFileError: the file cannot be opened or decompressed.
+    """
+
+    @property
+    def memory_file(self) -> MemoryFile:
+        """The file, for those who need no layer."""
+        return open_memory_file(str(self.config["location"]))
+
+    @property
+    def _file(self) -> Any:
+        # Every access to the file goes through this property.
+        stream: Any = self._file_ or MemoryStream(self.memory_file)
+        self._file_ = stream
+        return stream
 
 
 class GuestDumpLayer(segmented.SegmentedLayer):
@@ -105,7 +127,7 @@ class GuestDumpLayer(segmented.SegmentedLayer):
         """Guest-physical memory, for those who need no layer."""
         if self._memory is None:
             location = self.memory_location
-            file = None if location is None else MemoryFile(location)
+            file = None if location is None else open_memory_file(location)
             self._memory = GuestMemory(self.guest.ranges, file)
         return self._memory
 
@@ -173,11 +195,6 @@ class GuestDumpLayer(segmented.SegmentedLayer):
     def dependencies(self) -> list[str]:
         """The layers of the memory file and of debug.guest."""
         return list(dict.fromkeys([str(self._base_layer), self._meta_layer]))
-
-    def destroy(self) -> None:
-        """Closes the memory file."""
-        if self._memory is not None and self._memory.file is not None:
-            self._memory.file.close()
 
     @classmethod
     def get_requirements(cls) -> list[interfaces.configuration.RequirementInterface]:

@@ -1,25 +1,41 @@
 """Stackers: debug.guest or debug.vmem -> GuestDumpLayer -> the Linux kernel's Intel layer."""
 
 import logging
-from typing import Optional
+from collections.abc import Sequence
+from typing import Any, Optional
 
 from volatility3.framework import constants, interfaces
 from volatility3.framework.automagic import linux, symbol_cache
 from volatility3.framework.layers import intel, physical
 
-from volatility_guestdump.exceptions import GuestFileError, MemoryFileError, NotAGuestFile
-from volatility_guestdump.layers import GuestDumpLayer, LinuxIntelLA57, open_guest_file
+from volatility_guestdump.exceptions import (
+    GuestFileError,
+    MemoryFileError,
+    MissingMemoryFile,
+    NotAGuestFile,
+)
+from volatility_guestdump.layers import (
+    GuestDumpLayer,
+    LinuxIntelLA57,
+    MemoryFileLayer,
+    open_guest_file,
+)
 from volatility_guestdump.linux.kernel import LinuxKernel, kernel_of
 from volatility_guestdump.paging import PagingMode
 from volatility_guestdump.vmem import (
     MEMORY_SUFFIX,
+    MemoryStream,
     display_name,
-    guest_location_of,
+    guest_locations,
     is_readable,
     memory_locations,
+    open_memory_file,
 )
 
 vollog = logging.getLogger(__name__)
+
+#: Where the automagic keeps what the user gave with --guest-memory.
+MEMORY_OPTION = "automagic.GuestDumpStackers.guest_memory"
 
 _LINUX_LAYERS: dict[PagingMode, type[intel.Intel]] = {
     PagingMode.LEGACY: intel.LinuxIntel,
@@ -32,8 +48,9 @@ _LINUX_LAYERS: dict[PagingMode, type[intel.Intel]] = {
 class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
     """Stacks a GuestDumpLayer on either file of a debug.guest + debug.vmem pair."""
 
-    # Before Volatility's VmwareStacker (20), which warns of a .vmem without .vmss or .vmsn.
-    stack_order = 15
+    # Before all of Volatility's (from 10): they ask for the size of a file, for which all of a
+    # compressed one is decompressed. VmwareStacker (20) warns of a .vmem without .vmss or .vmsn.
+    stack_order = 5
 
     @classmethod
     def stack(
@@ -46,91 +63,112 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
         layer = context.layers[layer_name]
         if not isinstance(layer, physical.FileLayer):
             return None
-        found = cls._find_pair(layer.location)
-        if found is None:
+        guest = cls._find_guest(layer.location)
+        if guest is None:
             return None
-        guest, memory = found
+        if guest == layer.location:
+            candidates = memory_locations(guest)
+            option = context.config.get(MEMORY_OPTION, None)
+            memory = cls._find_memory(
+                guest, [str(option)] if option else candidates, progress_callback
+            )
+        else:
+            memory = cls._find_memory(guest, [layer.location], progress_callback)
+            if memory is not None:
+                # Volatility asks this layer for its size, in a message that it may not even log.
+                stream: Any = MemoryStream(open_memory_file(memory))
+                layer._file_ = stream
+        join = interfaces.configuration.path_join
         new_name = context.layers.free_layer_name("GuestDumpLayer")
-        path = interfaces.configuration.path_join("GuestDumpHelper", new_name)
-        meta_layer = cls._file_layer(context, layer, guest, path, "meta_layer")
-        base_layer = meta_layer
+        path = join("GuestDumpHelper", new_name)
+        meta_layer = base_layer = cls._add_layer(
+            context, physical.FileLayer, guest, path, "meta_layer"
+        )
         if memory is not None:
-            base_layer = cls._file_layer(context, layer, memory, path, "base_layer")
-        context.config[interfaces.configuration.path_join(path, "meta_layer")] = meta_layer
-        context.config[interfaces.configuration.path_join(path, "base_layer")] = base_layer
+            base_layer = cls._add_layer(context, MemoryFileLayer, memory, path, "base_layer")
+        context.config[join(path, "meta_layer")] = meta_layer
+        context.config[join(path, "base_layer")] = base_layer
         dump = GuestDumpLayer(context, path, new_name)
-        cls._report_memory(dump)
+        cls._report_size(dump)
         return dump
 
     @staticmethod
-    def _find_pair(location: str) -> Optional[tuple[str, Optional[str]]]:
-        """Returns the URLs of debug.guest and, where it is readable, of the memory file."""
+    def _find_guest(location: str) -> Optional[str]:
+        """Returns the URL of debug.guest, given that of it or of its memory file."""
         try:
             open_guest_file(location)
+            return location
         except NotAGuestFile as error:
             vollog.log(constants.LOGLEVEL_VVVV, f"No guest dump: {error}")
         except GuestFileError as error:
             vollog.warning(f"Not a usable guest dump: {error}")
             return None
-        else:
-            candidates = memory_locations(location)
-            memory = next((place for place in candidates if is_readable(place)), None)
-            return location, memory
-
-        guest = guest_location_of(location)
-        if guest is None or not is_readable(guest):
-            return None
-        stem = location[: -len(MEMORY_SUFFIX)]
-        if is_readable(stem + ".vmss") or is_readable(stem + ".vmsn"):
-            # A snapshot has its own description of memory, which VmwareStacker reads.
-            return None
-        try:
-            open_guest_file(guest)
-        except GuestFileError as error:
-            vollog.warning(f"Not a usable guest dump: {error}")
-            return None
-        return guest, location
+        for guest in guest_locations(location):
+            if not is_readable(guest):
+                continue
+            stem = location[: location.rindex(MEMORY_SUFFIX)]
+            if is_readable(stem + ".vmss") or is_readable(stem + ".vmsn"):
+                # A snapshot has its own description of memory, which VmwareStacker reads.
+                return None
+            try:
+                open_guest_file(guest)
+                return guest
+            except GuestFileError as error:
+                vollog.warning(f"Not a usable guest dump: {error}")
+        return None
 
     @staticmethod
-    def _file_layer(
+    def _find_memory(
+        guest: str, candidates: Sequence[str], progress: constants.ProgressCallback
+    ) -> Optional[str]:
+        """Returns the first of the URLs at which there is a memory file that can be read."""
+        missing = []
+        for candidate in candidates:
+            try:
+                open_memory_file(candidate, progress)
+                return candidate
+            except MissingMemoryFile:
+                missing.append(display_name(candidate))
+            except MemoryFileError as error:
+                vollog.warning(f"The guest's memory cannot be read, only its registers: {error}")
+                return None
+        vollog.warning(
+            f"{' or '.join(missing)}: no such file. The memory of {display_name(guest)} "
+            f"is expected beside it, or where --guest-memory says; only registers can be shown"
+        )
+        return None
+
+    @staticmethod
+    def _add_layer(
         context: interfaces.context.ContextInterface,
-        given: physical.FileLayer,
+        layer_class: type[physical.FileLayer],
         location: str,
         path: str,
         requirement: str,
     ) -> str:
-        """Returns the name of the layer of a file; the one that was given stands for its own."""
-        if given.location == location:
-            return given.name
+        """Adds the layer of a file, and returns its name."""
         name: str = context.layers.free_layer_name("FileLayer")
         path = interfaces.configuration.path_join(path, requirement)
         context.config[interfaces.configuration.path_join(path, "location")] = location
-        context.layers.add_layer(physical.FileLayer(context, path, name))
+        context.layers.add_layer(layer_class(context, path, name))
         return name
 
     @staticmethod
-    def _report_memory(dump: GuestDumpLayer) -> None:
-        guest = display_name(dump.guest_location)
-        size = dump.guest.memory_size
-        location = dump.memory_location
-        missing = dump.missing_memory
-        if location is None:
-            expected = " or ".join(map(display_name, memory_locations(dump.guest_location)))
+    def _report_size(dump: GuestDumpLayer) -> None:
+        location, missing, size = dump.memory_location, dump.missing_memory, dump.guest.memory_size
+        if location is None or not missing:
+            return
+        found = (
+            f"{display_name(location)}: {size - missing} bytes, but "
+            f"{display_name(dump.guest_location)} describes {size}: "
+        )
+        if missing > 0:
             vollog.warning(
-                f"{expected}: no such file, or not readable. The memory that {guest} describes "
-                f"({size} bytes) is expected beside it; only its registers can be shown"
-            )
-        elif missing > 0:
-            vollog.warning(
-                f"{display_name(location)}: {size - missing} bytes, but {guest} describes {size}: "
-                f"the copy is incomplete. Memory from guest-physical address "
+                f"{found}the copy is incomplete. Memory from guest-physical address "
                 f"{dump.first_missing_address:#x} on is missing"
             )
-        elif missing < 0:
-            vollog.warning(
-                f"{display_name(location)}: {size - missing} bytes, but {guest} describes {size}: "
-                f"the surplus is ignored"
-            )
+        else:
+            vollog.warning(f"{found}the surplus is ignored")
 
 
 class GuestDumpLinuxStacker(interfaces.automagic.StackerLayerInterface):

@@ -11,18 +11,22 @@ import os
 import threading
 import urllib.parse
 import urllib.request
+from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, BinaryIO, Optional
+from typing import Any, BinaryIO, Optional, Union
 
+from volatility3.framework import constants
 from volatility3.framework.layers import resources
 
-from volatility_guestdump.exceptions import AddressError, MemoryFileError
+from volatility_guestdump.compressed import MAGIC, SeekableGzip
+from volatility_guestdump.exceptions import AddressError, MemoryFileError, MissingMemoryFile
 from volatility_guestdump.guestfile import MemoryRange
 
 vollog = logging.getLogger(__name__)
 
 GUEST_SUFFIX = ".guest"
 MEMORY_SUFFIX = ".vmem"
+GZIP_SUFFIX = ".gz"
 
 #: Volatility's ResourceAccessor decompresses what has such a name.
 COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz")
@@ -41,22 +45,29 @@ def display_name(location: str) -> str:
     return os.path.basename(urllib.parse.unquote(location)) or location
 
 
+def _without_gzip(location: str) -> str:
+    return location[: -len(GZIP_SUFFIX)] if location.endswith(GZIP_SUFFIX) else location
+
+
 def memory_locations(guest_location: str) -> list[str]:
     """Returns where the memory of a debug.guest file may lie, the likeliest first.
 
     Args:
-        guest_location: URL of the debug.guest file.
+        guest_location: URL of the debug.guest file, which may be compressed.
     """
-    stem, suffix = os.path.splitext(guest_location)
-    if suffix == GUEST_SUFFIX:
-        return [stem + MEMORY_SUFFIX]
-    return list(dict.fromkeys([guest_location + MEMORY_SUFFIX, stem + MEMORY_SUFFIX]))
+    guest = _without_gzip(guest_location)
+    stem, suffix = os.path.splitext(guest)
+    stems = [stem] if suffix == GUEST_SUFFIX else list(dict.fromkeys([guest, stem]))
+    suffixes = (MEMORY_SUFFIX, MEMORY_SUFFIX + GZIP_SUFFIX)
+    return [stem + suffix for suffix in suffixes for stem in stems]
 
 
-def guest_location_of(memory_location: str) -> Optional[str]:
-    """Returns where the debug.guest file of a memory file lies: the other way round."""
-    stem, suffix = os.path.splitext(memory_location)
-    return stem + GUEST_SUFFIX if suffix == MEMORY_SUFFIX else None
+def guest_locations(memory_location: str) -> list[str]:
+    """Returns where the debug.guest file of a memory file may lie: the other way round."""
+    stem, suffix = os.path.splitext(_without_gzip(memory_location))
+    if suffix != MEMORY_SUFFIX:
+        return []
+    return [stem + GUEST_SUFFIX, stem + GUEST_SUFFIX + GZIP_SUFFIX]
 
 
 def open_location(location: str) -> BinaryIO:
@@ -73,7 +84,7 @@ def open_location(location: str) -> BinaryIO:
 
 
 def is_readable(location: str) -> bool:
-    """Whether a file can be opened at a URL and read."""
+    """Whether a file can be opened at a URL and read, or at least its first byte."""
     try:
         with open_location(location) as stream:
             stream.read(1)
@@ -93,30 +104,39 @@ def file_state(location: str) -> Optional[tuple[int, ...]]:
 
 
 class MemoryFile:
-    """Random access to a file of raw memory; safe to share between threads.
+    """Random access to a file of raw memory, plain or compressed; threads may share it.
 
     Args:
         location: URL of the file.
+        progress: called while a compressed file is indexed.
 
     Attributes:
         location: URL of the file.
-        size: in bytes.
+        size: of the memory in it, in bytes.
 
     Raises:
-        MemoryFileError: the file is missing or cannot be opened.
+        MissingMemoryFile: nothing is there.
+        MemoryFileError: the file cannot be opened or decompressed.
     """
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, progress: constants.ProgressCallback = None) -> None:
         self.location = location
         self._lock = threading.Lock()
+        self._descriptor: Optional[int] = None
+        path = local_path(location)
         try:
+            if path is not None and _is_gzip(path):
+                self._file: Union[BinaryIO, SeekableGzip] = SeekableGzip(path, progress)
+                self.size = self._file.size
+                return
             self._file = open_location(location)
             self.size = self._file.seek(0, os.SEEK_END)
         except (OSError, EOFError, ValueError) as error:
             reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or error
-            raise MemoryFileError(f"{display_name(location)}: {reason}") from error
+            missing = isinstance(error, FileNotFoundError)
+            kind = MissingMemoryFile if missing else MemoryFileError
+            raise kind(f"{display_name(location)}: {reason}") from error
         # Positioned reads need no lock and half the system calls.
-        self._descriptor: Optional[int] = None
         if hasattr(os, "pread") and isinstance(self._file, io.FileIO):
             self._descriptor = self._file.fileno()
 
@@ -131,8 +151,11 @@ class MemoryFile:
                 data = os.pread(self._descriptor, length, offset)
             else:
                 with self._lock:
-                    self._file.seek(offset)
-                    data = self._file.read(length)
+                    if isinstance(self._file, SeekableGzip):
+                        data = self._file.read(offset, length)
+                    else:
+                        self._file.seek(offset)
+                        data = self._file.read(length)
         except (OSError, EOFError, ValueError) as error:
             raise MemoryFileError(
                 f"{display_name(self.location)}: {length} bytes at {offset:#x}: {error}"
@@ -149,12 +172,71 @@ class MemoryFile:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Volatility sends layers to other processes.
-        return MemoryFile, (self.location,)
+        return open_memory_file, (self.location,)
 
-    def close(self) -> None:
-        """Closes the file; what is read afterwards is an error."""
-        self._descriptor = None
-        self._file.close()
+
+def _is_gzip(path: str) -> bool:
+    with open(path, "rb", buffering=0) as stream:
+        return stream.read(len(MAGIC)) == MAGIC
+
+
+#: Of the files opened last. Volatility makes each layer several times over in one run, and the
+#: index of a compressed file takes a while.
+_opened: "OrderedDict[tuple[str, Any], MemoryFile]" = OrderedDict()
+_OPENED_LIMIT = 2
+
+
+def open_memory_file(location: str, progress: constants.ProgressCallback = None) -> MemoryFile:
+    """Returns a memory file, opened now or before; see `MemoryFile`."""
+    key = (location, file_state(location))
+    if key not in _opened:
+        while len(_opened) >= _OPENED_LIMIT:
+            _opened.popitem(last=False)
+        _opened[key] = MemoryFile(location, progress)
+    return _opened[key]
+
+
+class MemoryStream(io.RawIOBase):
+    """A memory file as a stream, for those who want one.
+
+    Args:
+        file: that is read.
+    """
+
+    def __init__(self, file: MemoryFile) -> None:
+        super().__init__()
+        self._memory = file
+        self._position = 0
+
+    def readable(self) -> bool:
+        """Returns True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Returns True."""
+        return True
+
+    def tell(self) -> int:
+        """Returns the position."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Changes the position, and returns it."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._memory.size}
+        self._position = max(0, start[whence] + offset)
+        return self._position
+
+    def read(self, size: Optional[int] = -1) -> bytes:
+        """Returns the next bytes, up to the end.
+
+        Raises:
+            MemoryFileError: the medium has an error.
+        """
+        left = max(0, self._memory.size - self._position)
+        length = left if size is None or size < 0 else min(size, left)
+        data = self._memory.read(self._position, length) if length else b""
+        self._position += len(data)
+        return data
 
 
 class GuestMemory:

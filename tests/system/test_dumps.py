@@ -174,7 +174,7 @@ def test_registers_without_memory(vol: Vol, tmp_path: pathlib.Path) -> None:
     assert {row["vCPU"] for row in shown} == {1, 2}
     assert [row["Value"] for row in shown if row["Register"] == "rip"] == [1, 2]
     assert {row["Decoded"] for row in shown if row["Register"] == "rflags"} == {"PF ZF IF"}
-    assert "debug.vmem: no such file" in done.stderr
+    assert "debug.vmem or debug.vmem.gz: no such file" in done.stderr
     variables = info(vol("-r", "json", "-f", guest, "guestdump.Info"))
     assert variables["Memory file"].endswith("debug.vmem (missing)")
     assert variables["Paging"] == "off"
@@ -185,7 +185,10 @@ def test_linux_plugins_without_memory(vol: Vol, tmp_path: pathlib.Path) -> None:
     """Without memory a Linux plugin ends with the reason, and no traceback."""
     done = vol("-f", write_pair(tmp_path, None, regions=REGIONS), "linux.pslist")
     assert done.returncode != 0
-    assert "debug.vmem: no such file" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        "debug.vmem or debug.vmem.gz: no such file" in done.stderr
+        and "Traceback" not in done.stderr
+    )
 
 
 def test_plugins_on_other_files(vol: Vol, tmp_path: pathlib.Path) -> None:

@@ -1,0 +1,188 @@
+"""Pairs as ESXi leaves them: compressed, in part or in whole; and damaged ones."""
+
+import gzip
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import Vol
+from tests.helpers import IDLE_VCPU, info, real_guest, rows, write_pair
+from tests.lab import Guest
+from volatility_guestdump.exceptions import MemoryFileError
+from volatility_guestdump.vmem import MemoryFile
+
+PAGE = 4096
+REGIONS = [(0, 2 * PAGE), (0x10000, 2 * PAGE)]
+MEMORY = b"".join(bytes([number]) * PAGE for number in (1, 2, 3, 4))
+
+
+@pytest.fixture(scope="module")
+def compressed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Guest, pathlib.Path]]:
+    """A real guest with a hole, and a folder with both of its files compressed."""
+    guest = real_guest("hole-pti")
+    folder = tmp_path_factory.mktemp("compressed")
+    for path in (guest.guest_path, guest.vmem_path):
+        with path.open("rb") as plain, gzip.open(folder / f"{path.name}.gz", "wb", 1) as packed:
+            shutil.copyfileobj(plain, packed, 1 << 20)
+    yield guest, folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("guest_suffix", ["", ".gz"])
+@pytest.mark.parametrize("memory_suffix", ["", ".gz"])
+def test_all_mixes_print_the_same(
+    vol: Vol,
+    compressed: tuple[Guest, pathlib.Path],
+    tmp_path: pathlib.Path,
+    guest_suffix: str,
+    memory_suffix: str,
+) -> None:
+    """Plain or compressed, each file for itself, makes no difference to what is printed."""
+    guest, folder = compressed
+    for path, suffix in ((guest.guest_path, guest_suffix), (guest.vmem_path, memory_suffix)):
+        source = folder / f"{path.name}.gz" if suffix else path
+        (tmp_path / f"{path.name}{suffix}").symlink_to(source)
+    given = tmp_path / f"debug.guest{guest_suffix}"
+    for plugin in ("linux.pslist", "linux.lsof"):
+        expected = rows(vol("-r", "json", "-f", guest.guest_path, plugin))
+        assert expected and rows(vol("-r", "json", "-f", given, plugin)) == expected
+    expected_info = info(vol("-r", "json", "-f", guest.guest_path, "guestdump.Info"))
+    shown = info(vol("-r", "json", "-f", given, "guestdump.Info"))
+    assert shown.pop("Memory file") == f"{tmp_path.as_uri()}/debug.vmem{memory_suffix} (complete)"
+    del expected_info["Memory file"]
+    assert shown == expected_info
+
+
+def test_compressed_memory_as_input(vol: Vol, compressed: tuple[Guest, pathlib.Path]) -> None:
+    """-f debug.vmem.gz finds debug.guest.gz beside it."""
+    guest, folder = compressed
+    expected = vol("-f", guest.guest_path, "linux.pslist").stdout
+    done = vol("-f", folder / "debug.vmem.gz", "linux.pslist")
+    assert (done.stdout, done.stderr) == (expected, "")
+
+
+def test_the_index_is_kept_checked_and_cleared(
+    vol: Vol, compressed: tuple[Guest, pathlib.Path], tmp_path: pathlib.Path
+) -> None:
+    """One index is kept for the file; a broken one is made anew; --clear-cache takes it away."""
+    _, folder = compressed
+    arguments = ("-r", "json", "-f", folder / "debug.guest.gz", "guestdump.Info")
+    expected = rows(vol(*arguments, cache=tmp_path))
+    (index,) = tmp_path.glob("guestdump_*.cache")
+    content = index.read_bytes()
+    for broken in (b"", b"nonsense" * 1000, content[: len(content) // 2]):
+        index.write_bytes(broken)
+        assert rows(vol(*arguments, cache=tmp_path)) == expected
+        assert index.read_bytes() == content
+    index.unlink()
+    stale = tmp_path / "guestdump_of_another_file.cache"
+    stale.write_bytes(b"old")
+    vol("--clear-cache", "-f", folder / "debug.guest.gz", "guestdump.Registers", cache=tmp_path)
+    assert not stale.exists()
+
+
+def test_a_cache_that_cannot_be_written(
+    compressed: tuple[Guest, pathlib.Path], monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    """Without a place for the index the memory is read all the same."""
+    guest, folder = compressed
+    monkeypatch.setattr("volatility3.framework.constants.CACHE_PATH", str(tmp_path / "missing"))
+    file = MemoryFile((folder / "debug.vmem.gz").as_uri())
+    assert file.size == guest.vmem_path.stat().st_size
+    with guest.vmem_path.open("rb") as plain:
+        for offset in (0, 4095, 1 << 20, (100 << 20) + 123, file.size - 5000):
+            plain.seek(offset)
+            assert file.read(offset, 5000) == plain.read(5000)
+
+
+def test_members_that_follow_each_other(tmp_path: pathlib.Path) -> None:
+    """A gzip file of several members is all of them."""
+    packed = b"".join(
+        gzip.compress(MEMORY[start : start + 6000]) for start in range(0, 16384, 6000)
+    )
+    guest = write_pair(tmp_path, None, regions=REGIONS)
+    guest.with_name("debug.vmem.gz").write_bytes(packed)
+    file = MemoryFile(guest.with_name("debug.vmem.gz").as_uri())
+    assert file.size == len(MEMORY) and file.read(0, len(MEMORY)) == MEMORY
+    assert file.read(5990, 20) == MEMORY[5990:6010]
+
+
+@pytest.mark.parametrize("damage", ["cut off", "changed", "no gzip"])
+def test_damaged_compressed_memory_is_said(vol: Vol, tmp_path: pathlib.Path, damage: str) -> None:
+    """The message names the file; the registers are shown all the same."""
+    vcpus = [{**IDLE_VCPU, "rip": 0x1234}]
+    guest = write_pair(tmp_path, None, regions=[(0, 1 << 22)], vcpus=vcpus)
+    packed = bytearray(gzip.compress(os.urandom(1 << 22)))
+    if damage == "cut off":
+        packed = packed[: len(packed) // 2]
+    elif damage == "changed":
+        packed[len(packed) // 2 : len(packed) // 2 + 50] = bytes(50)
+    else:
+        packed = bytearray(b"\x1f\x8b\x08" + b"not gzip at all" * 100)
+    guest.with_name("debug.vmem.gz").write_bytes(packed)
+    done = vol("-r", "json", "-f", guest, "guestdump.Registers")
+    assert [row["Value"] for row in rows(done) if row["Register"] == "rip"] == [0x1234]
+    # Of a file that is cut off between two blocks, the first part is read.
+    assert re.search(
+        r"debug\.vmem\.gz: (damaged or cut off behind 0x|\d+ bytes, .*incomplete)", done.stderr
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_without_the_library(
+    vol: Vol, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message says what to install; nothing else fails."""
+    (tmp_path / "rapidgzip.py").write_text("raise ImportError('not installed')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    guest = write_pair(tmp_path, None, regions=REGIONS)
+    guest.with_name("debug.vmem.gz").write_bytes(gzip.compress(MEMORY))
+    done = vol("-f", guest, "guestdump.Registers")
+    assert done.returncode == 0 and "pip install rapidgzip" in done.stderr
+    guest.with_suffix(".vmem").write_bytes(MEMORY)
+    done = vol("-f", guest, "guestdump.Registers")
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_memory_with_another_name(vol: Vol, tmp_path: pathlib.Path) -> None:
+    """--guest-memory names it, for every plugin."""
+    guest = real_guest("hole-pti")
+    (tmp_path / "of-case-17.guest").symlink_to(guest.guest_path)
+    (tmp_path / "memory of case 17").symlink_to(guest.vmem_path)
+    given = ("-f", tmp_path / "of-case-17.guest", "--guest-memory", tmp_path / "memory of case 17")
+    expected = vol("-f", guest.guest_path, "linux.pslist").stdout
+    assert expected and vol(*given, "linux.pslist").stdout == expected
+    shown = info(vol("-r", "json", *given, "guestdump.Info"))
+    assert shown["Memory file"].endswith("/memory%20of%20case%2017 (complete)")
+
+
+def test_memory_that_is_a_folder(vol: Vol, tmp_path: pathlib.Path) -> None:
+    """What cannot be read is named, with the reason."""
+    guest = write_pair(tmp_path, None, regions=REGIONS)
+    guest.with_suffix(".vmem").mkdir()
+    done = vol("-f", guest, "guestdump.Registers")
+    assert done.returncode == 0
+    assert "debug.vmem: Is a directory" in done.stderr or "debug.vmem: Permission" in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "pread"), reason="the error is made in pread")
+def test_an_error_of_the_medium(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error in the middle of the file names the file and the place."""
+    path = tmp_path / "debug.vmem"
+    path.write_bytes(MEMORY)
+    file = MemoryFile(path.as_uri())
+    read = os.pread
+
+    def failing(descriptor: int, length: int, offset: int) -> bytes:
+        if offset + length > 0x2000:
+            raise OSError(5, "Input/output error")
+        return read(descriptor, length, offset)
+
+    monkeypatch.setattr(os, "pread", failing)
+    assert file.read(0, 0x2000) == MEMORY[:0x2000]
+    with pytest.raises(MemoryFileError, match=r"debug\.vmem: 16 bytes at 0x2ff8: .*Input/output"):
+        file.read(0x2FF8, 16)
