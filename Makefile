@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 GUEST ?= hole-pti
 
-.PHONY: demo test check guest tools clean
+.PHONY: demo test check fuzz guest tools clean
 
 # The processes of a real guest, with nothing but its two files.
 demo: guest
@@ -12,6 +12,11 @@ demo: guest
 
 test: .venv tools
 	$(BIN)/python -m pytest
+
+# Half an hour of damaged input; one that goes wrong is kept in tests/fuzz/findings.txt.
+SECONDS ?= 1800
+fuzz: guest
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 # What CI checks before it runs the tests.
 check: .venv

@@ -1,0 +1,228 @@
+"""What is fuzzed: each target makes an input from a random number generator, and runs it."""
+
+import contextlib
+import functools
+import io
+import random
+from typing import Callable
+
+from volatility3.framework import contexts, exceptions
+from volatility3.framework.symbols import intermed
+
+from tests.fuzz.mutations import mutate
+from tests.helpers import IDLE_VCPU
+from tests.lab import GUESTS, Guest, existing, writer
+from tests.unit import test_backtrace, test_orc
+from volatility_guestdump.exceptions import AddressError, GuestDumpError
+from volatility_guestdump.guestfile import PAGE_SIZE, VCPU, GuestFile
+from volatility_guestdump.linux.backtrace import Stacks
+from volatility_guestdump.linux.kernel import LinuxKernel, find_kernel
+from volatility_guestdump.linux.log import panic_message
+from volatility_guestdump.linux.orc import OrcTable, find_form
+from volatility_guestdump.linux.symbols import IsfView
+from volatility_guestdump.paging import PageTables, PagingMode, candidate_tables, find_paging
+from volatility_guestdump.vmem import GuestMemory, open_memory_file
+
+#: Runs one input; returns quietly, or raises what a user would see as a traceback.
+Target = Callable[[random.Random], None]
+
+_REGIONS = [(0, 0x8000000), (1 << 32, 0x4000000)]
+
+
+def guest_file(rng: random.Random) -> None:
+    """A debug.guest file of any version, damaged."""
+    vcpus = [IDLE_VCPU] * rng.randint(1, 3)
+    whole = writer.pack_guest(rng.choice((1, 3, 4, 5, 6, 7)), _REGIONS[: rng.randint(1, 2)], vcpus)
+    head = mutate(rng, whole[:120])
+    data = head + whole[120:] if rng.random() < 0.8 else mutate(rng, whole)
+    try:
+        guest = GuestFile.parse(io.BytesIO(data))
+    except GuestDumpError:
+        return
+    assert guest.memory_size > 0 and guest.vcpus
+    read = GuestMemory(guest.ranges, None).read
+    for vcpu in guest.vcpus:
+        find_paging(read, vcpu)
+
+
+def page_tables(rng: random.Random) -> None:
+    """Page tables that refer to each other at random, and to themselves."""
+    pages = 16
+    memory = bytearray(pages * PAGE_SIZE)
+    for _ in range(rng.randint(1, 400)):
+        place = 8 * rng.randrange(len(memory) // 8)
+        entry = rng.randrange(pages + 4) * PAGE_SIZE | rng.choice((1, 3, 0x63, 0x83, 0xE7, 0))
+        memory[place : place + 8] = entry.to_bytes(8, "little")
+
+    def read(address: int, length: int) -> bytes:
+        if address + length > len(memory):
+            raise AddressError(address)
+        return bytes(memory[address : address + length])
+
+    registers = {**IDLE_VCPU, "rflags": 2, "cr0": 1 << 31 | 1, "cr3": rng.randrange(pages * 4096)}
+    registers["cr4"] = rng.choice((0, 0x20, 0x1020))
+    registers["rip"] = rng.getrandbits(rng.choice((32, 48, 64)))
+    vcpu = VCPU(0, registers)
+    for _, tables in candidate_tables(read, [vcpu]):
+        for _ in range(8):
+            tables.maps(rng.getrandbits(tables.mode.address_bits))
+        start = 0xFFFFFFFF80000000 if tables.mode.is_64bit else 0
+        sum(size for _, _, size in tables.runs(start, start + (1 << 30)))
+    assert find_kernel(read, [vcpu]) is None
+    mode = rng.choice([mode for mode in PagingMode if mode is not PagingMode.OFF])
+    PageTables(read, mode, registers["cr3"]).maps(registers["rip"])
+
+
+def orc_tables(rng: random.Random) -> None:
+    """Unwinding tables of each form, damaged."""
+    form = rng.choice((1, 2, 3, 4))
+    entries = mutate(rng, test_orc.entries(form), 4)
+    entries = entries[: len(entries) // 6 * 6]
+    places = [test_orc.CODE + 16 * number for number in range(len(entries) // 6)]
+    ips = mutate(rng, test_orc.places(places), 4)
+    try:
+        table = OrcTable(ips, entries, test_orc.TABLE, find_form(entries))
+    except GuestDumpError:
+        return
+    for _ in range(16):
+        with contextlib.suppress(GuestDumpError):
+            table.find(rng.choice(places) + rng.randrange(-20, 20))
+
+
+def stacks(rng: random.Random) -> None:
+    """A hand-made kernel with functions that unwind at random, and a stack full of addresses."""
+    functions = {
+        f"f{number}": (rng.randrange(-32, 64), rng.randrange(-32, 32), rng.getrandbits(12))
+        for number in range(6)
+    }
+    kernel = test_backtrace.FakeKernel(functions, rng.random() < 0.8)
+    for place in range(0, 4096, 8):
+        code = kernel.at(f"f{rng.randrange(6)}")
+        kernel.put(place, rng.choice((code, test_backtrace.STACK + rng.randrange(4096))))
+    registers = {
+        name: test_backtrace.STACK + rng.randrange(4096) for name in ("rbp", "r10", "r13", "rdi")
+    }
+    _shown(test_backtrace.trace(kernel, "f0", rng.randrange(4096), **registers))
+
+
+@functools.cache
+def _real() -> tuple[Guest, GuestFile, GuestMemory]:
+    """Returns a real guest of the lab; whichever is there."""
+    for name in ("module", "hole-pti", *GUESTS):
+        guest = existing(name)
+        if guest is not None and not GUESTS[name].slow:
+            with guest.guest_path.open("rb") as stream:
+                parsed = GuestFile.parse(stream)
+            memory = GuestMemory(parsed.ranges, open_memory_file(guest.vmem_path.as_uri()))
+            return guest, parsed, memory
+    raise RuntimeError("the lab has made no guest yet: python -m tests.lab module")
+
+
+@functools.cache
+def _structures() -> list[tuple[int, int]]:
+    """Returns (virtual address, size) of what of a real kernel is worth damaging."""
+    _, guest, memory = _real()
+    kernel = find_kernel(memory.read, guest.vcpus)
+    assert kernel is not None and kernel.kallsyms is not None
+    address = kernel.kallsyms.address
+    found = [(place, 0x1000) for place in kernel.kallsyms.tables.values()]
+    for name in ("linux_banner", "init_task", "prb", "log_buf", "modules", "panic_cpu"):
+        found.append((address(name) or 0, 64))
+    for name in ("init_top_pgt", "__per_cpu_offset", "vmcoreinfo_data", "__start_notes"):
+        found.append((address(name) or 0, 0x1000))
+    for name in ("__start_BTF", "__start_orc_unwind", "__start_orc_unwind_ip"):
+        found.append((address(name) or 0, 0x10000))
+    found += [(vcpu["rsp"], 0x400) for vcpu in guest.vcpus]
+    real = Stacks(kernel, guest.vcpus)
+    for stack in [*map(real.of_vcpu, guest.vcpus), *real.of_tasks()]:
+        if stack.task is not None:
+            found.append((stack.task.address, 0x2000))
+            found += [(frame.sp, 64) for frame in stack.frames[:4]]
+    return [(place, size) for place, size in found if place]
+
+
+def real_kernel(rng: random.Random) -> None:
+    """A real guest with damage in the structures that are decoded, looked at by all decoders."""
+    _, guest, memory = _real()
+    kernel = find_kernel(memory.read, guest.vcpus)
+    assert kernel is not None
+    patches: dict[int, bytes] = {}
+    for _ in range(rng.randint(1, 3)):
+        place, size = rng.choice(_structures())
+        place += rng.randrange(size) & -64
+        try:
+            physical, _ = kernel.tables.translate(place)
+            page = physical & -PAGE_SIZE
+            start = physical - page
+            content = patches.get(page) or memory.read(page, PAGE_SIZE)
+        except AddressError:
+            continue
+        part = mutate(rng, content[start : start + 64]).ljust(64, b"\0")[:64]
+        patches[page] = (content[:start] + part + content[start + 64 :])[:PAGE_SIZE]
+
+    def read(address: int, length: int) -> bytes:
+        data = memory.read(address, length)
+        for page, content in patches.items():
+            if address < page + PAGE_SIZE and page < address + length:
+                low, high = max(address, page), min(address + length, page + PAGE_SIZE)
+                patch = content[low - page : high - page]
+                data = data[: low - address] + patch + data[high - address :]
+        return data
+
+    damaged = find_kernel(read, guest.vcpus)
+    if damaged is not None:
+        _look_at(rng, damaged, guest)
+
+
+def _look_at(rng: random.Random, kernel: LinuxKernel, guest: GuestFile) -> None:
+    """Does what the plugins do with a kernel."""
+    for value in (kernel.release, kernel.build_id, kernel.kaslr_shift, kernel.physical_base):
+        str(value)
+    kernel.isolates_page_tables()
+    for vcpu in guest.vcpus:
+        find_paging(kernel.tables.read_physical, vcpu)
+        kernel.loaded_user_half(vcpu)
+        kernel.symbolize(vcpu["rip"])
+    try:
+        btf = kernel.read_btf()
+    except GuestDumpError:
+        btf = None
+    panic_message(kernel, btf)
+    traces = Stacks(kernel, guest.vcpus, btf)
+    traces.panic_task()
+    for vcpu in guest.vcpus:
+        _shown(traces.of_vcpu(vcpu).frames)
+    for stack in traces.of_tasks():
+        _shown(stack.frames)
+        assert stack.task is None or stack.task.comm.isprintable()
+    try:
+        document = IsfView(kernel).document
+    except GuestDumpError:
+        return
+    table = intermed.Version8Format(contexts.Context(), "fuzz", "fuzz", document)
+    readers = {
+        "user_types": table.get_type,
+        "enums": table.get_enumeration,
+        "symbols": table.get_symbol,
+    }
+    for section, reader in readers.items():
+        names = list(document[section])
+        for name in rng.sample(names, min(len(names), 200)):
+            # What Volatility's symbol space turns into its own error.
+            with contextlib.suppress(exceptions.VolatilityException, KeyError):
+                reader(name)
+
+
+def _shown(frames: object) -> None:
+    for frame in frames:  # type: ignore[attr-defined]
+        assert frame.symbol.isprintable() and frame.note.isprintable()
+
+
+#: Name -> target. The cheap ones are run more often.
+TARGETS: dict[str, tuple[Target, int]] = {
+    "guest_file": (guest_file, 60),
+    "page_tables": (page_tables, 30),
+    "orc_tables": (orc_tables, 60),
+    "stacks": (stacks, 30),
+    "real_kernel": (real_kernel, 1),
+}
