@@ -144,5 +144,5 @@ class GuestDumpSymbolFinder(interfaces.automagic.AutomagicInterface):
             del context.config[join(path, "class")]
             vollog.warning(
                 f"No symbols for this guest: {error}. Install an ISF for the banner: "
-                f"{kernel.banner.decode('latin-1')}"
+                f"{kernel.shown_banner}"
             )

@@ -9,7 +9,9 @@ tests/fuzz/findings.txt.
 """
 
 import argparse
-import collections
+import logging
+import multiprocessing
+import os
 import pathlib
 import random
 import resource
@@ -17,6 +19,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from types import FrameType
 from typing import Optional
 
@@ -27,6 +30,9 @@ FINDINGS = pathlib.Path(__file__).parent / "findings.txt"
 #: Seconds and bytes that one input may take.
 TIME_LIMIT = 20
 MEMORY_LIMIT = 2 << 30
+
+#: More than any target's share: between the first numbers of two rounds.
+STRIDE = 1000
 
 
 class TookTooLongError(BaseException):
@@ -55,50 +61,69 @@ def run(name: str, seed: int) -> Optional[str]:
     return None
 
 
-def fuzz(seconds: float, start: int, names: list[str]) -> tuple["collections.Counter[str]", int]:
-    """Runs inputs for a time; returns how many of each target, and how many findings."""
+def run_round(seed: int, names: Sequence[str]) -> tuple[list[tuple[str, int, str]], int]:
+    """Runs each target as often as its share says; returns the findings, and the peak in MiB."""
+    findings = []
+    for name in names:
+        for number in range(TARGETS[name][1]):
+            wrong = run(name, seed + number)
+            if wrong is not None:
+                findings.append((name, seed + number, wrong))
+    return findings, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+
+def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
-    done: collections.Counter[str] = collections.Counter()
-    findings = 0
+
+
+def fuzz(seconds: float, start: int, names: Sequence[str]) -> tuple[int, int, int]:
+    """Runs inputs for a time, on all cores.
+
+    Returns:
+        How many rounds, how many findings, and the most memory that a process had, in MiB.
+    """
+    rounds = findings = most = 0
     deadline = time.monotonic() + seconds
-    seed = start
-    while time.monotonic() < deadline:
-        for name in names:
-            _, share = TARGETS[name]
-            for _ in range(share):
-                seed += 1
-                done[name] += 1
-                wrong = run(name, seed)
-                if wrong is not None:
+    workers = os.cpu_count() or 1
+    # Volatility's caches keep every context that they have seen: no process lives for long.
+    with multiprocessing.Pool(workers, _limit_memory, maxtasksperchild=8) as pool:
+        while time.monotonic() < deadline:
+            seeds = [start + STRIDE * (rounds + number) for number in range(2 * workers)]
+            for found, peak in pool.starmap(run_round, [(seed, names) for seed in seeds], 1):
+                most = max(most, peak)
+                for name, seed, wrong in found:
                     findings += 1
                     print(f"{name} {seed}: {wrong}", flush=True)
                     with FINDINGS.open("a", encoding="utf-8") as stream:
                         stream.write(f"{name} {seed} {wrong.splitlines()[-1]}\n")
-    return done, findings
+            rounds += len(seeds)
+    return rounds, findings, most
 
 
 def main() -> int:
     """Runs the command line.
 
     Returns:
-        The number of findings.
+        1 when there was a finding, else 0.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=1800)
     parser.add_argument("--target", choices=list(TARGETS), action="append")
     parser.add_argument("--seed", type=int, help="run only this input of the target")
-    parser.add_argument("--start", type=int, default=int(time.time()) * 1000)
+    parser.add_argument("--start", type=int, default=int(time.time()) * STRIDE)
     arguments = parser.parse_args()
     names = arguments.target or list(TARGETS)
+    logging.disable(logging.CRITICAL)
     if arguments.seed is not None:
+        _limit_memory()
         wrong = run(names[0], arguments.seed)
         print(wrong or "nothing wrong")
         return int(wrong is not None)
-    done, findings = fuzz(arguments.seconds, arguments.start, names)
-    counts = ", ".join(f"{count} {name}" for name, count in done.items())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    print(f"{sum(done.values())} inputs ({counts}), {findings} findings, at most {peak} MiB")
-    return findings
+    rounds, findings, most = fuzz(arguments.seconds, arguments.start, names)
+    counts = {name: rounds * TARGETS[name][1] for name in names}
+    shown = ", ".join(f"{count} {name}" for name, count in counts.items())
+    print(f"{sum(counts.values())} inputs ({shown}), {findings} findings, at most {most} MiB")
+    return min(findings, 1)
 
 
 if __name__ == "__main__":

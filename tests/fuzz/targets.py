@@ -2,26 +2,31 @@
 
 import contextlib
 import functools
+import gc
 import io
 import random
 from typing import Callable
 
-from volatility3.framework import contexts, exceptions
+from volatility3.framework import automagic, contexts, exceptions, interfaces, plugins
 from volatility3.framework.symbols import intermed
+from volatility3.plugins.linux import pslist  # type: ignore[attr-defined]
 
 from tests.fuzz.mutations import mutate
 from tests.helpers import IDLE_VCPU
 from tests.lab import GUESTS, Guest, existing, writer
 from tests.unit import test_backtrace, test_orc
+from volatility_guestdump import vmem
 from volatility_guestdump.exceptions import AddressError, GuestDumpError
 from volatility_guestdump.guestfile import PAGE_SIZE, VCPU, GuestFile
+from volatility_guestdump.linux import kernel as kernel_module
 from volatility_guestdump.linux.backtrace import Stacks
 from volatility_guestdump.linux.kernel import LinuxKernel, find_kernel
 from volatility_guestdump.linux.log import panic_message
 from volatility_guestdump.linux.orc import OrcTable, find_form
 from volatility_guestdump.linux.symbols import IsfView
 from volatility_guestdump.paging import PageTables, PagingMode, candidate_tables, find_paging
-from volatility_guestdump.vmem import GuestMemory, open_memory_file
+from volatility_guestdump.plugins.guestdump import Backtrace, Info, Registers
+from volatility_guestdump.vmem import GuestMemory, MemoryFile, open_memory_file
 
 #: Runs one input; returns quietly, or raises what a user would see as a traceback.
 Target = Callable[[random.Random], None]
@@ -120,7 +125,7 @@ def _real() -> tuple[Guest, GuestFile, GuestMemory]:
 
 @functools.cache
 def _structures() -> list[tuple[int, int]]:
-    """Returns (virtual address, size) of what of a real kernel is worth damaging."""
+    """Returns (offset in debug.vmem, size) of what of a real kernel is worth damaging."""
     _, guest, memory = _real()
     kernel = find_kernel(memory.read, guest.vcpus)
     assert kernel is not None and kernel.kallsyms is not None
@@ -138,40 +143,73 @@ def _structures() -> list[tuple[int, int]]:
         if stack.task is not None:
             found.append((stack.task.address, 0x2000))
             found += [(frame.sp, 64) for frame in stack.frames[:4]]
-    return [(place, size) for place, size in found if place]
+    places = []
+    for place, size in found:
+        with contextlib.suppress(AddressError):
+            physical, room = kernel.tables.translate(place)
+            run = next(run for run in memory.ranges if run.start <= physical < run.end)
+            places.append((run.file_offset + physical - run.start, min(size, room)))
+    return places
+
+
+class _DamagedFile(MemoryFile):
+    """The memory of the real guest with damage in the structures that are decoded."""
+
+    def __init__(self, rng: random.Random) -> None:
+        _, _, memory = _real()
+        assert memory.file is not None
+        self._sound = memory.file
+        self.location, self.size = memory.file.location, memory.file.size
+        self._patches: dict[int, bytes] = {}
+        for _ in range(rng.randint(1, 3)):
+            place, size = rng.choice(_structures())
+            place += rng.randrange(size) & -64
+            part = mutate(rng, self._sound.read(place, 64)).ljust(64, b"\0")[:64]
+            self._patches[place] = part
+
+    def read(self, offset: int, length: int) -> bytes:
+        data = self._sound.read(offset, length)
+        for place, part in self._patches.items():
+            if offset < place + len(part) and place < offset + length:
+                low, high = max(offset, place), min(offset + length, place + len(part))
+                patch = part[low - place : high - place]
+                data = data[: low - offset] + patch + data[high - offset :]
+        return data
 
 
 def real_kernel(rng: random.Random) -> None:
     """A real guest with damage in the structures that are decoded, looked at by all decoders."""
-    _, guest, memory = _real()
-    kernel = find_kernel(memory.read, guest.vcpus)
-    assert kernel is not None
-    patches: dict[int, bytes] = {}
-    for _ in range(rng.randint(1, 3)):
-        place, size = rng.choice(_structures())
-        place += rng.randrange(size) & -64
-        try:
-            physical, _ = kernel.tables.translate(place)
-            page = physical & -PAGE_SIZE
-            start = physical - page
-            content = patches.get(page) or memory.read(page, PAGE_SIZE)
-        except AddressError:
-            continue
-        part = mutate(rng, content[start : start + 64]).ljust(64, b"\0")[:64]
-        patches[page] = (content[:start] + part + content[start + 64 :])[:PAGE_SIZE]
-
-    def read(address: int, length: int) -> bytes:
-        data = memory.read(address, length)
-        for page, content in patches.items():
-            if address < page + PAGE_SIZE and page < address + length:
-                low, high = max(address, page), min(address + length, page + PAGE_SIZE)
-                patch = content[low - page : high - page]
-                data = data[: low - address] + patch + data[high - address :]
-        return data
-
-    damaged = find_kernel(read, guest.vcpus)
+    _, guest, _ = _real()
+    damaged = find_kernel(GuestMemory(guest.ranges, _DamagedFile(rng)).read, guest.vcpus)
     if damaged is not None:
         _look_at(rng, damaged, guest)
+
+
+def volatility(rng: random.Random) -> None:
+    """The same damage, looked at by a plugin in Volatility."""
+    guest, _, _ = _real()
+    key = (guest.vmem_path.as_uri(), vmem.file_state(guest.vmem_path.as_uri()))
+    context = contexts.Context()
+    context.config["automagic.LayerStacker.single_location"] = guest.guest_path.as_uri()
+    plugin = rng.choice((Info, Registers, Backtrace, pslist.PsList))
+    context.config["plugins.Backtrace.tasks"] = True
+    memos = (vmem._opened, kernel_module._kernels)
+    try:
+        for memo in memos:
+            memo.clear()
+        vmem._opened[key] = _DamagedFile(rng)
+        grid = plugins.construct_plugin(
+            *(context, automagic.available(context), plugin, "plugins", None),
+            interfaces.plugins.FileHandlerInterface,  # type: ignore[type-abstract]
+        ).run()
+        grid.populate(lambda node, _: str(node.values))
+    except exceptions.VolatilityException:
+        # What vol says in words.
+        pass
+    finally:
+        for memo in memos:
+            memo.clear()
+        gc.collect()
 
 
 def _look_at(rng: random.Random, kernel: LinuxKernel, guest: GuestFile) -> None:
@@ -224,5 +262,6 @@ TARGETS: dict[str, tuple[Target, int]] = {
     "page_tables": (page_tables, 30),
     "orc_tables": (orc_tables, 60),
     "stacks": (stacks, 30),
-    "real_kernel": (real_kernel, 1),
+    "real_kernel": (real_kernel, 2),
+    "volatility": (volatility, 1),
 }

@@ -13,7 +13,7 @@ from tests.unit import test_orc as orc
 from volatility_guestdump.exceptions import AddressError
 from volatility_guestdump.guestfile import VCPU
 from volatility_guestdump.linux.backtrace import MAXIMUM_FRAMES, Frame, Unwinder
-from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.linux.kernel import LinuxKernel, Place
 
 STACK = 0xFFFFC90000010000
 CODE = orc.CODE
@@ -55,11 +55,11 @@ class FakeKernel:
         """Returns an address in a function."""
         return CODE + 16 * self.names.index(name) + offset
 
-    def symbolize(self, address: int) -> Optional[str]:
+    def locate(self, address: int) -> Optional[Place]:
         """Names an address."""
         if not self.virtual_base <= address < self.virtual_end:
             return None
-        return f"{self.names[(address - CODE) // 16]}+{(address - CODE) % 16:#x}"
+        return Place(self.names[(address - CODE) // 16], (address - CODE) % 16)
 
     def read(self, address: int, length: int) -> bytes:
         """Reads the stack or a table."""

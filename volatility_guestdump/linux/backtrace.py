@@ -170,16 +170,12 @@ class Unwinder:
     def symbolize(self, address: int, exact: bool) -> str:
         """Returns the name of a place in code; of a return address it is that of the call."""
         place = address if exact else address - 1
-        found = self._kernel.symbolize(place)
+        found = self._kernel.locate(place)
         if found is None and self._modules is not None:
-            found = self._modules.symbolize(place)
+            found = self._modules.locate(place)
         if found is None:
             return ""
-        if exact:
-            return found
-        symbol, plus, rest = found.partition("+")
-        offset, space, module = rest.partition(" ")
-        return f"{symbol}{plus}{int(offset, 16) + 1:#x}{space}{module}" if plus else found
+        return str(found._replace(offset=found.offset + address - place))
 
     def _frames(self, state: _State) -> Iterator[Frame]:
         seen = set()

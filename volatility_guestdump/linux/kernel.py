@@ -24,6 +24,7 @@ from volatility_guestdump.layers import GuestDumpLayer
 from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.kallsyms import Kallsyms, find_kallsyms
 from volatility_guestdump.paging import PTI_USER_HALF, PageTables, Read, candidate_tables
+from volatility_guestdump.printable import printable
 
 #: Where a 64-bit kernel's image may lie; modules follow behind.
 IMAGE_START = 0xFFFFFFFF80000000
@@ -65,6 +66,24 @@ class Run(NamedTuple):
     start: int
     physical: int
     size: int
+
+
+class Place(NamedTuple):
+    """A place in the kernel's code or data.
+
+    Attributes:
+        symbol: the nearest below; empty when there is none.
+        offset: from the symbol; the address itself when there is none.
+        module: that the place is in; empty for the kernel's image.
+    """
+
+    symbol: str
+    offset: int
+    module: str = ""
+
+    def __str__(self) -> str:
+        symbol = f"{self.symbol}+" if self.symbol else ""
+        return f"{symbol}{self.offset:#x}" + (f" [{self.module}]" if self.module else "")
 
 
 class LinuxKernel:
@@ -149,16 +168,26 @@ class LinuxKernel:
         return self.tables
 
     @property
+    def shown_banner(self) -> str:
+        """The banner, fit for the screen."""
+        return printable(self.banner)
+
+    @property
     def release(self) -> str:
         """The release as uname(1) shows it, "6.1.0-56-cloud-amd64"."""
-        return self.banner.split(b" ", 3)[2].decode("latin-1")
+        return self.shown_banner.split(" ", 3)[2]
 
-    def symbolize(self, address: int) -> Optional[str]:
-        """Returns "symbol+0xoffset" for an address in the kernel's image, else None."""
+    def locate(self, address: int) -> Optional[Place]:
+        """Returns where an address in the kernel's image is, else None."""
         if self.kallsyms is None or not self.virtual_base <= address < self.virtual_end:
             return None
         found = self.kallsyms.at(address)
-        return f"{found[0].name}+{found[1]:#x}" if found else None
+        return Place(printable(found[0].name.encode("latin-1")), found[1]) if found else None
+
+    def symbolize(self, address: int) -> Optional[str]:
+        """Returns "symbol+0xoffset" for an address in the kernel's image, else None."""
+        place = self.locate(address)
+        return None if place is None else str(place)
 
     def loaded_user_half(self, vcpu: VCPU) -> bool:
         """Whether a vCPU has the user's half of isolated page tables loaded."""

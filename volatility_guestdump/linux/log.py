@@ -17,6 +17,7 @@ from typing import NamedTuple, Optional
 from volatility_guestdump.exceptions import AddressError, BtfError
 from volatility_guestdump.linux.btf import Btf, Kind
 from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.printable import printable
 
 _PANIC = re.compile(rb"Kernel panic - not syncing: ([\x20-\x7e\x80-\xff]{1,1000})")
 _PREFIX = len(b"Kernel panic - not syncing: ")
@@ -54,7 +55,7 @@ def panic_message(kernel: LinuxKernel, btf: Optional[Btf]) -> Optional[str]:
             text = text[: max(0, record.text_length - _PREFIX)]
             sequence = record.sequence
         if sequence > newest:
-            newest, message = sequence, text.decode("utf-8", "replace").strip()
+            newest, message = sequence, printable(text).strip()
     return message
 
 

@@ -11,8 +11,9 @@ from typing import NamedTuple, Optional
 
 from volatility_guestdump.exceptions import AddressError, BtfError, KernelError
 from volatility_guestdump.linux.btf import Btf, Kind
-from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.linux.kernel import LinuxKernel, Place
 from volatility_guestdump.linux.orc import ENTRY_SIZE, IP_SIZE, OrcTable
+from volatility_guestdump.printable import printable
 
 #: More than any machine loads; a damaged list must end.
 _MAXIMUM_MODULES = 4096
@@ -76,7 +77,7 @@ class Modules:
 
     def _module(self, address: int) -> Module:
         name = self._kernel.read(address + self._btf.offset("module", "name"), _NAME_SIZE)
-        return Module(_printable(name), address, tuple(self._ranges(address)))
+        return Module(printable(name), address, tuple(self._ranges(address)))
 
     def _ranges(self, address: int) -> Iterator[tuple[int, int]]:
         btf, pointer = self._btf, self._kernel.pointer
@@ -106,8 +107,8 @@ class Modules:
                 return module
         return None
 
-    def symbolize(self, address: int) -> Optional[str]:
-        """Returns "symbol+0xoffset [module]" for an address in a module, else None."""
+    def locate(self, address: int) -> Optional[Place]:
+        """Returns where an address in a module is, else None."""
         module = self.at(address)
         if module is None:
             return None
@@ -119,8 +120,8 @@ class Modules:
                 break
             best = value, name
         if best is None:
-            return f"{address:#x} [{module.name}]"
-        return f"{best[1]}+{address - best[0]:#x} [{module.name}]"
+            return Place("", address, module.name)
+        return Place(best[1], address - best[0], module.name)
 
     def _read_symbols(self, module: Module) -> list[tuple[int, str]]:
         """Returns (address, name) of the symbols that lie in the module, ascending."""
@@ -154,7 +155,7 @@ class Modules:
                 break
             if b"\0" in data:
                 break
-        return _printable(data)
+        return printable(data)
 
     def orc_table(self, address: int) -> Optional[OrcTable]:
         """Returns the unwinding table for the code at an address, or None."""
@@ -182,9 +183,3 @@ class Modules:
             )
         except (AddressError, KernelError):
             return None
-
-
-def _printable(data: bytes) -> str:
-    """Returns a C string without what could not be shown."""
-    text = data.split(b"\0")[0].decode("ascii", "replace")
-    return "".join(c if c.isprintable() else "?" for c in text)

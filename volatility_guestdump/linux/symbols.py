@@ -62,6 +62,10 @@ _VOID: Isf = {"kind": "base", "name": "void"}
 _MAXIMUM_DEPTH = 32
 #: task_struct has about 300.
 _MAXIMUM_MEMBERS = 1 << 16
+#: The largest arrays have 4 MiB. Plugins read arrays whole.
+_MAXIMUM_ARRAY = 64 << 20
+#: The largest table of the kernel, __per_cpu_offset, has 64 KiB.
+_MAXIMUM_TABLE = 1 << 20
 
 
 class LazyMapping(Mapping[str, Isf]):
@@ -203,11 +207,14 @@ class TypeConverter:
             }
         if kind is Kind.ARRAY:
             element, count = btf.array(number)
-            return {
+            array = {
                 "kind": "array",
                 "count": count,
                 "subtype": self.descriptor(element, depth + 1),
             }
+            if self.size(array) > _MAXIMUM_ARRAY:
+                raise BtfError(f"array {number} of BTF has {self.size(array)} bytes")
+            return array
         if kind in COMPOSITES:
             shape = "struct" if kind is Kind.STRUCT else "union"
             return {"kind": shape, "name": self._typedef(start, number) or self._name(number)}
@@ -433,7 +440,8 @@ class SymbolConverter:
             # As many as fit before the next symbol.
             size = self._types.size(candidate["subtype"])
             end = self._kallsyms.next_address(address)
-            return {**candidate, "count": (end - address) // size if size and end else 0}
+            room = min(end - address, _MAXIMUM_TABLE) if end else 0
+            return {**candidate, "count": room // size if size else 0}
         if candidate["kind"] in ("struct", "union") and not self._types.size(candidate):
             return None
         return candidate

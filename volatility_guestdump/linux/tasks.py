@@ -14,6 +14,7 @@ from volatility_guestdump.guestfile import VCPU
 from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.paging import PTI_USER_HALF
+from volatility_guestdump.printable import printable
 
 #: CONFIG_NR_CPUS is at most 8192.
 _MAXIMUM_CPUS = 8192
@@ -73,8 +74,7 @@ class Tasks:
         read = self._kernel.read
         (pid,) = struct.unpack("<i", read(address + self._pid, 4))
         (tgid,) = struct.unpack("<i", read(address + self._tgid, 4))
-        comm = read(address + self._comm, _COMM_SIZE).split(b"\0")[0].decode("utf-8", "replace")
-        return Task(address, pid, tgid, "".join(c if c.isprintable() else "?" for c in comm))
+        return Task(address, pid, tgid, printable(read(address + self._comm, _COMM_SIZE)))
 
     def stack_pointer(self, task: Task) -> int:
         """Returns where a task that is not running left its stack.

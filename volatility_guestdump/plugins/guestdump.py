@@ -117,7 +117,7 @@ class Info(GuestDumpPlugin):
             yield "Panic", None
             yield "Panic task", None
             return
-        banner = kernel.banner.decode("latin-1")
+        banner = kernel.shown_banner
         isolation = kernel.isolates_page_tables()
         yield "Paging", kernel.tables.mode.value
         yield "Page-table isolation", None if isolation is None else "on" if isolation else "off"
@@ -330,7 +330,7 @@ class Isf(GuestDumpPlugin):
         if kernel is None:
             vollog.error("The guest dump has no Linux kernel that can be recognised")
             return
-        banner = kernel.banner.decode("latin-1")
+        banner = kernel.shown_banner
         try:
             document = IsfView(kernel).expanded()
         except KernelError as error:

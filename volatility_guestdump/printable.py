@@ -1,0 +1,7 @@
+"""What a guest calls things, made fit for the analyst's screen."""
+
+
+def printable(name: bytes) -> str:
+    """Returns a name up to its NUL, with "?" for what a terminal might obey or not show."""
+    text = name.split(b"\0")[0].decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else "?" for c in text)
