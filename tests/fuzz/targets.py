@@ -20,10 +20,10 @@ from volatility_guestdump.exceptions import AddressError, GuestDumpError
 from volatility_guestdump.guestfile import PAGE_SIZE, VCPU, GuestFile
 from volatility_guestdump.linux import kernel as kernel_module
 from volatility_guestdump.linux.backtrace import Stacks
+from volatility_guestdump.linux.isf import IsfView
 from volatility_guestdump.linux.kernel import LinuxKernel, find_kernel
 from volatility_guestdump.linux.log import panic_message
 from volatility_guestdump.linux.orc import OrcTable, find_form
-from volatility_guestdump.linux.symbols import IsfView
 from volatility_guestdump.paging import PageTables, PagingMode, candidate_tables, find_paging
 from volatility_guestdump.plugins.guestdump import Backtrace, Info, Registers
 from volatility_guestdump.vmem import GuestMemory, MemoryFile, open_memory_file

@@ -35,15 +35,12 @@ decided by which one gives a known symbol its known address.
 import array
 import enum
 import functools
+import itertools
 import struct
 import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Container, Iterator, Mapping, Sequence
-from typing import (
-    Callable,
-    NamedTuple,
-    Optional,
-)
+from typing import NamedTuple, Optional
 
 from volatility_guestdump.exceptions import KallsymsError
 
@@ -62,9 +59,14 @@ _MAXIMUM_TOKEN = 512
 #: Bytes that a symbol takes on average in names, markers and seqs_of_names; it is about 12.
 _SHORTEST = 2
 _LONGEST = 512
+#: Far more than the names of any kernel have together: about 5 MiB.
+_MAXIMUM_TEXT = 256 << 20
 #: How far before token_table num_syms is looked for, and in what portions.
-_SEARCH_LIMIT = 32 << 20
+_SEARCH_LIMIT = 16 << 20
 _SEARCH_PORTION = 2 << 20
+
+#: What no symbol's name has.
+_SEPARATOR = "\n"
 
 #: Types that nm(1) gives to the symbols of a kernel.
 _TYPES = frozenset(b"AaBbCcDdGgIiNnRrSsTtUuVvWw?-")
@@ -99,13 +101,17 @@ class Kallsyms:
     """The symbols of a kernel, in the order of its table.
 
     Args:
-        names: each with its type as first character.
+        names: without the types.
+        types: one character for each name.
+        index: name -> number of the symbol.
         addresses: one for each name.
         encoding: how the addresses were kept.
         tables: symbols of kallsyms' own tables, which it leaves out, with their addresses.
         bits: of an address.
 
     Attributes:
+        index: as given. Of several symbols with one name it has the global one, else the last, as
+            a linker's symbol table read from start to end would leave it.
         encoding: as given.
         tables: as given.
     """
@@ -113,12 +119,16 @@ class Kallsyms:
     def __init__(
         self,
         names: Sequence[str],
+        types: str,
+        index: Mapping[str, int],
         addresses: Sequence[int],
         encoding: Encoding,
         tables: Mapping[str, int],
         bits: int = 64,
     ) -> None:
         self._names = names
+        self._types = types
+        self.index = index
         self._addresses = addresses
         self.encoding = encoding
         self.tables = tables
@@ -129,27 +139,11 @@ class Kallsyms:
         return len(self._names)
 
     def __getitem__(self, index: int) -> Symbol:
-        name, address = self._names[index], self._addresses[index]
-        return Symbol(name[1:], name[0], address, address >= self._kernel_half)
+        address = self._addresses[index]
+        return Symbol(self._names[index], self._types[index], address, address >= self._kernel_half)
 
     def __iter__(self) -> Iterator[Symbol]:
         return (self[index] for index in range(len(self)))
-
-    @functools.cached_property
-    def index(self) -> dict[str, int]:
-        """Name -> number of the symbol.
-
-        Of several with one name it is the global one, else the last, as a linker's symbol table
-        read from start to end would leave it.
-        """
-        index = {name[1:]: number for number, name in enumerate(self._names)}
-        if len(index) < len(self._names):
-            index.update(
-                (name[1:], number)
-                for number, name in enumerate(self._names)
-                if "A" <= name[0] <= "Z"
-            )
-        return index
 
     def find(self, name: str) -> Optional[Symbol]:
         """Returns the symbol of a name, or None."""
@@ -209,12 +203,20 @@ def find_kallsyms(
                 found = tables.names(num_syms, count, token_table)
                 if found is None:
                     continue
-                spans, markers, markers_end = found
-                names = _expand(image, spans, tokens)
+                lengths, markers, markers_end = found
+                if (markers - num_syms) * max(map(len, tokens)) > _MAXIMUM_TEXT:
+                    continue
+                names, types = _expand(image, num_syms + unit, lengths, tokens)
+                index = _index(names, types)
+                deciding = next((name for name, _ in known if name in index), None)
+                if deciding is None:
+                    continue
+                places = dict(known)[deciding]
                 end = token_index + _TOKEN_INDEX_SIZE
-                for encoding, addresses, offsets in tables.addresses(num_syms, count, end):
-                    if not _checks_out(names, addresses, known):
+                for candidate in tables.addresses(num_syms, count, end):
+                    if candidate.decode(index[deciding], index[deciding] + 1)[0] not in places:
                         continue
+                    offsets = candidate.tables
                     offsets["kallsyms_num_syms"] = num_syms
                     offsets["kallsyms_names"] = num_syms + unit
                     offsets["kallsyms_markers"] = markers
@@ -222,8 +224,15 @@ def find_kallsyms(
                     offsets["kallsyms_token_index"] = token_index
                     if token_table - markers_end >= _SEQUENCE_SIZE * count:
                         offsets["kallsyms_seqs_of_names"] = tables.align(markers_end)
-                    places = {name: base + offset for name, offset in offsets.items()}
-                    return Kallsyms(names, addresses, encoding, places, bits)
+                    return Kallsyms(
+                        names,
+                        types,
+                        index,
+                        candidate.decode(0, count),
+                        candidate.encoding,
+                        {name: base + offset for name, offset in offsets.items()},
+                        bits,
+                    )
                 reason = "no encoding of the addresses in kallsyms gives known symbols their place"
     raise KallsymsError(reason)
 
@@ -269,7 +278,7 @@ class _Tables:
                     for token in tokens:
                         offsets.append(offset)
                         offset += len(token) + 1
-                    if tuple(offsets) == index:
+                    if tuple(offsets) == index and _SEPARATOR.encode() not in image[start:end]:
                         yield start, index_at, tokens
             digits = image.find(_DIGITS, digits + 1)
 
@@ -312,94 +321,139 @@ class _Tables:
             offset += length
         return True
 
-    def names(
-        self, position: int, count: int, limit: int
-    ) -> Optional[tuple[list[tuple[int, int]], int, int]]:
-        """Decodes what lies behind num_syms as names and markers.
+    def names(self, position: int, count: int, limit: int) -> Optional[tuple[list[int], int, int]]:
+        """Checks what lies behind num_syms for names and markers.
 
         Returns:
-            (start, end) of each compressed name, and start and end of the markers. None when the
-            names run into `limit`, or when no markers that agree with them follow.
+            The offset of each name's length, and start and end of the markers. None when the names
+            run into `limit`, or when no markers that agree with them follow.
         """
         image = self._image
-        first = position + self._unit
-        spans: list[tuple[int, int]] = []
-        markers: list[int] = []
-        offset = first
-        for number in range(count):
-            if not number % _MARKER_INTERVAL:
-                markers.append(offset - first)
-            length = image[offset]
-            offset += 1
-            if length & 0x80:
-                length = (length & 0x7F) | (image[offset] << 7)
-                offset += 1
-            if not length or offset + length > limit:
+        first = offset = position + self._unit
+        lengths = []
+        for _ in range(count):
+            if offset >= limit:
                 return None
-            spans.append((offset, offset + length))
-            offset += length
+            lengths.append(offset)
+            length = image[offset]
+            if length & 0x80:
+                offset += 1
+                length = (length & 0x7F) | (image[offset] << 7)
+            if not length:
+                return None
+            offset += 1 + length
+        markers = [place - first for place in lengths[::_MARKER_INTERVAL]]
         at = self.align(offset)
         # They were unsigned longs up to 4.20 (80ffbaa5b1bd).
         for code, size in (("I", 4), ("Q", 8)):
             end = at + size * len(markers)
             if end <= limit and image[at:end] == struct.pack(f"<{len(markers)}{code}", *markers):
-                return spans, at, end
+                return lengths, at, end
         return None
 
-    def addresses(
-        self, num_syms: int, count: int, index_end: int
-    ) -> Iterator[tuple[Encoding, Sequence[int], dict[str, int]]]:
-        """Yields the addresses in every encoding and at every place where they may be.
-
-        Yields:
-            The encoding, the addresses, and the offsets of the tables that they are read from.
-        """
-        image = self._image
+    def addresses(self, num_syms: int, count: int, index_end: int) -> Iterator["_Addresses"]:
+        """Yields the addresses in every encoding and at every place where they may be."""
         size = self._bits // 8
-        mask = (1 << self._bits) - 1
-        word = "Q" if self._bits == 64 else "I"
-
         start = num_syms - self.align(size * count)
         if start >= 0:
-            absolute = struct.unpack_from(f"<{count}{word}", image, start)
-            yield Encoding.ABSOLUTE, absolute, {"kallsyms_addresses": start}
-
+            yield self._addresses(Encoding.ABSOLUTE, {"kallsyms_addresses": start}, start, 0)
         behind = self.align(index_end)
         for start in (num_syms - self.align(size) - self.align(4 * count), behind):
             base_at = start + self.align(4 * count)
-            if start < 0 or base_at + size > len(image):
+            if start < 0 or base_at + size > len(self._image):
                 continue
-            (relative_base,) = struct.unpack_from(f"<{word}", image, base_at)
-            unsigned = struct.unpack_from(f"<{count}I", image, start)
-            signed = struct.unpack_from(f"<{count}i", image, start)
+            base = int.from_bytes(self._image[base_at : base_at + size], "little")
             tables = {"kallsyms_offsets": start, "kallsyms_relative_base": base_at}
             if start == behind:
                 tables["kallsyms_seqs_of_names"] = base_at + self.align(size)
-            yield Encoding.RELATIVE, [(relative_base + value) & mask for value in unsigned], tables
-            percpu = [
-                value if value >= 0 else (relative_base - 1 - value) & mask for value in signed
-            ]
-            yield Encoding.ABSOLUTE_PERCPU, percpu, tables
+            yield self._addresses(Encoding.RELATIVE, tables, start, base)
+            yield self._addresses(Encoding.ABSOLUTE_PERCPU, tables, start, base)
             tables = {"kallsyms_offsets": start, "kallsyms_seqs_of_names": base_at}
-            place = self._base + start
-            own = [(place + 4 * number + value) & mask for number, value in enumerate(signed)]
-            yield Encoding.PLACE_RELATIVE, own, tables
+            yield self._addresses(Encoding.PLACE_RELATIVE, tables, start, self._base + start)
+
+    def _addresses(
+        self, encoding: Encoding, tables: dict[str, int], start: int, base: int
+    ) -> "_Addresses":
+        return _Addresses(encoding, tables, self._image, start, base, self._bits)
 
 
-def _expand(image: bytes, spans: Sequence[tuple[int, int]], tokens: list[bytes]) -> list[str]:
-    """Returns the names, each with its type as first character."""
+class _Addresses(NamedTuple):
+    """Addresses in one of the encodings, not decoded yet.
+
+    Attributes:
+        encoding: which.
+        tables: offsets of the tables that they are read from.
+        image: with the tables.
+        start: offset of the first.
+        base: what they are relative to; of place-relative ones the address of the first.
+        bits: of an address.
+    """
+
+    encoding: Encoding
+    tables: dict[str, int]
+    image: bytes
+    start: int
+    base: int
+    bits: int
+
+    def decode(self, first: int, end: int) -> Sequence[int]:
+        """Returns the addresses of the symbols of some numbers."""
+        base, mask = self.base, (1 << self.bits) - 1
+        if self.encoding is Encoding.ABSOLUTE:
+            return self._integers("Q" if self.bits == 64 else "I", self.bits // 8, first, end)
+        if self.encoding is Encoding.RELATIVE:
+            return [(base + value) & mask for value in self._integers("I", 4, first, end)]
+        values = self._integers("i", 4, first, end)
+        if self.encoding is Encoding.ABSOLUTE_PERCPU:
+            return [value if value >= 0 else (base - 1 - value) & mask for value in values]
+        places = range(base + 4 * first, base + 4 * end, 4)
+        return [(place + value) & mask for place, value in zip(places, values)]
+
+    def _integers(self, code: str, size: int, first: int, end: int) -> Sequence[int]:
+        return struct.unpack_from(f"<{end - first}{code}", self.image, self.start + size * first)
+
+
+def _expand(
+    image: bytes, first: int, lengths: Sequence[int], tokens: list[bytes]
+) -> tuple[list[str], str]:
+    """Expands all names at once, which takes half the time of one by one.
+
+    Args:
+        image: the kernel's memory.
+        first: offset of the first name.
+        lengths: offset of the length of each.
+        tokens: what each byte stands for.
+
+    Returns:
+        The names, and their types.
+    """
     texts = [token.decode("latin-1") for token in tokens]
-    expand: Callable[[int], str] = texts.__getitem__
-    # An empty name would have no type.
-    return ["".join(map(expand, image[start:end])) or "?" for start, end in spans]
+    # The first character is the type.
+    heads = [text[:1] or "?" for text in texts]
+    tails = [_SEPARATOR + text[1:] for text in texts]
+    last = lengths[-1]
+    length = image[last]
+    end = last + 1 + (length if length < 0x80 else (length & 0x7F) + (image[last + 1] << 7) + 1)
+    blob = image[first:end]
+    pieces = list(map(texts.__getitem__, blob))
+    types = []
+    for start in lengths:
+        place = start - first
+        pieces[place] = ""
+        place += 1
+        if blob[place - 1] & 0x80:
+            pieces[place] = ""
+            place += 1
+        token = blob[place]
+        types.append(heads[token])
+        pieces[place] = tails[token]
+    return "".join(pieces).split(_SEPARATOR)[1:], "".join(types)
 
 
-def _checks_out(
-    names: Sequence[str], addresses: Sequence[int], known: Sequence[tuple[str, Container[int]]]
-) -> bool:
-    """Whether the first known symbol that the table has gets its address."""
-    for name, places in known:
-        for number, typed in enumerate(names):
-            if typed[1:] == name:
-                return addresses[number] in places
-    return False
+def _index(names: Sequence[str], types: str) -> dict[str, int]:
+    """Returns name -> number of the symbol, as `Kallsyms` wants it."""
+    index = dict(zip(names, range(len(names))))
+    if len(index) < len(names):
+        is_global = map(str.isupper, types)
+        index.update(itertools.compress(zip(names, range(len(names))), is_global))
+    return index

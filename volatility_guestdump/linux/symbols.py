@@ -1,499 +1,73 @@
 """kallsyms and BTF of the dump as a Volatility symbol table.
 
-`IsfView` shows them in the terms of Volatility's Intermediate Symbol Format, and converts a type
-or a symbol when it is asked for. `LinuxGuestDumpSymbols` puts that into Volatility's symbol space
-where a table loaded from an ISF file would be; guestdump.Isf writes all of it to such a file.
+It is put into Volatility's symbol space where a table loaded from an ISF file would be. Unlike
+that, it makes the templates of a structure's members when they are asked for, and not those of
+all structures that can be reached from there: a process list needs a dozen of a thousand.
 """
 
-import base64
 import contextlib
+import copy
 import functools
-import json
-import logging
-import pathlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Callable, Optional
+from typing import Any, Optional
 
-from volatility3.framework import exceptions, interfaces
+from volatility3.framework import constants, exceptions, interfaces, objects
+from volatility3.framework.objects import templates
 from volatility3.framework.symbols import intermed, linux
 
 # LinuxKernelIntermedSymbols needs it, but leaves it to the plugins to import it.
 from volatility3.framework.symbols.linux.extensions import network  # noqa: F401
 
-from volatility_guestdump import __version__
-from volatility_guestdump.exceptions import BtfError, KernelError
 from volatility_guestdump.layers import GuestDumpLayer
-from volatility_guestdump.linux.btf import COMPOSITES, ENUMS, Btf, Kind, Member
-from volatility_guestdump.linux.kallsyms import Kallsyms
+from volatility_guestdump.linux.isf import IsfView
 from volatility_guestdump.linux.kernel import LinuxKernel, kernel_of
 
-vollog = logging.getLogger(__name__)
 
-Isf = dict[str, Any]
+class _Structure(templates.ObjectTemplate):
+    """A structure, for the symbol space without children: it would resolve them all at once."""
 
-#: The version of the schema that what follows conforms to.
-ISF_FORMAT = "6.2.0"
-
-#: Whose conventions the conversion follows. linux.hidden_modules of Volatility 2.28 refuses
-#: symbols of any other producer; who really made them stands beside the symbols.
-_PRODUCER = {"name": "dwarf2json", "version": "0.9.0"}
-
-#: (size, signed) of an enum -> the integer that holds it.
-_ENUM_BASES = {
-    (1, False): "unsigned char",
-    (1, True): "signed char",
-    (2, False): "short unsigned int",
-    (2, True): "short int",
-    (4, False): "unsigned int",
-    (4, True): "int",
-    (8, False): "long long unsigned int",
-    (8, True): "long long int",
-}
-
-#: Symbols that Volatility 2.28 looks for -> what the kernel calls the same place today.
-_SUCCESSORS = {
-    # The first of several timekeepers since 6.17.
-    "tk_core": "timekeeper_data",
-}
-
-_VOID: Isf = {"kind": "base", "name": "void"}
-
-#: No type of a kernel nests pointers, arrays and anonymous structures nearly as deep.
-_MAXIMUM_DEPTH = 32
-#: task_struct has about 300.
-_MAXIMUM_MEMBERS = 1 << 16
-#: The largest arrays have 4 MiB. Plugins read arrays whole.
-_MAXIMUM_ARRAY = 64 << 20
-#: The largest table of the kernel, __per_cpu_offset, has 64 KiB.
-_MAXIMUM_TABLE = 1 << 20
+    @property
+    def children(self) -> list[interfaces.objects.Template]:
+        """None: they are resolved when they are asked for."""
+        return []
 
 
-class LazyMapping(Mapping[str, Isf]):
-    """A mapping whose values are made when they are asked for.
+class _Members(Mapping[str, tuple[int, interfaces.objects.Template]]):
+    """The members of a structure, name -> (offset, template), made when they are asked for.
 
     Args:
-        keys: every key -> what `make` needs to make its value.
-        make: makes a value; a `KernelError` from it counts as a missing key.
+        table: that has the structure.
+        type_name: of the structure.
     """
 
-    def __init__(self, keys: Mapping[str, int], make: Callable[[str, int], Isf]) -> None:
-        self._sources = keys
-        self._make = make
-        self._made: dict[str, Isf] = {}
+    def __init__(self, table: "_GuestDumpFormat", type_name: str) -> None:
+        self._table = table
+        self._type_name = type_name
+        self._made: dict[str, tuple[int, interfaces.objects.Template]] = {}
 
-    def __getitem__(self, key: str) -> Isf:
-        value = self._made.get(key)
-        if value is None:
-            try:
-                value = self._make(key, self._sources[key])
-            except KernelError as error:
-                vollog.debug(f"{key} cannot be decoded: {error}")
-                raise KeyError(key) from error
-            self._made[key] = value
-        return value
+    @functools.cached_property
+    def _fields(self) -> dict[str, tuple[int, dict[str, Any]]]:
+        return self._table.fields(self._type_name)
 
-    def expanded(self) -> dict[str, Isf]:
-        """Returns every value that can be made."""
-        found = {}
-        for key in self:
-            with contextlib.suppress(KeyError):
-                found[key] = self[key]
-        return found
+    def __getitem__(self, name: str) -> tuple[int, interfaces.objects.Template]:
+        member = self._made.get(name)
+        if member is None:
+            offset, descriptor = self._fields[name]
+            member = self._made[name] = (offset, self._table.template(descriptor))
+        return member
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "LazyMapping":
-        # What it makes never changes, and Volatility copies its contexts with all tables.
-        return self
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._sources
+    def __contains__(self, name: object) -> bool:
+        return name in self._fields
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._sources)
+        return iter(self._fields)
 
     def __len__(self) -> int:
-        return len(self._sources)
+        return len(self._fields)
 
-
-def _usable(name: str) -> bool:
-    # Volatility uses "!" to separate tables, and names reach the analyst's screen.
-    return name.isprintable() and "!" not in name
-
-
-class TypeConverter:
-    """BTF in the terms of ISF.
-
-    A structure goes by its own name, or by the typedef through which it is referred to, as
-    dwarf2json has it; an anonymous one without typedef by its number. Where several have one
-    name, the first keeps it and the others get their number behind it.
-
-    Args:
-        btf: the kernel's types.
-        pointer_size: in bytes.
-
-    Attributes:
-        base_types: the ISF section of that name.
-        user_types: name -> number of a structure or union.
-        enums: name -> number of an enum.
-    """
-
-    def __init__(self, btf: Btf, pointer_size: int) -> None:
-        self._btf = btf
-        self._descriptors: dict[int, Isf] = {}
-        self._flat_sizes: dict[int, int] = {}
-        self._names: dict[int, str] = {}
-        self.user_types: dict[str, int] = {}
-        self.enums: dict[str, int] = {}
-        self.base_types = {
-            "void": _base_type("void", 0, False),
-            "pointer": _base_type("int", pointer_size, False),
-            **{name: _base_type("int", size, sign) for (size, sign), name in _ENUM_BASES.items()},
-        }
-        typedefs: list[tuple[str, int]] = []
-        for name, numbers in btf.names.items():
-            if not _usable(name):
-                continue
-            for number in numbers:
-                kind = btf.kind(number)
-                if kind in COMPOSITES:
-                    self._give_name(self.user_types, name, number)
-                elif kind in ENUMS:
-                    self._give_name(self.enums, name, number)
-                elif kind is Kind.TYPEDEF:
-                    typedefs.append((name, number))
-                elif kind is Kind.INT:
-                    self.base_types[name] = _integer(btf, number)
-                elif kind is Kind.FLOAT:
-                    self.base_types[name] = _base_type("float", btf.size(number), True)
-        for number in btf.anonymous:
-            kind = btf.kind(number)
-            if kind in ENUMS or kind in COMPOSITES:
-                table = self.enums if kind in ENUMS else self.user_types
-                self._give_name(table, f"unnamed_{number}", number)
-        for name, number in typedefs:
-            try:
-                target = btf.resolve(number)
-                if btf.kind(target) in COMPOSITES:
-                    self.user_types.setdefault(name, target)
-            except BtfError as error:
-                vollog.debug(f"typedef {name} cannot be decoded: {error}")
-
-    def _give_name(self, table: dict[str, int], name: str, number: int) -> None:
-        if table.setdefault(name, number) != number:
-            name = f"{name}__{number}"
-            table[name] = number
-        self._names[number] = name
-
-    def descriptor(self, number: int, depth: int = 0) -> Isf:
-        """Returns how a member, element or symbol of a type is described.
-
-        Raises:
-            BtfError: the type is damaged.
-        """
-        found = self._descriptors.get(number)
-        if found is None:
-            if depth > _MAXIMUM_DEPTH:
-                raise BtfError(f"type {number} of BTF nests too deeply")
-            found = self._descriptors[number] = self._describe(number, depth)
-        return found
-
-    def _describe(self, number: int, depth: int) -> Isf:
-        btf = self._btf
-        start, number = number, btf.resolve(number)
-        kind = btf.kind(number)
-        if kind is Kind.PTR:
-            return {
-                "kind": "pointer",
-                "subtype": self.descriptor(btf.target(number), depth + 1),
-            }
-        if kind is Kind.ARRAY:
-            element, count = btf.array(number)
-            array = {
-                "kind": "array",
-                "count": count,
-                "subtype": self.descriptor(element, depth + 1),
-            }
-            if self.size(array) > _MAXIMUM_ARRAY:
-                raise BtfError(f"array {number} of BTF has {self.size(array)} bytes")
-            return array
-        if kind in COMPOSITES:
-            shape = "struct" if kind is Kind.STRUCT else "union"
-            return {"kind": shape, "name": self._typedef(start, number) or self._name(number)}
-        if kind is Kind.FWD:
-            shape = "union" if btf.is_union_forward(number) else "struct"
-            return {"kind": shape, "name": btf.name(number)}
-        if kind in ENUMS:
-            return {"kind": "enum", "name": self._name(number)}
-        if kind in (Kind.FUNC_PROTO, Kind.FUNC):
-            return {"kind": "function"}
-        if kind in (Kind.INT, Kind.FLOAT) and btf.name(number) in self.base_types:
-            return {"kind": "base", "name": btf.name(number)}
-        return _VOID
-
-    def _typedef(self, number: int, target: int) -> Optional[str]:
-        """Returns the last typedef on the way to a structure, when it has a name here."""
-        name = None
-        while number != target:
-            if self._btf.kind(number) is Kind.TYPEDEF:
-                name = self._btf.name(number)
-            number = self._btf.target(number)
-        return name if name and self.user_types.get(name) == target else None
-
-    def _name(self, number: int) -> str:
-        # One whose name cannot be shown has none.
-        return self._names.get(number) or f"unnamed_{number}"
-
-    def user_type(self, name: str, number: int) -> Isf:
-        """Returns the structure or union of a number as ISF has it.
-
-        Raises:
-            BtfError: the type is damaged.
-        """
-        self._flat_size(number)
-        fields: dict[str, Isf] = {}
-        for member in self._btf.members(number):
-            if member.name and _usable(member.name):
-                fields[member.name] = self._field(member)
-            elif self._btf.kind(self._btf.resolve(member.type)) in COMPOSITES:
-                fields[f"unnamed_field_{len(fields)}"] = {**self._field(member), "anonymous": True}
-        kind = "struct" if self._btf.kind(number) is Kind.STRUCT else "union"
-        return {"kind": kind, "size": self._btf.size(number), "fields": fields}
-
-    def _flat_size(self, number: int, depth: int = 0) -> int:
-        """Counts members including those of anonymous ones, which Volatility expands."""
-        if number not in self._flat_sizes:
-            if depth > _MAXIMUM_DEPTH:
-                raise BtfError(f"type {number} of BTF nests too deeply")
-            size = 0
-            for member in self._btf.members(number):
-                target = 0 if member.name else self._btf.resolve(member.type)
-                size += 1
-                if target and self._btf.kind(target) in COMPOSITES:
-                    size += self._flat_size(target, depth + 1)
-                if size > _MAXIMUM_MEMBERS:
-                    raise BtfError(f"type {number} of BTF has too many members")
-            self._flat_sizes[number] = size
-        return self._flat_sizes[number]
-
-    def _field(self, member: Member) -> Isf:
-        btf = self._btf
-        offset, bits = member.bit_offset, member.bit_size
-        target = btf.resolve(member.type)
-        if not bits and btf.kind(target) is Kind.INT:
-            # Before the kind flag a bitfield was a member of an integer type of its own.
-            shift, size = btf.integer_bits(target)
-            if shift or size != 8 * btf.size(target):
-                offset, bits = offset + shift, size
-        descriptor = self.descriptor(member.type)
-        if not bits:
-            return {"offset": offset // 8, "type": descriptor}
-        # From the byte that it starts in, as dwarf2json has it, unless it would not fit then.
-        unit = 8
-        if btf.kind(target) is not Kind.VOID and offset % 8 + bits > 8 * btf.size(target):
-            unit = 8 * btf.size(target)
-        bitfield = {
-            "kind": "bitfield",
-            "bit_position": offset % unit,
-            "bit_length": bits,
-            "type": descriptor,
-        }
-        return {"offset": offset // unit * unit // 8, "type": bitfield}
-
-    def enum(self, name: str, number: int) -> Isf:
-        """Returns the enum of a number as ISF has it.
-
-        Raises:
-            BtfError: the type is damaged.
-        """
-        constants = self._btf.enumerators(number)
-        size = self._btf.size(number)
-        signed = any(value < 0 for value in constants.values())
-        base = _ENUM_BASES.get((size, signed))
-        if base is None:
-            raise BtfError(f"enum {name} of BTF has {size} bytes")
-        # In dwarf2json's order, for plugins print flags in the order of their enum.
-        return {"size": size, "base": base, "constants": dict(sorted(constants.items()))}
-
-    def size(self, descriptor: Isf) -> int:
-        """Returns the size in bytes of what a descriptor describes; 0 when it is not known."""
-        kind = descriptor["kind"]
-        if kind == "base":
-            return int(self.base_types.get(descriptor["name"], {}).get("size", 0))
-        if kind == "pointer":
-            return int(self.base_types["pointer"]["size"])
-        if kind == "array":
-            return self.size(descriptor["subtype"]) * int(descriptor["count"] or 0)
-        if kind in ("struct", "union") and descriptor["name"] in self.user_types:
-            return self._btf.size(self.user_types[descriptor["name"]])
-        return 0
-
-    def anonymous_with(self, members: list[str]) -> Optional[Isf]:
-        """Returns the descriptor of the anonymous structure that has just these members."""
-        for number in self._btf.anonymous:
-            if self._btf.kind(number) is Kind.STRUCT and members == [
-                member.name for member in self._btf.members(number)
-            ]:
-                return self.descriptor(number)
-        return None
-
-    @functools.cached_property
-    def _percpu_offsets(self) -> dict[int, int]:
-        return self._btf.section_offsets(".data..percpu")
-
-    def percpu_variable(self, name: str, offset: int) -> Optional[Isf]:
-        """Returns the descriptor of the per-CPU variable at an offset, when it has the name.
-
-        Of variables BTF knows no others.
-        """
-        number = self._btf.find(name, Kind.VAR)
-        if number is None or self._percpu_offsets.get(number) != offset:
-            return None
-        return self.descriptor(self._btf.target(number))
-
-
-def _base_type(kind: str, size: int, signed: bool) -> Isf:
-    return {"kind": kind, "size": size, "signed": signed, "endian": "little"}
-
-
-def _integer(btf: Btf, number: int) -> Isf:
-    integer = btf.integer(number)
-    kind = "bool" if integer.boolean else "char" if integer.size == 1 else "int"
-    return _base_type(kind, integer.size, integer.signed)
-
-
-@functools.cache
-def _globals() -> dict[str, list[Isf]]:
-    """Returns the types that globals of the kernel may have, for those that plugins read."""
-    path = pathlib.Path(__file__).parent.parent / "symbols" / "linux-globals.json"
-    with path.open(encoding="utf-8") as stream:
-        types: dict[str, list[Isf]] = json.load(stream)
-    return types
-
-
-class SymbolConverter:
-    """kallsyms in the terms of ISF.
-
-    Args:
-        kernel: whose kallsyms is known.
-        types: the kernel's types.
-
-    Attributes:
-        symbols: name -> number in kallsyms; -1 for those of kallsyms' own tables.
-    """
-
-    def __init__(self, kernel: LinuxKernel, kallsyms: Kallsyms, types: TypeConverter) -> None:
-        self._kernel = kernel
-        self._kallsyms = kallsyms
-        self._types = types
-        self.symbols = dict.fromkeys(kallsyms.tables, -1)
-        self.symbols.update(
-            (name, number) for name, number in kallsyms.index.items() if _usable(name)
-        )
-        for name, successor in _SUCCESSORS.items():
-            if name not in self.symbols and successor in self.symbols:
-                self.symbols[name] = self.symbols[successor]
-
-    def symbol(self, name: str, number: int) -> Isf:
-        """Returns a symbol as ISF has it, at the address that it was linked to."""
-        if number < 0:
-            address, relocated = self._kallsyms.tables[name], True
-        else:
-            _, _, address, relocated = self._kallsyms[number]
-        found: Isf = {
-            "address": self._linked(address, relocated),
-            "type": self._type(name, address, relocated),
-        }
-        if name == "linux_banner":
-            banner = self._kernel.banner + b"\n\0"
-            found["constant_data"] = base64.b64encode(banner).decode("ascii")
-        return found
-
-    def _linked(self, address: int, relocated: bool) -> int:
-        return address - self._kernel.kaslr_shift if relocated else address
-
-    def by_location(self, mask: int) -> list[tuple[int, str]]:
-        """Returns (linked address, name) of all symbols, ascending; see `IsfView`."""
-        mask = mask or -1
-        return sorted(
-            (self._linked(symbol.address, symbol.relocated) & mask, symbol.name)
-            for symbol in self._kallsyms
-            if _usable(symbol.name)
-        )
-
-    def _type(self, name: str, address: int, relocated: bool) -> Isf:
-        for candidate in _globals().get(name, ()):
-            found = self._candidate(candidate, address)
-            if found is not None:
-                return found
-        # Up to 6.14 the addresses of per-CPU variables start from 0 on x86-64.
-        start = self._percpu_start if relocated else 0
-        return self._types.percpu_variable(name, address - start) or _VOID
-
-    @functools.cached_property
-    def _percpu_start(self) -> int:
-        return self._kallsyms.address("__per_cpu_start") or 0
-
-    def _candidate(self, candidate: Isf, address: int) -> Optional[Isf]:
-        """Returns a type of symbols/linux-globals.json when this kernel has it."""
-        if "members" in candidate:
-            return self._types.anonymous_with(candidate["members"])
-        if candidate["kind"] == "array" and candidate["count"] is None:
-            # As many as fit before the next symbol.
-            size = self._types.size(candidate["subtype"])
-            end = self._kallsyms.next_address(address)
-            room = min(end - address, _MAXIMUM_TABLE) if end else 0
-            return {**candidate, "count": room // size if size else 0}
-        if candidate["kind"] in ("struct", "union") and not self._types.size(candidate):
-            return None
-        return candidate
-
-
-class IsfView:
-    """What an ISF file of the kernel would hold, converted piece by piece.
-
-    Args:
-        kernel: the kernel of a dump.
-
-    Raises:
-        KernelError: the kernel has no kallsyms or no BTF.
-    """
-
-    def __init__(self, kernel: LinuxKernel) -> None:
-        if kernel.kallsyms is None:
-            raise KernelError(kernel.kallsyms_error)
-        types = TypeConverter(kernel.read_btf(), kernel.bits // 8)
-        symbols = self._symbols = SymbolConverter(kernel, kernel.kallsyms, types)
-        origin = f"guest dump, volatility_guestdump {__version__}"
-        self.document: dict[str, Any] = {
-            "metadata": {
-                "format": ISF_FORMAT,
-                "producer": _PRODUCER,
-                "linux": {"symbols": [{"kind": "symtab", "name": f"kallsyms ({origin})"}]},
-            },
-            "base_types": types.base_types,
-            "user_types": LazyMapping(types.user_types, types.user_type),
-            "enums": LazyMapping(types.enums, types.enum),
-            "symbols": LazyMapping(symbols.symbols, symbols.symbol),
-        }
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "IsfView":
-        return self
-
-    def symbols_by_location(self, mask: int) -> list[tuple[int, str]]:
-        """Returns (linked address, name) of all symbols, ascending.
-
-        Unlike the section of symbols this has every one of several symbols with one name.
-
-        Args:
-            mask: for the addresses; 0 for none.
-        """
-        return self._symbols.by_location(mask)
-
-    def expanded(self) -> dict[str, Any]:
-        """Returns all of it as plain dictionaries; what is damaged is left out."""
-        return {
-            name: section.expanded() if isinstance(section, LazyMapping) else section
-            for name, section in self.document.items()
-        }
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Members":
+        # A copied context makes its own.
+        return _Members(copy.deepcopy(self._table, memo), self._type_name)
 
 
 class _GuestDumpFormat(intermed.Version8Format):
@@ -504,6 +78,66 @@ class _GuestDumpFormat(intermed.Version8Format):
     """
 
     hidden = True
+
+    def __init__(
+        self,
+        context: interfaces.context.ContextInterface,
+        config_path: str,
+        name: str,
+        view: IsfView,
+        native_types: Optional[interfaces.symbols.NativeTableInterface] = None,
+        table_mapping: Optional[dict[str, str]] = None,
+    ) -> None:
+        super().__init__(context, config_path, name, view.document, native_types, table_mapping)
+        self._view = view
+
+    def get_type(self, type_name: str) -> interfaces.objects.Template:
+        """Resolves an individual type, without its members."""
+        if type_name not in self._json_object["user_types"]:
+            return super().get_type(type_name)
+        kind, size = self._view.types.outline(type_name)
+        object_class = self.get_type_class(type_name)
+        if object_class is objects.AggregateType:
+            object_class = objects.StructType if kind == "struct" else objects.UnionType
+        return _Structure(
+            object_class,
+            self.name + constants.BANG + type_name,
+            size=size,
+            members=_Members(self, type_name),
+        )
+
+    def fields(self, type_name: str) -> dict[str, tuple[int, dict[str, Any]]]:
+        """Returns name -> (offset, type) of a structure's members.
+
+        Raises:
+            SymbolError: the structure is damaged.
+        """
+        try:
+            fields = self._json_object["user_types"][type_name]["fields"]
+            return {name: (at, field["type"]) for at, name, field in self._reduce_fields(fields)}
+        except KeyError as error:
+            raise exceptions.SymbolError(
+                type_name, self.name, f"{type_name} cannot be decoded"
+            ) from error
+
+    def template(self, descriptor: dict[str, Any]) -> interfaces.objects.Template:
+        """Returns the template of a member, with all that it refers to."""
+        template = self._interdict_to_template(descriptor)
+        self._resolve(template)
+        return template
+
+    def _resolve(self, template: interfaces.objects.Template) -> None:
+        # Plugins resolve a member that is a structure itself; what pointers and arrays refer to
+        # is up to the symbol space.
+        for child in template.children:
+            if not isinstance(child, templates.ReferenceTemplate):
+                self._resolve(child)
+                continue
+            # One that remains says so when it is used.
+            with contextlib.suppress(exceptions.SymbolError):
+                template.replace_child(
+                    child, self.context.symbol_space.get_type(child.vol.type_name)
+                )
 
     @property
     def types(self) -> Iterable[str]:
@@ -532,7 +166,7 @@ class _GuestDumpTable(intermed.IntermediateSymbolTable):
     ) -> None:
         self._view = IsfView(_kernel_at(context, isf_url))
         self._delegate = _GuestDumpFormat(
-            context, config_path, name, self._view.document, native_types, table_mapping
+            context, config_path, name, self._view, native_types, table_mapping
         )
         # Past the loading of a JSON file
         super(intermed.IntermediateSymbolTable, self).__init__(

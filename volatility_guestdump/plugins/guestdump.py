@@ -27,9 +27,9 @@ from volatility_guestdump.guestfile import REGISTERS, VCPU
 from volatility_guestdump.layers import GuestDumpLayer
 from volatility_guestdump.linux.backtrace import Stack, Stacks
 from volatility_guestdump.linux.btf import Btf
+from volatility_guestdump.linux.isf import IsfView
 from volatility_guestdump.linux.kernel import LinuxKernel, kernel_of
 from volatility_guestdump.linux.log import panic_message
-from volatility_guestdump.linux.symbols import IsfView
 from volatility_guestdump.paging import PagingMode, find_paging
 from volatility_guestdump.stackers import installed_isf
 from volatility_guestdump.vmem import memory_locations
