@@ -1,18 +1,19 @@
-"""Layers: guest-physical memory of a guest dump, and the Intel layers that Volatility lacks."""
+"""Layers: the memory file of a guest dump, and its guest-physical memory."""
 
+import functools
 import logging
 from collections.abc import Hashable
 from typing import Any, Optional
 
 from volatility3.framework import exceptions, interfaces
 from volatility3.framework.configuration import requirements
-from volatility3.framework.layers import intel, physical, segmented
+from volatility3.framework.layers import physical, segmented
 from volatility3.framework.symbols import intermed
 
 from volatility_guestdump.exceptions import AddressError, GuestFileError, MemoryFileError
 from volatility_guestdump.guestfile import GuestFile, layout_path
+from volatility_guestdump.memory import GuestMemory
 from volatility_guestdump.vmem import (
-    GuestMemory,
     MemoryFile,
     MemoryStream,
     display_name,
@@ -88,7 +89,6 @@ class GuestDumpLayer(segmented.SegmentedLayer):
         self._config_path = config_path
         self._meta_layer = str(self.config["meta_layer"])
         self._base_layer: str = str(self.config["base_layer"])
-        self._memory: Optional[GuestMemory] = None
         self._read_error_shown = False
         try:
             self.guest = open_guest_file(self.guest_location)
@@ -122,14 +122,12 @@ class GuestDumpLayer(segmented.SegmentedLayer):
         locations = (self.guest_location, self.memory_location)
         return tuple((location, file_state(location)) for location in locations if location)
 
-    @property
+    @functools.cached_property
     def memory(self) -> GuestMemory:
         """Guest-physical memory, for those who need no layer."""
-        if self._memory is None:
-            location = self.memory_location
-            file = None if location is None else open_memory_file(location)
-            self._memory = GuestMemory(self.guest.ranges, file)
-        return self._memory
+        location = self.memory_location
+        file = None if location is None else open_memory_file(location)
+        return GuestMemory(self.guest.ranges, file)
 
     @property
     def missing_memory(self) -> int:
@@ -189,7 +187,7 @@ class GuestDumpLayer(segmented.SegmentedLayer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves the open file out; it is opened again when it is needed."""
-        return {**self.__dict__, "_memory": None}
+        return {name: value for name, value in self.__dict__.items() if name != "memory"}
 
     @property
     def dependencies(self) -> list[str]:
@@ -203,14 +201,3 @@ class GuestDumpLayer(segmented.SegmentedLayer):
             requirements.TranslationLayerRequirement(name="base_layer", optional=False),
             requirements.TranslationLayerRequirement(name="meta_layer", optional=False),
         ]
-
-
-class LinuxIntelLA57(intel.LinuxMixin, intel.Intel32e):
-    """Linux with 5-level paging (CR4.LA57), which Volatility 2.28 has no layer for."""
-
-    # Linux keeps physical addresses of 52 bits in its page tables from 4.18 on (b83ce5ee91471d19).
-    # The 46 bits that Volatility uses for 4-level paging would cut off memory above 64 TiB,
-    # which is what 5-level paging is for.
-    _maxphyaddr = 52
-    _maxvirtaddr = 57
-    _structure = [("page map layer 5", 9, False), *intel.Intel32e._structure]

@@ -14,9 +14,14 @@ from volatility_guestdump.exceptions import (
     MissingMemoryFile,
     NotAGuestFile,
 )
+from volatility_guestdump.intel import (
+    GuestDumpIntel,
+    GuestDumpIntel32e,
+    GuestDumpIntelLA57,
+    GuestDumpIntelPAE,
+)
 from volatility_guestdump.layers import (
     GuestDumpLayer,
-    LinuxIntelLA57,
     MemoryFileLayer,
     open_guest_file,
 )
@@ -38,10 +43,10 @@ vollog = logging.getLogger(__name__)
 MEMORY_OPTION = "automagic.GuestDumpStackers.guest_memory"
 
 _LINUX_LAYERS: dict[PagingMode, type[intel.Intel]] = {
-    PagingMode.LEGACY: intel.LinuxIntel,
-    PagingMode.PAE: intel.LinuxIntelPAE,
-    PagingMode.FOUR_LEVEL: intel.LinuxIntel32e,
-    PagingMode.FIVE_LEVEL: LinuxIntelLA57,
+    PagingMode.LEGACY: GuestDumpIntel,
+    PagingMode.PAE: GuestDumpIntelPAE,
+    PagingMode.FOUR_LEVEL: GuestDumpIntel32e,
+    PagingMode.FIVE_LEVEL: GuestDumpIntelLA57,
 }
 
 

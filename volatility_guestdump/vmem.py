@@ -1,26 +1,20 @@
-"""The memory of the guest: finding the companion of a debug.guest file, and reading it.
+"""The memory file of a guest: finding the companion of a debug.guest file, and reading it."""
 
-debug.vmem is the guest's memory with the holes squeezed out, so `MemoryFile` reads the file by
-offsets and `GuestMemory` puts the holes back.
-"""
-
-import bisect
 import io
 import logging
+import mmap
 import os
 import threading
 import urllib.parse
 import urllib.request
 from collections import OrderedDict
-from collections.abc import Sequence
 from typing import Any, BinaryIO, Optional, Union
 
 from volatility3.framework import constants
 from volatility3.framework.layers import resources
 
 from volatility_guestdump.compressed import MAGIC, SeekableGzip
-from volatility_guestdump.exceptions import AddressError, MemoryFileError, MissingMemoryFile
-from volatility_guestdump.guestfile import MemoryRange
+from volatility_guestdump.exceptions import MemoryFileError, MissingMemoryFile
 
 vollog = logging.getLogger(__name__)
 
@@ -170,6 +164,16 @@ class MemoryFile:
             data += rest
         return data
 
+    def map(self) -> Optional[mmap.mmap]:
+        """Returns the file as mapped into memory, or None where that cannot be done."""
+        if self._descriptor is None:
+            return None
+        try:
+            return mmap.mmap(self._descriptor, self.size, access=mmap.ACCESS_READ)
+        except (OSError, OverflowError, ValueError):
+            # Empty, or too large for the address space of a 32-bit process.
+            return None
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Volatility sends layers to other processes.
         return open_memory_file, (self.location,)
@@ -237,61 +241,3 @@ class MemoryStream(io.RawIOBase):
         data = self._memory.read(self._position, length) if length else b""
         self._position += len(data)
         return data
-
-
-class GuestMemory:
-    """Guest-physical memory: the memory file with the holes put back.
-
-    A file that is too short is read as far as it goes.
-
-    Args:
-        ranges: the runs of memory, ascending, as debug.guest gives them.
-        file: the memory file, or None when there is none: then every address is invalid.
-
-    Attributes:
-        ranges: the runs that the file covers.
-    """
-
-    def __init__(self, ranges: Sequence[MemoryRange], file: Optional[MemoryFile]) -> None:
-        self.file = file
-        available = file.size if file else 0
-        self.ranges: tuple[MemoryRange, ...] = tuple(
-            MemoryRange(run.start, min(run.size, available - run.file_offset), run.file_offset)
-            for run in ranges
-            if run.file_offset < available
-        )
-        self._starts = [run.start for run in self.ranges]
-
-    def _run(self, address: int) -> MemoryRange:
-        index = bisect.bisect_right(self._starts, address) - 1
-        if index >= 0:
-            run = self.ranges[index]
-            if address < run.end:
-                return run
-        raise AddressError(address, f"guest-physical address {address:#x} is not in the dump")
-
-    def covers(self, address: int, length: int) -> bool:
-        """Whether all of a piece of memory can be read."""
-        while length > 0:
-            try:
-                run = self._run(address)
-            except AddressError:
-                return False
-            length -= run.end - address
-            address = run.end
-        return True
-
-    def read(self, address: int, length: int) -> bytes:
-        """Returns `length` bytes of guest-physical memory.
-
-        Raises:
-            AddressError: a byte of it lies in a hole or outside of memory.
-            MemoryFileError: the memory file cannot be read there.
-        """
-        run = self._run(address)
-        offset = address - run.start
-        if offset + length <= run.size:
-            assert self.file is not None
-            return self.file.read(run.file_offset + offset, length)
-        rest = length - (run.size - offset)
-        return self.read(address, run.size - offset) + self.read(run.end, rest)

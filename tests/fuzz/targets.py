@@ -24,9 +24,10 @@ from volatility_guestdump.linux.isf import IsfView
 from volatility_guestdump.linux.kernel import LinuxKernel, find_kernel
 from volatility_guestdump.linux.log import panic_message
 from volatility_guestdump.linux.orc import OrcTable, find_form
+from volatility_guestdump.memory import GuestMemory
 from volatility_guestdump.paging import PageTables, PagingMode, candidate_tables, find_paging
 from volatility_guestdump.plugins.guestdump import Backtrace, Info, Registers
-from volatility_guestdump.vmem import GuestMemory, MemoryFile, open_memory_file
+from volatility_guestdump.vmem import MemoryFile, open_memory_file
 
 #: Runs one input; returns quietly, or raises what a user would see as a traceback.
 Target = Callable[[random.Random], None]

@@ -12,7 +12,8 @@ from volatility3.framework.layers import intel, physical
 
 from tests.conftest import Vol
 from tests.helpers import IDLE_VCPU, info, rows, write_pair
-from volatility_guestdump.layers import GuestDumpLayer, LinuxIntelLA57
+from volatility_guestdump.intel import GuestDumpIntelLA57
+from volatility_guestdump.layers import GuestDumpLayer
 from volatility_guestdump.stackers import GuestDumpStacker
 
 PAGE = 4096
@@ -261,7 +262,7 @@ def test_five_level_layer_translates() -> None:
     context.layers.add_layer(physical.BufferDataLayer(context, "raw", "raw", bytes(memory)))
     context.config["top.memory_layer"] = "raw"
     context.config["top.page_map_offset"] = 0
-    layer = LinuxIntelLA57(context, "top", "top")
+    layer = GuestDumpIntelLA57(context, "top", "top")
     assert layer.read(address & layer.address_mask, 4) == b"LA57"
     assert layer.metadata["architecture"] == "Intel64"
     with pytest.raises(exceptions.PagedInvalidAddressException):

@@ -12,7 +12,8 @@ from tests.helpers import info, real_guest, rows
 from tests.lab import Guest
 from volatility_guestdump.guestfile import GuestFile
 from volatility_guestdump.linux.kernel import LinuxKernel, find_kernel
-from volatility_guestdump.vmem import GuestMemory, open_memory_file
+from volatility_guestdump.memory import GuestMemory
+from volatility_guestdump.vmem import open_memory_file
 
 ESCAPE = b"\x1b[2J\x9b31m"
 

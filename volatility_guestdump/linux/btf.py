@@ -12,6 +12,7 @@ TYPE_TAG with 5.16 and 5.17, ENUM64 with 6.0.
 
 import array
 import enum
+import itertools
 import struct
 import sys
 from typing import NamedTuple, Optional
@@ -51,7 +52,7 @@ class Kind(enum.IntEnum):
     ENUM64 = 19
 
 
-#: u32 words behind the first three: (always, for each of vlen).
+#: u32 words of a type behind the first three: (always, for each of vlen).
 _EXTRA_WORDS: dict[int, tuple[int, int]] = {
     Kind.INT: (1, 0),
     Kind.PTR: (0, 0),
@@ -74,6 +75,14 @@ _EXTRA_WORDS: dict[int, tuple[int, int]] = {
     Kind.ENUM64: (0, 3),
 }
 
+_KINDS = tuple(Kind)
+
+#: All u32 words of a type of each kind that five bits can say: (always, for each of vlen).
+_SIZES = tuple(
+    (3 + _EXTRA_WORDS[kind][0], _EXTRA_WORDS[kind][1]) if kind in _EXTRA_WORDS else (0, 0)
+    for kind in range(32)
+)
+
 #: Kinds that only qualify another type.
 _MODIFIERS = frozenset(
     (Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG, Kind.DECL_TAG)
@@ -82,9 +91,10 @@ _MODIFIERS = frozenset(
 COMPOSITES = frozenset((Kind.STRUCT, Kind.UNION))
 ENUMS = frozenset((Kind.ENUM, Kind.ENUM64))
 
-#: Kinds whose names can be looked up.
-_NAMED = frozenset(
-    (*COMPOSITES, *ENUMS, Kind.TYPEDEF, Kind.INT, Kind.FLOAT, Kind.VAR, Kind.DATASEC)
+#: Kinds whose names can be looked up, as a table for bytes.translate: kind -> 1 or 0.
+_NAMED = bytes(
+    kind in (*COMPOSITES, *ENUMS, Kind.TYPEDEF, Kind.INT, Kind.FLOAT, Kind.VAR, Kind.DATASEC)
+    for kind in range(256)
 )
 
 
@@ -154,6 +164,7 @@ class Btf:
         if sys.byteorder == "big":
             self._words.byteswap()
         self._starts: list[int] = [-1]
+        self._kinds = bytearray((Kind.VOID,))
         self.names: dict[str, list[int]] = {}
         self.anonymous: list[int] = []
         # Up to 5.19 values of enums are signed, and no flag says so.
@@ -161,30 +172,28 @@ class Btf:
         self._index()
 
     def _index(self) -> None:
-        words, starts = self._words, self._starts
-        named: list[tuple[int, int]] = []
+        words, starts, kinds, sizes = self._words, self._starts, self._kinds, _SIZES
         position, end = 0, len(words)
-        while position < end:
-            if position + 3 > end:
-                raise BtfError(f"type {len(starts)} of BTF is cut off")
+        while position < end - 2:
             info = words[position + 1]
             kind = (info >> 24) & 0x1F
-            extra = _EXTRA_WORDS.get(kind)
-            if extra is None:
+            fixed, each = sizes[kind]
+            if not fixed:
                 raise BtfError(f"type {len(starts)} of BTF is of an unknown kind, {kind}")
-            if kind in _NAMED:
-                if words[position]:
-                    named.append((words[position], len(starts)))
-                else:
-                    self.anonymous.append(len(starts))
-                if kind == Kind.ENUM and info >> 31:
-                    self._signed_enums = False
             starts.append(position)
-            position += 3 + extra[0] + extra[1] * (info & 0xFFFF)
+            kinds.append(kind)
+            position += fixed + each * (info & 0xFFFF)
         if position != end:
             raise BtfError(f"type {len(starts) - 1} of BTF is cut off")
-        for offset, number in named:
-            self.names.setdefault(self._string(offset), []).append(number)
+        named = kinds.translate(_NAMED)
+        for number in itertools.compress(range(len(kinds)), named):
+            start = starts[number]
+            if words[start]:
+                self.names.setdefault(self._string(words[start]), []).append(number)
+            else:
+                self.anonymous.append(number)
+            if words[start + 1] >> 31 and kinds[number] == Kind.ENUM:
+                self._signed_enums = False
 
     def __len__(self) -> int:
         """Number of types, void included."""
@@ -203,9 +212,9 @@ class Btf:
 
     def kind(self, number: int) -> Kind:
         """Returns the kind of a type."""
-        if number == 0:
-            return Kind.VOID
-        return Kind((self._words[self._start(number) + 1] >> 24) & 0x1F)
+        if not 0 <= number < len(self._kinds):
+            raise BtfError(f"BTF has no type {number}")
+        return _KINDS[self._kinds[number]]
 
     def name(self, number: int) -> str:
         """Returns the name of a type; empty for an anonymous one and for void."""

@@ -382,10 +382,10 @@ class SymbolConverter:
         self._kernel = kernel
         self._kallsyms = kallsyms
         self._types = types
-        self.symbols = dict.fromkeys(kallsyms.tables, -1)
-        self.symbols.update(
-            (name, number) for name, number in kallsyms.index.items() if _usable(name)
-        )
+        self.symbols = {**dict.fromkeys(kallsyms.tables, -1), **kallsyms.index}
+        # Looked at together in a twentieth of the time; of a sound kernel all names are usable.
+        if not _usable("".join(self.symbols)):
+            self.symbols = {name: at for name, at in self.symbols.items() if _usable(name)}
         for name, successor in _SUCCESSORS.items():
             if name not in self.symbols and successor in self.symbols:
                 self.symbols[name] = self.symbols[successor]
