@@ -4,12 +4,16 @@ Volatility's layers translate each read anew, through two generators and a layer
 reads of plugins are of a few bytes in pages that were translated before.
 """
 
-from typing import Any
+import functools
+from typing import Any, Optional
 
-from volatility3.framework import exceptions
+from volatility3.framework import exceptions, interfaces
 from volatility3.framework.layers import intel
 
+from volatility_guestdump.exceptions import GuestDumpError
 from volatility_guestdump.guestfile import PAGE_SIZE
+from volatility_guestdump.layers import GuestDumpLayer
+from volatility_guestdump.paging import Read
 
 _PAGE_BITS = PAGE_SIZE.bit_length() - 1
 _OFFSET = PAGE_SIZE - 1
@@ -24,22 +28,28 @@ class _ShortPath(intel.Intel):
         super().__init__(*args, **kwargs)
         #: Number of a virtual page -> its address in the layer below.
         self._places: dict[int, int] = {}
-        self._below: Any = None
 
-    def _place(self, number: int) -> bool:
-        """Finds the place of a page that can be read; returns whether there is one."""
-        if self._below is None:
-            self._below = self._context.layers[str(self._base_layer)]
+    @functools.cached_property
+    def _below(self) -> interfaces.layers.DataLayerInterface:
+        return self._context.layers[str(self._base_layer)]
+
+    @functools.cached_property
+    def _read_below(self) -> Read:
+        below = self._below
+        return below.memory.read if isinstance(below, GuestDumpLayer) else below.read
+
+    def _place(self, number: int) -> Optional[int]:
+        """Finds the place of a page; None when not all of it can be read."""
         try:
             place, _, layer = self._translate(number << _PAGE_BITS)
         except exceptions.InvalidAddressException:
-            return False
+            return None
         if layer != self._base_layer or not self._below.is_valid(place, PAGE_SIZE):
-            return False
+            return None
         if len(self._places) >= _MAXIMUM_PAGES:
             self._places.clear()
         self._places[number] = place
-        return True
+        return place
 
     def read(  # type: ignore[override] # Volatility's is behind an lru_cache
         self, offset: int, length: int, pad: bool = False
@@ -49,10 +59,13 @@ class _ShortPath(intel.Intel):
         if start + length <= PAGE_SIZE:
             number = offset >> _PAGE_BITS
             place = self._places.get(number)
-            if place is not None or self._place(number):
-                place = self._places[number]
-                data: bytes = self._below.read(place + start, length, pad)
-                return data
+            if place is None:
+                place = self._place(number)
+            if place is not None:
+                try:
+                    return self._read_below(place + start, length)
+                except GuestDumpError:
+                    pass
         # Says precisely what is not there.
         return bytes(super().read(offset, length, pad))
 
@@ -60,13 +73,15 @@ class _ShortPath(intel.Intel):
         """Returns whether all of a piece of memory can be read."""
         if (offset & _OFFSET) + length <= PAGE_SIZE:
             number = offset >> _PAGE_BITS
-            if number in self._places or self._place(number):
+            if number in self._places or self._place(number) is not None:
                 return True
         return bool(super().is_valid(offset, length))
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out what can be found again."""
-        return {**self.__dict__, "_places": {}, "_below": None}
+        found_again = ("_below", "_read_below")
+        state = {name: value for name, value in self.__dict__.items() if name not in found_again}
+        return {**state, "_places": {}}
 
 
 class GuestDumpIntel(_ShortPath, intel.LinuxIntel):

@@ -9,7 +9,7 @@ raising an error. So every piece of it is brought into memory first by a call th
 import bisect
 import mmap
 from collections.abc import Sequence
-from typing import Optional
+from typing import Any, Optional
 
 from volatility_guestdump.exceptions import AddressError
 from volatility_guestdump.guestfile import PAGE_SIZE, MemoryRange
@@ -57,6 +57,10 @@ class GuestMemory:
         self._map = file.map() if file else None
         if self._map is not None and not self._populate(0, 1):
             self._map = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without the map, which is of this process.
+        return GuestMemory, (self.ranges, self.file)
 
     def _run(self, address: int) -> MemoryRange:
         index = bisect.bisect_right(self._starts, address) - 1

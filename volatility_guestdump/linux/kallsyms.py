@@ -65,6 +65,9 @@ _MAXIMUM_TEXT = 256 << 20
 _SEARCH_LIMIT = 16 << 20
 _SEARCH_PORTION = 2 << 20
 
+#: Steps of a search, of less than a tenth of a microsecond: a kernel's takes a million.
+_WORK_LIMIT = 32 << 20
+
 #: What no symbol's name has.
 _SEPARATOR = "\n"
 
@@ -196,8 +199,9 @@ def find_kallsyms(
         KallsymsError: there is no table, or none that gives the known symbol its address.
     """
     reason = "the kernel has no symbol table (kallsyms)"
+    work = _Work()
     for unit in (8, 4) if bits == 64 else (4,):
-        tables = _Tables(image, base, bits, unit)
+        tables = _Tables(image, base, bits, unit, work)
         for token_table, token_index, tokens in tables.token_tables():
             for num_syms, count in tables.counts(token_table, tokens):
                 found = tables.names(num_syms, count, token_table)
@@ -237,6 +241,23 @@ def find_kallsyms(
     raise KallsymsError(reason)
 
 
+class _Work:
+    """What a search may cost; without a limit decoys could make it take hours."""
+
+    def __init__(self) -> None:
+        self._left = _WORK_LIMIT
+
+    def spend(self, units: int) -> None:
+        """Counts steps of a search.
+
+        Raises:
+            KallsymsError: they are too many.
+        """
+        self._left -= units
+        if self._left < 0:
+            raise KallsymsError("the kernel has too much that only looks like kallsyms")
+
+
 class _Tables:
     """A search for the tables with one alignment.
 
@@ -245,13 +266,15 @@ class _Tables:
         base: its virtual address.
         bits: of an address.
         unit: what the tables are aligned to, in bytes.
+        work: of the whole search.
     """
 
-    def __init__(self, image: bytes, base: int, bits: int, unit: int) -> None:
+    def __init__(self, image: bytes, base: int, bits: int, unit: int, work: _Work) -> None:
         self._image = image
         self._base = base
         self._bits = bits
         self._unit = unit
+        self._work = work
 
     def align(self, offset: int) -> int:
         """Returns the place of a table that follows what ends at an offset."""
@@ -262,6 +285,7 @@ class _Tables:
         image = self._image
         digits = image.find(_DIGITS)
         while digits >= 0:
+            self._work.spend(8 * _TOKENS)
             # From the token "0" forward to the end of the last token.
             end = digits
             for _ in range(ord("0"), _TOKENS):
@@ -294,6 +318,7 @@ class _Tables:
             words = array.array("Q" if unit == 8 else "I", image[low:high])
             if sys.byteorder == "big":
                 words.byteswap()
+            self._work.spend(len(words))
             for index in range(len(words) - 1, -1, -1):
                 count = words[index]
                 if _MINIMUM_SYMBOLS <= count < _MAXIMUM_SYMBOLS:
@@ -308,6 +333,7 @@ class _Tables:
 
     def _starts_names(self, offset: int, end: int, types: Sequence[bool]) -> bool:
         """Whether the first few names at an offset have the type of a symbol."""
+        self._work.spend(8)
         for _ in range(8):
             if offset + 2 >= end:
                 return False
@@ -331,6 +357,7 @@ class _Tables:
         image = self._image
         first = offset = position + self._unit
         lengths = []
+        self._work.spend(count)
         for _ in range(count):
             if offset >= limit:
                 return None

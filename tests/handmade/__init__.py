@@ -1,0 +1,1 @@
+"""Builders of what tests decode, made from the formats' definitions."""
