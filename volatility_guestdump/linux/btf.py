@@ -23,7 +23,7 @@ MAGIC = 0xEB9F
 
 _HEADER = struct.Struct("<HBBIIIII")
 
-#: No chain of typedefs, qualifiers and arrays in a kernel comes near it.
+#: No chain of typedefs and qualifiers in a kernel comes near it, nor does a nest of structures.
 _MAXIMUM_DEPTH = 64
 
 
@@ -307,7 +307,7 @@ class Btf:
         offset = 0
         found = None
         for name in path.split("."):
-            found = None if number is None else self._member(number, name, 0)
+            found = None if number is None else self._member(number, name, set())
             if found is None:
                 break
             offset += found.bit_offset
@@ -320,16 +320,17 @@ class Btf:
         """Returns the offset of a member in bytes; see `member`."""
         return self.member(structure, path).bit_offset // 8
 
-    def _member(self, number: int, name: str, depth: int) -> Optional[Member]:
-        if self.kind(number) not in COMPOSITES or depth > _MAXIMUM_DEPTH:
+    def _member(self, number: int, name: str, seen: set[int]) -> Optional[Member]:
+        if self.kind(number) not in COMPOSITES or number in seen or len(seen) > _MAXIMUM_DEPTH:
             return None
+        seen.add(number)
         members = self.members(number)
         for member in members:
             if member.name == name:
                 return member
         for member in members:
             if not member.name:
-                found = self._member(self.resolve(member.type), name, depth + 1)
+                found = self._member(self.resolve(member.type), name, seen)
                 if found is not None:
                     return found._replace(bit_offset=member.bit_offset + found.bit_offset)
         return None
@@ -338,8 +339,8 @@ class Btf:
         """Returns the names and values of an enum."""
         start = self._start(number)
         info = self._words[start + 1]
-        signed = self.enum_is_signed(number) or self._signed_enums
         wide = self.kind(number) is Kind.ENUM64
+        signed = self.enum_is_signed(number) or (self._signed_enums and not wide)
         step = 3 if wide else 2
         found: dict[str, int] = {}
         for position in range(start + 3, start + 3 + step * (info & 0xFFFF), step):

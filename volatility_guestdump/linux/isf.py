@@ -130,8 +130,10 @@ class TypeConverter:
 
     def __init__(self, btf: Btf, pointer_size: int) -> None:
         self._btf = btf
-        self._descriptors: dict[int, Isf] = {}
-        self._flat_sizes: dict[int, int] = {}
+        #: Number -> (what describes the type, how deep it nests).
+        self._descriptors: dict[int, tuple[Isf, int]] = {}
+        #: Number of a structure -> (its members and those of anonymous ones, how deep they nest).
+        self._flat_sizes: dict[int, tuple[int, int]] = {}
         self._names: dict[int, str] = {}
         self.user_types: dict[str, int] = {}
         self.enums: dict[str, int] = {}
@@ -175,44 +177,55 @@ class TypeConverter:
             table[name] = number
         self._names[number] = name
 
-    def descriptor(self, number: int, depth: int = 0) -> Isf:
+    def descriptor(self, number: int) -> Isf:
         """Returns how a member, element or symbol of a type is described.
 
         Raises:
             BtfError: the type is damaged.
         """
+        return self._descriptor(number, 0)[0]
+
+    def _descriptor(self, number: int, depth: int) -> tuple[Isf, int]:
+        """Returns what describes a type, and how deep it nests; `depth` is how deep it lies."""
         found = self._descriptors.get(number)
         if found is None:
-            if depth > _MAXIMUM_DEPTH:
-                raise BtfError(f"type {number} of BTF nests too deeply")
+            # Before it is too deep for Python, whatever of it is known already.
+            self._check_depth(number, depth)
             found = self._descriptors[number] = self._describe(number, depth)
+        self._check_depth(number, depth + found[1])
         return found
 
-    def _describe(self, number: int, depth: int) -> Isf:
+    @staticmethod
+    def _check_depth(number: int, depth: int) -> None:
+        if depth > _MAXIMUM_DEPTH:
+            raise BtfError(f"type {number} of BTF nests too deeply")
+
+    def _describe(self, number: int, depth: int) -> tuple[Isf, int]:
         btf = self._btf
         start, number = number, btf.resolve(number)
         kind = btf.kind(number)
         if kind is Kind.PTR:
-            return {
-                "kind": "pointer",
-                "subtype": self.descriptor(btf.target(number), depth + 1),
-            }
+            target, below = self._descriptor(btf.target(number), depth + 1)
+            return {"kind": "pointer", "subtype": target}, below + 1
         if kind is Kind.ARRAY:
             element, count = btf.array(number)
-            array = {
-                "kind": "array",
-                "count": count,
-                "subtype": self.descriptor(element, depth + 1),
-            }
-            if self.size(array) > _MAXIMUM_ARRAY:
-                raise BtfError(f"array {number} of BTF has {self.size(array)} bytes")
-            return array
+            subtype, below = self._descriptor(element, depth + 1)
+            array = {"kind": "array", "count": count, "subtype": subtype}
+            if max(count, self.size(array)) > _MAXIMUM_ARRAY:
+                raise BtfError(f"array {number} of BTF has {count} elements")
+            return array, below + 1
+        return self._describe_flat(start, number), 0
+
+    def _describe_flat(self, start: int, number: int) -> Isf:
+        """Describes a type that refers to no other, given where the typedefs to it start."""
+        btf = self._btf
+        kind = btf.kind(number)
         if kind in COMPOSITES:
             shape = "struct" if kind is Kind.STRUCT else "union"
             return {"kind": shape, "name": self._typedef(start, number) or self._name(number)}
         if kind is Kind.FWD:
-            shape = "union" if btf.is_union_forward(number) else "struct"
-            return {"kind": shape, "name": btf.name(number)}
+            shape, name = "union" if btf.is_union_forward(number) else "struct", btf.name(number)
+            return {"kind": shape, "name": name if _usable(name) else f"unnamed_{number}"}
         if kind in ENUMS:
             return {"kind": "enum", "name": self._name(number)}
         if kind in (Kind.FUNC_PROTO, Kind.FUNC):
@@ -236,7 +249,9 @@ class TypeConverter:
 
     def outline(self, name: str) -> tuple[str, int]:
         """Returns the kind of a structure, "struct" or "union", and its size in bytes."""
-        number = self.user_types[name]
+        return self._outline(self.user_types[name])
+
+    def _outline(self, number: int) -> tuple[str, int]:
         kind = "struct" if self._btf.kind(number) is Kind.STRUCT else "union"
         return kind, self._btf.size(number)
 
@@ -246,31 +261,43 @@ class TypeConverter:
         Raises:
             BtfError: the type is damaged.
         """
-        self._flat_size(number)
+        self._flat_size(number, 0)
         fields: dict[str, Isf] = {}
         for member in self._btf.members(number):
-            if member.name and _usable(member.name):
-                fields[member.name] = self._field(member)
-            elif self._btf.kind(self._btf.resolve(member.type)) in COMPOSITES:
+            if member.name:
+                if _usable(member.name):
+                    fields[member.name] = self._field(member)
+                continue
+            target = self._btf.resolve(member.type)
+            if self._btf.kind(target) in COMPOSITES:
+                # Volatility takes its members for those of this structure: they must be sound.
+                self.user_type("", target)
                 fields[f"unnamed_field_{len(fields)}"] = {**self._field(member), "anonymous": True}
-        kind, size = self.outline(name)
+        kind, size = self._outline(number)
         return {"kind": kind, "size": size, "fields": fields}
 
-    def _flat_size(self, number: int, depth: int = 0) -> int:
-        """Counts members including those of anonymous ones, which Volatility expands."""
-        if number not in self._flat_sizes:
-            if depth > _MAXIMUM_DEPTH:
-                raise BtfError(f"type {number} of BTF nests too deeply")
-            size = 0
+    def _flat_size(self, number: int, depth: int) -> tuple[int, int]:
+        """Counts members including those of anonymous ones, which Volatility expands.
+
+        Returns:
+            How many there are, and how deep the anonymous ones nest.
+        """
+        found = self._flat_sizes.get(number)
+        if found is None:
+            self._check_depth(number, depth)
+            size = deepest = 0
             for member in self._btf.members(number):
                 target = 0 if member.name else self._btf.resolve(member.type)
                 size += 1
                 if target and self._btf.kind(target) in COMPOSITES:
-                    size += self._flat_size(target, depth + 1)
+                    inner, below = self._flat_size(target, depth + 1)
+                    size += inner
+                    deepest = max(deepest, below + 1)
                 if size > _MAXIMUM_MEMBERS:
                     raise BtfError(f"type {number} of BTF has too many members")
-            self._flat_sizes[number] = size
-        return self._flat_sizes[number]
+            found = self._flat_sizes[number] = size, deepest
+        self._check_depth(number, depth + found[1])
+        return found
 
     def _field(self, member: Member) -> Isf:
         btf = self._btf
@@ -284,9 +311,11 @@ class TypeConverter:
         descriptor = self.descriptor(member.type)
         if not bits:
             return {"offset": offset // 8, "type": descriptor}
+        if btf.kind(target) not in (Kind.INT, *ENUMS) or bits > 8 * btf.size(target):
+            raise BtfError(f"a bitfield of BTF has {bits} bits of type {target}")
         # From the byte that it starts in, as dwarf2json has it, unless it would not fit then.
         unit = 8
-        if btf.kind(target) is not Kind.VOID and offset % 8 + bits > 8 * btf.size(target):
+        if offset % 8 + bits > 8 * btf.size(target):
             unit = 8 * btf.size(target)
         bitfield = {
             "kind": "bitfield",
@@ -302,7 +331,8 @@ class TypeConverter:
         Raises:
             BtfError: the type is damaged.
         """
-        constants = self._btf.enumerators(number)
+        enumerators = self._btf.enumerators(number).items()
+        constants = {name: value for name, value in enumerators if _usable(name)}
         size = self._btf.size(number)
         signed = any(value < 0 for value in constants.values())
         base = _ENUM_BASES.get((size, signed))
@@ -322,6 +352,8 @@ class TypeConverter:
             return self.size(descriptor["subtype"]) * int(descriptor["count"] or 0)
         if kind in ("struct", "union") and descriptor["name"] in self.user_types:
             return self._btf.size(self.user_types[descriptor["name"]])
+        if kind == "enum" and descriptor["name"] in self.enums:
+            return self._btf.size(self.enums[descriptor["name"]])
         return 0
 
     def anonymous_with(self, members: list[str]) -> Optional[Isf]:
