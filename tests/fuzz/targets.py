@@ -8,22 +8,24 @@ import random
 from typing import Callable
 
 from volatility3.framework import automagic, contexts, exceptions, interfaces, plugins
-from volatility3.framework.symbols import intermed
 from volatility3.plugins.linux import pslist  # type: ignore[attr-defined]
 
 from tests.fuzz.mutations import mutate
+from tests.handmade import kallsyms as handmade_kallsyms
 from tests.helpers import IDLE_VCPU
 from tests.lab import GUESTS, Guest, existing, writer
-from tests.unit import test_backtrace, test_orc
+from tests.unit import test_backtrace, test_btf, test_kallsyms, test_orc, test_symbols
 from volatility_guestdump import vmem
 from volatility_guestdump.exceptions import AddressError, GuestDumpError
 from volatility_guestdump.guestfile import PAGE_SIZE, VCPU, GuestFile
 from volatility_guestdump.linux import kernel as kernel_module
 from volatility_guestdump.linux.backtrace import Stacks
 from volatility_guestdump.linux.isf import IsfView
+from volatility_guestdump.linux.kallsyms import find_kallsyms
 from volatility_guestdump.linux.kernel import LinuxKernel, find_kernel
 from volatility_guestdump.linux.log import panic_message
 from volatility_guestdump.linux.orc import OrcTable, find_form
+from volatility_guestdump.linux.symbols import _GuestDumpFormat
 from volatility_guestdump.memory import GuestMemory
 from volatility_guestdump.paging import PageTables, PagingMode, candidate_tables, find_paging
 from volatility_guestdump.plugins.guestdump import Backtrace, Info, Registers
@@ -77,6 +79,37 @@ def page_tables(rng: random.Random) -> None:
     assert find_kernel(read, [vcpu]) is None
     mode = rng.choice([mode for mode in PagingMode if mode is not PagingMode.OFF])
     PageTables(read, mode, registers["cr3"]).maps(registers["rip"])
+
+
+def kallsyms(rng: random.Random) -> None:
+    """Symbol tables of each form, damaged."""
+    form = rng.choice(test_kallsyms.FORMS)
+    made = handmade_kallsyms.image(test_kallsyms.kernel(form), form)
+    data = bytearray(mutate(rng, made.data, 3))
+    for _ in range(rng.randint(0, 3)):
+        # Nearly all of an image is names: damage the small tables more often.
+        place = rng.choice([address - made.base for address in made.tables.values()])
+        place += rng.randrange(-16, 512)
+        data[place : place + 64] = mutate(rng, bytes(data[place : place + 64]), 2)
+    known = [("_stext", [test_kallsyms.text(form)])]
+    try:
+        found = find_kallsyms(bytes(data), made.base, known, form.bits)
+    except GuestDumpError:
+        return
+    for symbol in found:
+        found.find(symbol.name)
+    for _ in range(64):
+        found.at(rng.getrandbits(form.bits))
+
+
+def btf(rng: random.Random) -> None:
+    """Types of every kind, damaged, as what Volatility loads."""
+    sound = rng.choice((test_symbols.sample(), test_btf.one_of_each()[0])).build()
+    damaged = mutate(rng, sound)
+    with contextlib.suppress(GuestDumpError):
+        for _ in test_btf.decode_all(damaged):
+            pass
+    test_symbols.usable(damaged)
 
 
 def orc_tables(rng: random.Random) -> None:
@@ -161,6 +194,8 @@ class _DamagedFile(MemoryFile):
         assert memory.file is not None
         self._sound = memory.file
         self.location, self.size = memory.file.location, memory.file.size
+        # No map of the file: it would show what is sound.
+        self._descriptor = None
         self._patches: dict[int, bytes] = {}
         for _ in range(rng.randint(1, 3)):
             place, size = rng.choice(_structures())
@@ -235,21 +270,23 @@ def _look_at(rng: random.Random, kernel: LinuxKernel, guest: GuestFile) -> None:
         _shown(stack.frames)
         assert stack.task is None or stack.task.comm.isprintable()
     try:
-        document = IsfView(kernel).document
+        view = IsfView(kernel)
     except GuestDumpError:
         return
-    table = intermed.Version8Format(contexts.Context(), "fuzz", "fuzz", document)
-    readers = {
-        "user_types": table.get_type,
-        "enums": table.get_enumeration,
-        "symbols": table.get_symbol,
-    }
-    for section, reader in readers.items():
-        names = list(document[section])
+    context = contexts.Context()
+    table = _GuestDumpFormat(context, "fuzz", "fuzz", view)
+    context.symbol_space.append(table)
+    for section in ("user_types", "enums", "symbols"):
+        names = list(view.document[section])
         for name in rng.sample(names, min(len(names), 200)):
             # What Volatility's symbol space turns into its own error.
             with contextlib.suppress(exceptions.VolatilityException, KeyError):
-                reader(name)
+                if section == "enums":
+                    table.get_enumeration(name)
+                elif section == "symbols":
+                    table.get_symbol(name)
+                else:
+                    dict(table.get_type(name).vol.members)
 
 
 def _shown(frames: object) -> None:
@@ -261,6 +298,8 @@ def _shown(frames: object) -> None:
 TARGETS: dict[str, tuple[Target, int]] = {
     "guest_file": (guest_file, 60),
     "page_tables": (page_tables, 30),
+    "kallsyms": (kallsyms, 20),
+    "btf": (btf, 20),
     "orc_tables": (orc_tables, 60),
     "stacks": (stacks, 30),
     "real_kernel": (real_kernel, 2),
