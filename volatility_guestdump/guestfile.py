@@ -228,11 +228,12 @@ def _parse(stream: BinaryIO) -> GuestFile:
         raise NotAGuestFile(f"{len(head)} bytes are too few for a header of version {version}")
     header = structures.read("guest_header", head)
     hole_count = header["memory.hole_count"]
-    start = header_size + structures.size("guest_hole_reserved") * hole_count
+    reserved = structures.size("guest_hole_reserved")
+    start = header_size + reserved * hole_count
     vcpu_size = structures.size("guest_vcpu")
     size = start + vcpu_count * vcpu_size
     data = head
-    if hole_count <= MAXIMUM_HOLES and vcpu_count <= MAXIMUM_VCPUS:
+    if (hole_count <= MAXIMUM_HOLES or not reserved) and vcpu_count <= MAXIMUM_VCPUS:
         data += _read(stream, size + 1 - len(head))
 
     # No magic: one of two equations that chance does not satisfy tells a guest dump that is

@@ -1,9 +1,10 @@
 """Guest-physical memory: the memory file with the holes put back.
 
 Reads go through a map of the file, which is several times faster than asking the system for each
-one. But where a medium fails, or a file was cut off meanwhile, a map ends the process instead of
-raising an error. So every piece of it is brought into memory first by a call that reports errors
-(MADV_POPULATE_READ, Linux 5.14); where there is none the file is read piece by piece.
+one. But where a medium fails a map ends the process instead of raising an error. So every piece of
+it is brought into memory first by a call that reports errors (MADV_POPULATE_READ, Linux 5.14);
+where there is none the file is read piece by piece. What remains is a file that is cut off after
+its pieces were read, while the process runs.
 """
 
 import bisect

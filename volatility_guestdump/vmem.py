@@ -180,6 +180,9 @@ class MemoryFile:
 
 
 def _is_gzip(path: str) -> bool:
+    # The name decides: what a guest has at address 0 may look like anything.
+    if not path.lower().endswith(GZIP_SUFFIX):
+        return False
     with open(path, "rb", buffering=0) as stream:
         return stream.read(len(MAGIC)) == MAGIC
 

@@ -301,7 +301,7 @@ def test_enums_without_end() -> None:
 
 @pytest.mark.parametrize("name", ["a!b", "a\x1b[2J", "a\n", "\x7f"])
 def test_names_that_cannot_be_shown(name: str) -> None:
-    """Types and members with such names are left out, and what refers to them says so."""
+    """Types with such names go by their number, members are left out."""
     btf = BtfBuilder()
     number = btf.int_(name, 4)
     hidden = [btf.struct(name, 4), btf.enum(name, {"A": 1}), btf.typedef(name, 2)]
@@ -309,7 +309,8 @@ def test_names_that_cannot_be_shown(name: str) -> None:
     btf.struct("s", 4, [*fields, (name, number, 0)])
     types = converter(btf)
     section = LazyMapping(types.user_types, types.user_type)
-    assert [*section] == ["s"] and not types.enums and name not in types.base_types
+    assert [*section] == ["s", f"unnamed_{hidden[0]}"] and name not in types.base_types
+    assert [*types.enums] == [f"unnamed_{hidden[1]}"]
     assert [*section["s"]["fields"]] == ["i", "s", "e", "t"]
     assert name not in str(section.expanded()) and repr(name)[1:-1] not in str(section.expanded())
 
@@ -589,6 +590,19 @@ def usable(btf: bytes) -> None:
     for name in document["user_types"]:
         with contextlib.suppress(exceptions.SymbolError, exceptions.SymbolSpaceError):
             table.get_type(name)
+
+
+@pytest.mark.parametrize("name", [b"", b"\x01"])
+def test_anonymous_members_with_a_name(name: bytes) -> None:
+    """An anonymous member's structure may have a name that is empty or cannot be shown."""
+    btf = BtfBuilder()
+    # Not at offset 0, where the empty name of what is anonymous stands.
+    at = len(btf.strings)
+    btf.strings += name + b"\0"
+    number = btf.int_("int", 4)
+    inner = btf.add(4, at, 4, [btf.string("x"), number, 0], 1)
+    btf.struct("s", 4, [("", inner, 0)])
+    usable(btf.build())
 
 
 @given(st.data())

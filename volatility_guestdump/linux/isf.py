@@ -48,6 +48,9 @@ _SUCCESSORS = {
     "tk_core": "timekeeper_data",
 }
 
+#: Names that mean something of their own to Volatility.
+_NATIVE = ("pointer", "array", "enum", "bitfield", "void", "string", "bytes", "function")
+
 _VOID: Isf = {"kind": "base", "name": "void"}
 
 #: No type of a kernel nests pointers, arrays and anonymous structures nearly as deep.
@@ -108,7 +111,7 @@ class LazyMapping(Mapping[str, Isf]):
 
 def _usable(name: str) -> bool:
     # Volatility uses "!" to separate tables, and names reach the analyst's screen.
-    return name.isprintable() and "!" not in name
+    return bool(name) and name.isprintable() and "!" not in name
 
 
 class TypeConverter:
@@ -143,8 +146,10 @@ class TypeConverter:
             **{name: _base_type("int", size, sign) for (size, sign), name in _ENUM_BASES.items()},
         }
         typedefs: list[tuple[str, int]] = []
+        unnamed = list(btf.anonymous)
         for name, numbers in btf.names.items():
             if not _usable(name):
+                unnamed += numbers
                 continue
             for number in numbers:
                 kind = btf.kind(number)
@@ -154,11 +159,13 @@ class TypeConverter:
                     self._give_name(self.enums, name, number)
                 elif kind is Kind.TYPEDEF:
                     typedefs.append((name, number))
+                elif name in _NATIVE:
+                    continue
                 elif kind is Kind.INT:
                     self.base_types[name] = _integer(btf, number)
                 elif kind is Kind.FLOAT:
                     self.base_types[name] = _base_type("float", btf.size(number), True)
-        for number in btf.anonymous:
+        for number in unnamed:
             kind = btf.kind(number)
             if kind in ENUMS or kind in COMPOSITES:
                 table = self.enums if kind in ENUMS else self.user_types
@@ -222,12 +229,12 @@ class TypeConverter:
         kind = btf.kind(number)
         if kind in COMPOSITES:
             shape = "struct" if kind is Kind.STRUCT else "union"
-            return {"kind": shape, "name": self._typedef(start, number) or self._name(number)}
+            return {"kind": shape, "name": self._typedef(start, number) or self._names[number]}
         if kind is Kind.FWD:
             shape, name = "union" if btf.is_union_forward(number) else "struct", btf.name(number)
             return {"kind": shape, "name": name if _usable(name) else f"unnamed_{number}"}
         if kind in ENUMS:
-            return {"kind": "enum", "name": self._name(number)}
+            return {"kind": "enum", "name": self._names[number]}
         if kind in (Kind.FUNC_PROTO, Kind.FUNC):
             return {"kind": "function"}
         if kind in (Kind.INT, Kind.FLOAT) and btf.name(number) in self.base_types:
@@ -242,10 +249,6 @@ class TypeConverter:
                 name = self._btf.name(number)
             number = self._btf.target(number)
         return name if name and self.user_types.get(name) == target else None
-
-    def _name(self, number: int) -> str:
-        # One whose name cannot be shown has none.
-        return self._names.get(number) or f"unnamed_{number}"
 
     def outline(self, name: str) -> tuple[str, int]:
         """Returns the kind of a structure, "struct" or "union", and its size in bytes."""
@@ -416,7 +419,7 @@ class SymbolConverter:
         self._types = types
         self.symbols = {**dict.fromkeys(kallsyms.tables, -1), **kallsyms.index}
         # Looked at together in a twentieth of the time; of a sound kernel all names are usable.
-        if not _usable("".join(self.symbols)):
+        if "" in self.symbols or not _usable("".join(self.symbols)):
             self.symbols = {name: at for name, at in self.symbols.items() if _usable(name)}
         for name, successor in _SUCCESSORS.items():
             if name not in self.symbols and successor in self.symbols:

@@ -22,7 +22,7 @@ from volatility_guestdump.printable import printable
 _PANIC = re.compile(rb"Kernel panic - not syncing: ([\x20-\x7e\x80-\xff]{1,1000})")
 _PREFIX = len(b"Kernel panic - not syncing: ")
 
-#: CONFIG_LOG_BUF_SHIFT is at most 25, log_buf_len= at most 2 GiB. Its end is where a panic is.
+#: CONFIG_LOG_BUF_SHIFT is at most 25, which is 32 MiB; log_buf_len= could make it longer.
 _LOG_LIMIT = 64 << 20
 
 
@@ -46,16 +46,17 @@ def panic_message(kernel: LinuxKernel, btf: Optional[Btf]) -> Optional[str]:
         log = kernel.read(kernel.pointer(pointer), length)
     except AddressError:
         return None
-    newest, message = -1, None
+    newest, message = (False, -1), None
     for match in _PANIC.finditer(log):
         text = match[1]
-        sequence = match.start()
         record = _record(kernel, btf, log, match.start()) if btf else None
+        # What is no record any more, or not yet, only counts when there is none.
+        order = (False, match.start())
         if record:
             text = text[: max(0, record.text_length - _PREFIX)]
-            sequence = record.sequence
-        if sequence > newest:
-            newest, message = sequence, printable(text).strip()
+            order = (True, record.sequence)
+        if order > newest and text:
+            newest, message = order, printable(text).strip()
     return message
 
 
