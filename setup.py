@@ -33,7 +33,11 @@ setuptools.setup(  # type: ignore[no-untyped-call]
         "test": ["pytest", "hypothesis", "jsonschema", "mypy", "ruff", "rapidgzip>=0.14"],
     },
     install_requires=["volatility3>=2.28.2,<3", "pefile>=2023.2.7"],
-    packages=["volatility_guestdump", "volatility_guestdump.linux"],
+    packages=[
+        "volatility_guestdump",
+        "volatility_guestdump.linux",
+        "volatility_guestdump.windows",
+    ],
     package_data={"volatility_guestdump": ["symbols/*.json", "plugins/guestdump.py"]},
     # Volatility imports what lies in its own plugins folder. The module alone goes there; an
     # __init__.py would belong to Volatility.

@@ -1,20 +1,22 @@
 """Automagic: symbols from the dump, and no scans for the plugins of this package."""
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 from volatility3.framework import constants, interfaces
 from volatility3.framework.configuration import requirements
 
 from volatility_guestdump.exceptions import GuestDumpError
+from volatility_guestdump.guest import linux_kernel, windows_kernel
 from volatility_guestdump.layers import GuestDumpLayer
-from volatility_guestdump.linux.kernel import kernel_of
 from volatility_guestdump.linux.symbols import LinuxGuestDumpSymbols
 from volatility_guestdump.stackers import (
     MEMORY_OPTION,
     GuestDumpLinuxStacker,
     GuestDumpStacker,
 )
+from volatility_guestdump.windows.symbols import load as load_symbols
 
 vollog = logging.getLogger(__name__)
 
@@ -84,6 +86,69 @@ class GuestDumpStackers(interfaces.automagic.AutomagicInterface):
         ]
 
 
+def _missing_tables(
+    finder: interfaces.automagic.AutomagicInterface,
+    context: interfaces.context.ContextInterface,
+    config_path: str,
+    requirement: interfaces.configuration.RequirementInterface,
+) -> Iterator[tuple[str, requirements.SymbolTableRequirement, str, GuestDumpLayer]]:
+    """Yields the tables that a configurable still needs for kernels in guest dumps.
+
+    Yields:
+        Configuration path of the table, what is required, the kernel's layer and the dump below.
+    """
+    found: Any = finder.find_requirements(
+        context,
+        config_path,
+        requirement,
+        (requirements.TranslationLayerRequirement, requirements.SymbolTableRequirement),
+        shortcut=False,
+    )
+    parent = interfaces.configuration.parent_path
+    layers = {
+        parent(path): context.config.get(path, None)
+        for path, wanted in found
+        if isinstance(wanted, requirements.TranslationLayerRequirement)
+    }
+    for path, wanted in found:
+        if isinstance(wanted, requirements.SymbolTableRequirement) and wanted.unsatisfied(
+            context, parent(path)
+        ):
+            layer_name = str(layers.get(parent(path)))
+            dump = guest_dump_below(context, layer_name) if layer_name in context.layers else None
+            if dump is not None:
+                yield path, wanted, layer_name, dump
+
+
+class GuestDumpWindowsSymbolFinder(interfaces.automagic.AutomagicInterface):
+    """Tells Volatility where a Windows kernel is, and loads the symbols that its PDB record names.
+
+    Where it cannot, Volatility's own scanner searches for both.
+    """
+
+    # Before KernelPDBScanner (30).
+    priority = 25
+    exclusion_list = ["mac", "linux"]
+
+    def __call__(
+        self,
+        context: interfaces.context.ContextInterface,
+        config_path: str,
+        requirement: interfaces.configuration.RequirementInterface,
+        progress_callback: constants.ProgressCallback = None,
+    ) -> None:
+        """Runs the automagic over the configurable."""
+        for path, _, layer_name, dump in _missing_tables(self, context, config_path, requirement):
+            kernel = windows_kernel(dump)
+            if kernel is None or kernel.image.pdb is None:
+                continue
+            layer = context.layers[layer_name]
+            base = kernel.image.base & layer.address_mask
+            vollog.debug(f"Windows kernel at {base:#x} by the IDT: {kernel.banner}")
+            context.config[join(layer.config_path, "kernel_virtual_offset")] = base
+            load_symbols(context, kernel.image.pdb, path)
+
+
 class GuestDumpSymbolFinder(interfaces.automagic.AutomagicInterface):
     """Takes the symbols of a Linux kernel from the dump when no installed ISF has its banner."""
 
@@ -99,29 +164,10 @@ class GuestDumpSymbolFinder(interfaces.automagic.AutomagicInterface):
         progress_callback: constants.ProgressCallback = None,
     ) -> None:
         """Runs the automagic over the configurable."""
-        found: Any = self.find_requirements(
-            context,
-            config_path,
-            requirement,
-            (
-                requirements.TranslationLayerRequirement,
-                requirements.SymbolTableRequirement,
-            ),
-            shortcut=False,
-        )
-        parent = interfaces.configuration.parent_path
-        layers = {
-            parent(path): context.config.get(path, None)
-            for path, wanted in found
-            if isinstance(wanted, requirements.TranslationLayerRequirement)
-        }
-        for path, wanted in found:
-            if isinstance(wanted, requirements.SymbolTableRequirement) and wanted.unsatisfied(
-                context, parent(path)
-            ):
-                layer_name = str(layers.get(parent(path)))
-                if layer_name in context.layers:
-                    self._construct(context, path, wanted, layer_name)
+        for path, wanted, layer_name, dump in _missing_tables(
+            self, context, config_path, requirement
+        ):
+            self._construct(context, path, wanted, layer_name, dump)
 
     @staticmethod
     def _construct(
@@ -129,10 +175,10 @@ class GuestDumpSymbolFinder(interfaces.automagic.AutomagicInterface):
         path: str,
         wanted: requirements.SymbolTableRequirement,
         layer_name: str,
+        dump: GuestDumpLayer,
     ) -> None:
-        dump = guest_dump_below(context, layer_name)
-        kernel = dump and kernel_of(dump)
-        if not dump or not kernel:
+        kernel = linux_kernel(dump)
+        if kernel is None:
             return
         table = LinuxGuestDumpSymbols
         context.config[join(path, "class")] = f"{table.__module__}.{table.__name__}"

@@ -129,6 +129,10 @@ class GuestDumpLayer(segmented.SegmentedLayer):
         file = None if location is None else open_memory_file(location)
         return GuestMemory(self.guest.ranges, file)
 
+    def describe_system(self, metadata: dict[str, Any]) -> None:
+        """Adds to the layer's metadata what is known of the system that the guest runs."""
+        self._metadata = {**self._metadata, **metadata}
+
     @property
     def missing_memory(self) -> int:
         """Bytes of memory that the memory file lacks; negative when it has too many."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Optional
 
 from volatility3.framework import constants, interfaces
-from volatility3.framework.automagic import linux, symbol_cache
+from volatility3.framework.automagic import linux, symbol_cache, windows
 from volatility3.framework.layers import intel, physical
 
 from volatility_guestdump.exceptions import (
@@ -14,6 +14,7 @@ from volatility_guestdump.exceptions import (
     MissingMemoryFile,
     NotAGuestFile,
 )
+from volatility_guestdump.guest import linux_kernel, windows_kernel
 from volatility_guestdump.intel import (
     GuestDumpIntel,
     GuestDumpIntel32e,
@@ -25,7 +26,7 @@ from volatility_guestdump.layers import (
     MemoryFileLayer,
     open_guest_file,
 )
-from volatility_guestdump.linux.kernel import LinuxKernel, kernel_of
+from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.paging import PagingMode
 from volatility_guestdump.vmem import (
     MEMORY_SUFFIX,
@@ -176,6 +177,43 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
             vollog.warning(f"{found}the surplus is ignored")
 
 
+class GuestDumpWindowsStacker(interfaces.automagic.StackerLayerInterface):
+    """Stacks Volatility's Intel layer for Windows on a GuestDumpLayer, from the registers."""
+
+    # Before Volatility's own stackers, which scan memory.
+    stack_order = 32
+    exclusion_list = ["mac", "linux"]
+
+    @classmethod
+    def stack(
+        cls,
+        context: interfaces.context.ContextInterface,
+        layer_name: str,
+        progress_callback: constants.ProgressCallback = None,
+    ) -> Optional[interfaces.layers.DataLayerInterface]:
+        """Attempts to find the kernel that the vCPUs run, and leaves the rest to Volatility."""
+        layer = context.layers[layer_name]
+        if not isinstance(layer, GuestDumpLayer):
+            return None
+        try:
+            kernel = windows_kernel(layer)
+        except MemoryFileError as error:
+            vollog.warning(f"Memory cannot be read: {error}")
+            return None
+        if kernel is None:
+            vollog.debug("The vCPUs of the guest dump run no Windows kernel")
+            return None
+        layer.describe_system(
+            {
+                "os": "Windows",
+                "architecture": "Intel64" if kernel.bits == 64 else "Intel32",
+                "pae": kernel.tables.mode is PagingMode.PAE,
+                "page_map_offset": kernel.page_map,
+            }
+        )
+        return windows.WindowsIntelStacker.stack(context, layer_name, progress_callback)
+
+
 class GuestDumpLinuxStacker(interfaces.automagic.StackerLayerInterface):
     """Stacks the Linux kernel's Intel layer on a GuestDumpLayer, from the vCPUs' registers."""
 
@@ -195,7 +233,7 @@ class GuestDumpLinuxStacker(interfaces.automagic.StackerLayerInterface):
         if not isinstance(layer, GuestDumpLayer):
             return None
         try:
-            kernel = kernel_of(layer)
+            kernel = linux_kernel(layer)
         except MemoryFileError as error:
             vollog.warning(f"Memory cannot be read: {error}")
             return None

@@ -17,8 +17,8 @@ from tests.lab import GUESTS, Guest, existing, writer
 from tests.unit import test_backtrace, test_btf, test_kallsyms, test_orc, test_symbols
 from volatility_guestdump import vmem
 from volatility_guestdump.exceptions import AddressError, GuestDumpError
+from volatility_guestdump.guest import forget
 from volatility_guestdump.guestfile import PAGE_SIZE, VCPU, GuestFile
-from volatility_guestdump.linux import kernel as kernel_module
 from volatility_guestdump.linux.backtrace import Stacks
 from volatility_guestdump.linux.isf import IsfView
 from volatility_guestdump.linux.kallsyms import find_kallsyms
@@ -229,10 +229,9 @@ def volatility(rng: random.Random) -> None:
     context.config["automagic.LayerStacker.single_location"] = guest.guest_path.as_uri()
     plugin = rng.choice((Info, Registers, Backtrace, pslist.PsList))
     context.config["plugins.Backtrace.tasks"] = True
-    memos = (vmem._opened, kernel_module._kernels)
     try:
-        for memo in memos:
-            memo.clear()
+        vmem._opened.clear()
+        forget()
         vmem._opened[key] = _DamagedFile(rng)
         grid = plugins.construct_plugin(
             *(context, automagic.available(context), plugin, "plugins", None),
@@ -243,8 +242,8 @@ def volatility(rng: random.Random) -> None:
         # What vol says in words.
         pass
     finally:
-        for memo in memos:
-            memo.clear()
+        vmem._opened.clear()
+        forget()
         gc.collect()
 
 

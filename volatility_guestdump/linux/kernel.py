@@ -13,13 +13,11 @@ import contextlib
 import functools
 import re
 import struct
-from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Optional
 
 from volatility_guestdump.exceptions import AddressError, BtfError, KallsymsError
 from volatility_guestdump.guestfile import PAGE_SIZE, VCPU
-from volatility_guestdump.layers import GuestDumpLayer
 from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.kallsyms import Kallsyms, find_kallsyms
 from volatility_guestdump.paging import PTI_USER_HALF, PageTables, Read, candidate_tables
@@ -364,18 +362,3 @@ def _banners(tables: PageTables, run: Run) -> dict[int, bytes]:
         if banners:
             return banners
     return {}
-
-
-#: Of the layers looked at last. Volatility makes each layer several times over in one run.
-_kernels: "OrderedDict[Hashable, Optional[LinuxKernel]]" = OrderedDict()
-_KERNELS_LIMIT = 2
-
-
-def kernel_of(layer: GuestDumpLayer) -> Optional[LinuxKernel]:
-    """Returns the Linux kernel in a guest dump, or None; see `find_kernel`."""
-    key = layer.identity
-    if key not in _kernels:
-        while len(_kernels) >= _KERNELS_LIMIT:
-            _kernels.popitem(last=False)
-        _kernels[key] = find_kernel(layer.memory.read, layer.guest.vcpus)
-    return _kernels[key]

@@ -18,9 +18,10 @@ from volatility3.framework.symbols import intermed, linux
 # LinuxKernelIntermedSymbols needs it, but leaves it to the plugins to import it.
 from volatility3.framework.symbols.linux.extensions import network  # noqa: F401
 
+from volatility_guestdump.guest import linux_kernel
 from volatility_guestdump.layers import GuestDumpLayer
 from volatility_guestdump.linux.isf import IsfView
-from volatility_guestdump.linux.kernel import LinuxKernel, kernel_of
+from volatility_guestdump.linux.kernel import LinuxKernel
 
 
 class _Structure(templates.ObjectTemplate):
@@ -191,7 +192,7 @@ class _GuestDumpTable(intermed.IntermediateSymbolTable):
 def _kernel_at(context: interfaces.context.ContextInterface, location: str) -> LinuxKernel:
     for layer in context.layers.values():
         if isinstance(layer, GuestDumpLayer) and layer.guest_location == location:
-            kernel = kernel_of(layer)
+            kernel = linux_kernel(layer)
             if kernel is not None:
                 return kernel
     raise exceptions.SymbolSpaceError(f"No layer has the Linux kernel of {location}")

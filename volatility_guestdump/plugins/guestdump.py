@@ -21,18 +21,16 @@ except ImportError:
     # Given with -p to a Volatility that lives elsewhere: the package is around this folder.
     sys.path.append(str(pathlib.Path(__file__).resolve().parents[2]))
 
-from volatility_guestdump import automagic, registers
-from volatility_guestdump.exceptions import BtfError, GuestDumpError, KernelError
+from volatility_guestdump import automagic, guest, info, registers
+from volatility_guestdump.exceptions import GuestDumpError, KernelError
 from volatility_guestdump.guestfile import REGISTERS, VCPU
 from volatility_guestdump.layers import GuestDumpLayer
 from volatility_guestdump.linux.backtrace import Stack, Stacks
-from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.isf import IsfView
-from volatility_guestdump.linux.kernel import LinuxKernel, kernel_of
-from volatility_guestdump.linux.log import panic_message
-from volatility_guestdump.paging import PagingMode, find_paging
-from volatility_guestdump.stackers import installed_isf
-from volatility_guestdump.vmem import memory_locations
+from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.paging import find_paging
+from volatility_guestdump.windows.kernel import WindowsKernel
+from volatility_guestdump.windows.symbols import WindowsSymbols, installed, load
 
 vollog = logging.getLogger(__name__)
 
@@ -61,13 +59,30 @@ class GuestDumpPlugin(interfaces.plugins.PluginInterface):
         assert layer is not None, "the requirement is satisfied by nothing else"
         return layer
 
-    def kernel(self) -> Optional[LinuxKernel]:
+    def linux_kernel(self) -> Optional[LinuxKernel]:
         """Returns the Linux kernel of the guest, or None, with a warning when memory is damaged."""
         try:
-            return kernel_of(self.dump)
+            return guest.linux_kernel(self.dump)
         except GuestDumpError as error:
             vollog.warning(f"The kernel of the guest cannot be found: {error}")
             return None
+
+    def windows_kernel(self) -> Optional[WindowsKernel]:
+        """Returns the Windows kernel of the guest, or None."""
+        try:
+            return guest.windows_kernel(self.dump)
+        except GuestDumpError:
+            # That memory is damaged was said in the search for a Linux kernel.
+            return None
+
+    def windows_symbols(self, kernel: WindowsKernel) -> Optional[WindowsSymbols]:
+        """Returns the symbols of a Windows kernel, when they are on this machine."""
+        pdb = kernel.image.pdb
+        if pdb is None or installed(pdb) is None:
+            return None
+        path = interfaces.configuration.path_join(self.config_path, "symbols")
+        table = load(self.context, pdb, path)
+        return None if table is None else WindowsSymbols(kernel, self.context, table)
 
 
 class Info(GuestDumpPlugin):
@@ -77,109 +92,24 @@ class Info(GuestDumpPlugin):
     hidden = False
 
     def _generator(self) -> Iterator[tuple[int, tuple[str, str]]]:
-        for variable, value in self._variables():
-            yield 0, (variable, value or UNKNOWN)
-
-    def _variables(self) -> Iterator[tuple[str, Optional[str]]]:
         dump = self.dump
-        kernel = self.kernel()
-        yield from self._file_variables(dump)
-        yield from self._kernel_variables(dump, kernel)
+        yield from ((0, row) for row in info.file_variables(dump))
+        values = self._kernel_values(dump)
+        for variable in info.KERNEL_VARIABLES:
+            yield 0, (variable, values.get(variable) or UNKNOWN)
 
-    def _file_variables(self, dump: GuestDumpLayer) -> Iterator[tuple[str, Optional[str]]]:
-        guest = dump.guest
-        yield "Format", guest.format
-        yield "vCPUs", str(len(guest.vcpus))
-        yield "Memory size", f"{guest.memory_size} ({_binary_size(guest.memory_size)})"
-        for number, run in enumerate(guest.ranges):
-            yield (
-                f"Memory range {number}",
-                f"{run.start:#x}-{run.end - 1:#x} at file offset {run.file_offset:#x}",
-            )
-        location = dump.memory_location or memory_locations(dump.guest_location)[0]
-        yield "Memory file", f"{location} ({_memory_state(dump)})"
-
-    def _kernel_variables(
-        self, dump: GuestDumpLayer, kernel: Optional[LinuxKernel]
-    ) -> Iterator[tuple[str, Optional[str]]]:
-        if kernel is None:
-            mode, page_map = _paging(dump)
-            yield "Paging", mode.value
-            yield "Page-table isolation", None
-            yield "Operating system", None
-            yield "Kernel banner", None
-            yield "Kernel build id", None
-            yield "Kernel virtual base", None
-            yield "KASLR shift", None
-            yield "Kernel physical base", None
-            yield "Page map (DTB)", None if page_map is None else f"{page_map:#x}"
-            yield "Symbols", None
-            yield "Panic", None
-            yield "Panic task", None
-            return
-        banner = kernel.shown_banner
-        isolation = kernel.isolates_page_tables()
-        yield "Paging", kernel.tables.mode.value
-        yield "Page-table isolation", None if isolation is None else "on" if isolation else "off"
-        yield (
-            "Operating system",
-            f"Linux {kernel.release} ({'x64' if kernel.bits == 64 else 'x86'})",
-        )
-        yield "Kernel banner", banner
-        yield "Kernel build id", kernel.build_id
-        yield "Kernel virtual base", f"{kernel.virtual_base:#x}"
-        yield "KASLR shift", f"{kernel.kaslr_shift:#x}"
-        yield "Kernel physical base", f"{kernel.physical_base:#x}"
-        yield "Page map (DTB)", f"{kernel.page_map:#x}"
-        btf, symbols = _symbols(kernel)
-        yield "Symbols", symbols
-        yield "Panic", panic_message(kernel, btf)
-        yield "Panic task", Stacks(kernel, dump.guest.vcpus, btf).panic_task()
+    def _kernel_values(self, dump: GuestDumpLayer) -> info.Values:
+        kernel = self.linux_kernel()
+        if kernel is not None:
+            return info.linux_variables(dump, kernel)
+        windows = self.windows_kernel()
+        if windows is not None:
+            return info.windows_variables(windows, self.windows_symbols(windows))
+        return info.unknown_variables(dump)
 
     def run(self) -> renderers.TreeGrid:
         """Returns the rows."""
         return renderers.TreeGrid([("Variable", str), ("Value", str)], self._generator())
-
-
-def _binary_size(size: int) -> str:
-    """Returns a size in the largest unit that gives a short number: "192 MiB", "1.5 GiB"."""
-    if size < 1 << 30:
-        return f"{size / (1 << 20):.6g} MiB"
-    return f"{size / (1 << 30):.6g} GiB"
-
-
-def _memory_state(dump: GuestDumpLayer) -> str:
-    if dump.memory_location is None:
-        return "missing"
-    missing = dump.missing_memory
-    if missing > 0:
-        return f"{missing} bytes short, from guest-physical address {dump.first_missing_address:#x}"
-    return f"complete, {-missing} bytes too long" if missing else "complete"
-
-
-def _paging(dump: GuestDumpLayer) -> tuple[PagingMode, Optional[int]]:
-    """Returns paging mode and page map of the first vCPU that pages."""
-    for vcpu in dump.guest.vcpus:
-        mode, tables = find_paging(dump.memory.read, vcpu)
-        if mode is not PagingMode.OFF:
-            return mode, tables.root if tables else mode.root(vcpu["cr3"])
-    return PagingMode.OFF, None
-
-
-def _symbols(kernel: LinuxKernel) -> tuple[Optional[Btf], str]:
-    """Returns the kernel's types, and in words where its symbols and types come from."""
-    btf, missing = None, kernel.kallsyms_error
-    try:
-        btf = kernel.read_btf()
-    except BtfError as error:
-        missing = missing or str(error)
-    _, location = installed_isf(kernel)
-    if location is not None:
-        return btf, location
-    if not missing:
-        return btf, "kallsyms and BTF in the dump"
-    partly = "kallsyms in the dump, but no types" if kernel.kallsyms else "none"
-    return btf, f"{partly}: {missing}; plugins need an ISF for this banner"
 
 
 class Registers(GuestDumpPlugin):
@@ -197,7 +127,8 @@ class Registers(GuestDumpPlugin):
         self,
     ) -> Iterator[tuple[int, tuple[int, str, format_hints.Hex, str]]]:
         dump = self.dump
-        kernel = self.kernel()
+        kernel = self.linux_kernel()
+        symbolize = kernel.symbolize if kernel else self._windows_symbolize()
         for vcpu in selected_vcpus(dump, self.config.get("vcpu", None)):
             mode, tables = find_paging(dump.memory.read, vcpu)
             user_half = None
@@ -205,10 +136,15 @@ class Registers(GuestDumpPlugin):
                 mode = kernel.tables.mode
                 user_half = kernel.loaded_user_half(vcpu)
             for register in REGISTERS:
-                decoded = registers.decode(
-                    vcpu, register, mode, user_half, kernel.symbolize if kernel else _no_symbol
-                )
+                decoded = registers.decode(vcpu, register, mode, user_half, symbolize)
                 yield 0, (vcpu.number, register, format_hints.Hex(vcpu[register]), decoded)
+
+    def _windows_symbolize(self) -> registers.Symbolize:
+        kernel = self.windows_kernel()
+        if kernel is None:
+            return _no_symbol
+        symbols = self.windows_symbols(kernel)
+        return symbols.symbolize if symbols else kernel.symbolize
 
     def run(self) -> renderers.TreeGrid:
         """Returns the rows."""
@@ -271,9 +207,11 @@ class Backtrace(GuestDumpPlugin):
         ]
 
     def _generator(self) -> Iterator[tuple[int, tuple[Any, ...]]]:
-        kernel = self.kernel()
+        kernel = self.linux_kernel()
         if kernel is None:
-            vollog.error("Only the stacks of Linux kernels can be unwound; none was recognised")
+            windows = self.windows_kernel()
+            found = f"this guest runs Windows {windows.version}" if windows else "there is none"
+            vollog.error(f"Only the stacks of Linux kernels can be unwound; {found}")
             return
         if kernel.bits != 64:
             vollog.error("Only the stacks of 64-bit kernels can be unwound")
@@ -326,7 +264,7 @@ class Isf(GuestDumpPlugin):
     hidden = False
 
     def _generator(self) -> Iterator[tuple[int, tuple[str, int, int, str]]]:
-        kernel = self.kernel()
+        kernel = self.linux_kernel()
         if kernel is None:
             vollog.error("The guest dump has no Linux kernel that can be recognised")
             return

@@ -1,0 +1,1 @@
+"""Windows guests: the kernel, found from the registers."""

@@ -1,0 +1,171 @@
+"""The Windows kernel that runs in the guest, found from the registers of its vCPUs.
+
+The handlers of exceptions, which the IDT points to, lie in the kernel's image: its headers are
+somewhere below, at the start of a page. With kernel virtual address shadowing a vCPU in user mode
+has page tables loaded that map the handlers, but not the headers. Then another vCPU has the
+kernel's tables, or the processor control region, which gs_base points to in kernel mode, names
+them.
+"""
+
+import functools
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Optional
+
+from volatility_guestdump.exceptions import AddressError
+from volatility_guestdump.guestfile import PAGE_SIZE, VCPU
+from volatility_guestdump.paging import PageTables, Read, candidate_tables
+from volatility_guestdump.windows.pe import KERNEL_NAME, Image, read_kernel
+
+#: Exceptions that the CPU itself raises: their handlers are the kernel's own.
+_EXCEPTIONS = 32
+#: How far below a handler the headers may lie; a kernel's image has about 16 MiB.
+_REACH = 32 << 20
+#: Pages looked at in all page tables together.
+_MAXIMUM_PAGES = 1 << 18
+
+#: KPRCB.KernelDirectoryTableBase, from the start of the processor control region: what
+#: KiSystemCall64Shadow loads into CR3 (mov cr3, gs:[9000h]), from Windows 10 1803 on.
+_KERNEL_TABLES = 0x9000
+
+#: KUSER_SHARED_DATA, which every version has at the same address and with the same offsets.
+#: Source: Microsoft Security Response Center, "Randomizing the KUSER_SHARED_DATA structure", 2022.
+_SHARED_64 = 0xFFFFF78000000000
+_SHARED_32 = 0xFFDF0000
+_BUILD_NUMBER = 0x260
+_MAJOR_VERSION = 0x26C
+
+
+class WindowsKernel:
+    """A Windows kernel in the guest's memory.
+
+    Args:
+        tables: page tables that map it.
+        image: its image.
+
+    Attributes:
+        tables: as given.
+        image: as given.
+    """
+
+    def __init__(self, tables: PageTables, image: Image) -> None:
+        self.tables = tables
+        self.image = image
+
+    @property
+    def bits(self) -> int:
+        """Bits of a pointer."""
+        return 64 if self.tables.mode.is_64bit else 32
+
+    @property
+    def page_map(self) -> int:
+        """Physical address of the root page table."""
+        return self.tables.root
+
+    @property
+    def physical_base(self) -> int:
+        """Guest-physical address of the image's start."""
+        return self.tables.translate(self.image.base)[0]
+
+    @functools.cached_property
+    def version(self) -> str:
+        """Version and build of the system, "10.0.20348"."""
+        shared = _SHARED_64 if self.bits == 64 else _SHARED_32
+        try:
+            major, minor = struct.unpack("<II", self.tables.read(shared + _MAJOR_VERSION, 8))
+            (build,) = struct.unpack("<I", self.tables.read(shared + _BUILD_NUMBER, 4))
+        except AddressError:
+            major = 0
+        # The build number came with Windows 10; its upper bits tell what kind of build it is.
+        if major >= 10:
+            return f"{major}.{minor}.{build & 0xFFFF}"
+        if self.image.file_version:
+            return ".".join(map(str, self.image.file_version[:3]))
+        return ".".join(map(str, self.image.system_version))
+
+    @property
+    def banner(self) -> str:
+        """What identifies the kernel and its symbols, "ntkrnlmp.pdb GUID-age"."""
+        return str(self.image.pdb) if self.image.pdb else KERNEL_NAME
+
+    def symbolize(self, address: int) -> Optional[str]:
+        """Returns "ntoskrnl.exe+0xoffset" for an address in the image, else None."""
+        offset = address - self.image.base
+        return f"{KERNEL_NAME}+{offset:#x}" if 0 <= offset < self.image.size else None
+
+
+def find_kernel(read: Read, vcpus: Iterable[VCPU]) -> Optional[WindowsKernel]:
+    """Finds the Windows kernel that the vCPUs run.
+
+    Args:
+        read: reads guest-physical memory.
+        vcpus: of the guest.
+
+    Returns:
+        The kernel, or None when the guest is not Windows or has no tables loaded that map it.
+    """
+    vcpus = list(vcpus)
+    seen: set[tuple[int, int]] = set()
+    for vcpu, tables in _candidates(read, vcpus):
+        for handler in _handlers(vcpu, tables):
+            image = _image_below(tables, handler, seen)
+            if image is not None:
+                return WindowsKernel(tables, image)
+    return None
+
+
+def _candidates(read: Read, vcpus: list[VCPU]) -> Iterator[tuple[VCPU, PageTables]]:
+    """Yields the page tables that are loaded, then those that processor control regions name."""
+    loaded = list(candidate_tables(read, vcpus))
+    yield from loaded
+    seen = {tables.root for _, tables in loaded}
+    for vcpu in vcpus:
+        for _, tables in loaded:
+            if not tables.mode.is_64bit or not vcpu["gs_base"] >> 63:
+                continue
+            try:
+                (cr3,) = struct.unpack("<Q", tables.read(vcpu["gs_base"] + _KERNEL_TABLES, 8))
+            except AddressError:
+                continue
+            named = PageTables(read, tables.mode, cr3)
+            if named.root not in seen:
+                seen.add(named.root)
+                yield vcpu, named
+
+
+def _handlers(vcpu: VCPU, tables: PageTables) -> Iterator[int]:
+    """Yields the addresses of the exceptions' handlers, as far as there are any."""
+    size = 16 if tables.mode.is_64bit else 8
+    for vector in range(_EXCEPTIONS):
+        try:
+            gate = tables.read(vcpu["idt_base"] + vector * size, size)
+        except AddressError:
+            return
+        # The gate's present bit.
+        if gate[5] & 0x80:
+            yield int.from_bytes(gate[:2] + gate[6 : 12 if size == 16 else 8], "little")
+
+
+def _image_below(tables: PageTables, handler: int, seen: set[tuple[int, int]]) -> Optional[Image]:
+    """Returns the kernel's image that a handler lies in, or None.
+
+    Args:
+        tables: that may map it.
+        handler: address of the handler.
+        seen: (root, page) of what was looked at already, and of what is now.
+    """
+    start = handler & -PAGE_SIZE
+    for page in range(start, max(start - _REACH, 0), -PAGE_SIZE):
+        if (tables.root, page) in seen or len(seen) >= _MAXIMUM_PAGES:
+            return None
+        seen.add((tables.root, page))
+        try:
+            if tables.read(page, 2) != b"MZ":
+                continue
+        except AddressError:
+            # What is not needed any more after the start of the system leaves gaps.
+            continue
+        image = read_kernel(tables.read, page)
+        if image is not None and handler < page + image.size:
+            return image
+    return None
