@@ -12,9 +12,10 @@ from volatility3.plugins.linux import pslist  # type: ignore[attr-defined]
 
 from tests.fuzz.mutations import mutate
 from tests.handmade import kallsyms as handmade_kallsyms
+from tests.handmade import pe as handmade_pe
 from tests.helpers import IDLE_VCPU
 from tests.lab import GUESTS, Guest, existing, writer
-from tests.unit import test_backtrace, test_btf, test_kallsyms, test_orc, test_symbols
+from tests.unit import test_backtrace, test_btf, test_kallsyms, test_orc, test_symbols, test_windows
 from volatility_guestdump import vmem
 from volatility_guestdump.exceptions import AddressError, GuestDumpError
 from volatility_guestdump.guest import forget
@@ -30,6 +31,7 @@ from volatility_guestdump.memory import GuestMemory
 from volatility_guestdump.paging import PageTables, PagingMode, candidate_tables, find_paging
 from volatility_guestdump.plugins.guestdump import Backtrace, Info, Registers
 from volatility_guestdump.vmem import MemoryFile, open_memory_file
+from volatility_guestdump.windows.kernel import find_kernel as find_windows_kernel
 
 #: Runs one input; returns quietly, or raises what a user would see as a traceback.
 Target = Callable[[random.Random], None]
@@ -126,6 +128,22 @@ def orc_tables(rng: random.Random) -> None:
     for _ in range(16):
         with contextlib.suppress(GuestDumpError):
             table.find(rng.choice(places) + rng.randrange(-20, 20))
+
+
+def windows(rng: random.Random) -> None:
+    """A Windows kernel's image, damaged, and the way from the registers to it."""
+    mode, base = rng.choice(((PagingMode.FOUR_LEVEL, test_windows.BASE), (PagingMode.PAE, 1 << 31)))
+    guest = test_windows.Guest(mode, base)
+    image = mutate(rng, handmade_pe.kernel(rng.choice((64, 32))))
+    test_windows.read(image)
+    whole = bytes(guest.data)
+    place = rng.randrange(0, len(whole), 64)
+    guest.data[place : place + 512] = mutate(rng, whole[place : place + 512]).ljust(512, b"\0")
+    kernel = find_windows_kernel(guest.read, [guest.vcpu(), guest.vcpu(gs_base=guest.idt)])
+    if kernel is not None:
+        assert kernel.banner.isprintable() and kernel.version.isprintable()
+        kernel.symbolize(rng.getrandbits(64))
+        str(kernel.physical_base)
 
 
 def stacks(rng: random.Random) -> None:
@@ -299,6 +317,7 @@ TARGETS: dict[str, tuple[Target, int]] = {
     "page_tables": (page_tables, 30),
     "kallsyms": (kallsyms, 20),
     "btf": (btf, 20),
+    "windows": (windows, 10),
     "orc_tables": (orc_tables, 60),
     "stacks": (stacks, 30),
     "real_kernel": (real_kernel, 2),
