@@ -1,8 +1,8 @@
-"""Stackers: debug.guest or debug.vmem -> GuestDumpLayer -> the Linux kernel's Intel layer."""
+"""Stackers: debug.guest or debug.vmem -> GuestDumpLayer -> the kernel's Intel layer."""
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any, Callable, Optional, TypeVar
 
 from volatility3.framework import constants, interfaces
 from volatility3.framework.automagic import linux, symbol_cache, windows
@@ -39,6 +39,8 @@ from volatility_guestdump.vmem import (
 )
 
 vollog = logging.getLogger(__name__)
+
+_Kernel = TypeVar("_Kernel")
 
 #: Where the automagic keeps what the user gave with --guest-memory.
 MEMORY_OPTION = "automagic.GuestDumpStackers.guest_memory"
@@ -177,6 +179,20 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
             vollog.warning(f"{found}the surplus is ignored")
 
 
+def _kernel_in(
+    layer: interfaces.layers.DataLayerInterface,
+    find: Callable[[GuestDumpLayer], Optional[_Kernel]],
+) -> Optional[_Kernel]:
+    """Returns what is found in a layer, when it is one of a guest dump."""
+    if not isinstance(layer, GuestDumpLayer):
+        return None
+    try:
+        return find(layer)
+    except MemoryFileError as error:
+        vollog.warning(f"Memory cannot be read: {error}")
+        return None
+
+
 class GuestDumpWindowsStacker(interfaces.automagic.StackerLayerInterface):
     """Stacks Volatility's Intel layer for Windows on a GuestDumpLayer, from the registers."""
 
@@ -193,15 +209,8 @@ class GuestDumpWindowsStacker(interfaces.automagic.StackerLayerInterface):
     ) -> Optional[interfaces.layers.DataLayerInterface]:
         """Attempts to find the kernel that the vCPUs run, and leaves the rest to Volatility."""
         layer = context.layers[layer_name]
-        if not isinstance(layer, GuestDumpLayer):
-            return None
-        try:
-            kernel = windows_kernel(layer)
-        except MemoryFileError as error:
-            vollog.warning(f"Memory cannot be read: {error}")
-            return None
-        if kernel is None:
-            vollog.debug("The vCPUs of the guest dump run no Windows kernel")
+        kernel = _kernel_in(layer, windows_kernel)
+        if kernel is None or not isinstance(layer, GuestDumpLayer):
             return None
         layer.describe_system(
             {
@@ -229,16 +238,8 @@ class GuestDumpLinuxStacker(interfaces.automagic.StackerLayerInterface):
         progress_callback: constants.ProgressCallback = None,
     ) -> Optional[interfaces.layers.DataLayerInterface]:
         """Attempts to find the kernel that the vCPUs run."""
-        layer = context.layers[layer_name]
-        if not isinstance(layer, GuestDumpLayer):
-            return None
-        try:
-            kernel = linux_kernel(layer)
-        except MemoryFileError as error:
-            vollog.warning(f"Memory cannot be read: {error}")
-            return None
+        kernel = _kernel_in(context.layers[layer_name], linux_kernel)
         if kernel is None:
-            vollog.debug("The vCPUs of the guest dump run no Linux kernel")
             return None
         join = interfaces.configuration.path_join
         new_name = context.layers.free_layer_name("IntelLayer")
