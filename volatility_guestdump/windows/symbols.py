@@ -9,7 +9,6 @@ from volatility3.framework.automagic import symbol_cache
 from volatility3.framework.symbols.windows import pdbutil
 
 from volatility_guestdump.exceptions import AddressError
-from volatility_guestdump.linux.kernel import Place
 from volatility_guestdump.printable import printable
 from volatility_guestdump.windows.kernel import WindowsKernel
 from volatility_guestdump.windows.pe import Pdb
@@ -76,7 +75,7 @@ class WindowsSymbols:
         if last < 0:
             return self._kernel.symbolize(address)
         first = bisect.bisect_left(offsets, offsets[last])
-        return str(Place(printable(names[first].encode()), offset - offsets[first]))
+        return f"{printable(names[first].encode())}+{offset - offsets[first]:#x}"
 
     def bug_check(self) -> Optional[str]:
         """Returns code, name and parameters of the bug check, or None when there was none."""
