@@ -4,19 +4,25 @@ PYTHON ?= python3
 BIN := .venv/bin
 GUEST ?= hole-pti
 
-.PHONY: demo test check fuzz guest tools clean
+.PHONY: demo test check fuzz bench guest tools clean
 
 # The processes of a real guest, with nothing but its two files.
 demo: guest
 	$(BIN)/vol -q --offline -f tests/lab/guests/$(GUEST)/debug.guest linux.pslist
 
-test: .venv tools
+test: .venv
+	tests/lab/install-tools windows
 	$(BIN)/python -m pytest
 
 # Half an hour of damaged input; one that goes wrong is kept in tests/fuzz/findings.txt.
 SECONDS ?= 1800
 fuzz: guest
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+
+# A quarter of an hour; prints Markdown. The machine should have nothing else to do.
+bench: .venv tools
+	$(BIN)/python -m tests.lab 6.12 big busy >&2
+	$(BIN)/python -m benchmarks
 
 # What CI checks before it runs the tests.
 check: .venv

@@ -97,6 +97,14 @@ sh -c 'read -r line < /fifo' &
 sleep 1000000 &
 """
 
+MANY_PROCESSES = """\
+count=0
+while [ $count -lt 500 ]; do
+    sleep 1000000 &
+    count=$((count + 1))
+done
+"""
+
 SPINNER = "sh -c 'while :; do :; done'"
 
 _RECIPES = (
@@ -208,6 +216,14 @@ _RECIPES = (
         format_version=4,
         memory=8192,
         start=PROCESSES,
+        slow=True,
+    ),
+    Recipe(
+        name="busy",
+        reason="many processes: cost must follow them gently",
+        kernel=BOOKWORM,
+        format_version=6,
+        start=MANY_PROCESSES,
         slow=True,
     ),
 )

@@ -1,0 +1,253 @@
+"""Runs the benchmark and prints its document: python -m benchmarks."""
+
+import argparse
+import functools
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import NamedTuple, Optional
+
+from benchmarks import guests, processes, symbols
+from benchmarks.guests import Subject
+from benchmarks.processes import Run
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+class Row(NamedTuple):
+    """A plugin to run on a guest.
+
+    Attributes:
+        guest: its name.
+        plugin: its name.
+        first: whether the cache is empty before every run.
+        stock: whether stock Volatility runs it too.
+        most: how often at most, for it takes long.
+    """
+
+    guest: str
+    plugin: str
+    first: bool = False
+    stock: bool = True
+    most: int = 1000
+
+
+PSLIST, INFO = "linux.pslist", "guestdump.Info"
+BOTH = (PSLIST, "linux.lsof", "linux.proc.Maps")
+
+ROWS = (
+    Row("6.12", "frameworkinfo.FrameworkInfo"),
+    *(Row("6.12", plugin, first=True) for plugin in BOTH[:2]),
+    *(Row("6.12", plugin) for plugin in (*BOTH, "linux.pagecache.Files")),
+    Row("6.12", "linux.kallsyms", most=2),
+    *(Row("6.12", plugin, stock=False) for plugin in (INFO, "guestdump.Backtrace")),
+    Row("big", PSLIST, first=True, most=2),
+    *(Row("big", plugin) for plugin in (*BOTH, "linux.pagecache.Files")),
+    *(Row("big", plugin, stock=False) for plugin in (INFO, "guestdump.Backtrace")),
+    *(Row("busy", plugin) for plugin in BOTH),
+    Row("busy", INFO, stock=False),
+)
+
+VCPUS = (2, 16, 128, 768)
+
+#: Seconds and megabytes of dwarf2json on the debug package of a Debian kernel, measured once.
+DWARF2JSON = (39, 3200)
+
+
+class Benchmark:
+    """One run of the benchmark.
+
+    Args:
+        folder: for temporary files.
+        runs: of each process.
+    """
+
+    def __init__(self, folder: pathlib.Path, runs: int) -> None:
+        self._folder = folder
+        self._runs = runs
+        self._medians: dict[Row, dict[str, Run]] = {}
+
+    @functools.cache  # noqa: B019 # there is one benchmark
+    def subject(self, name: str) -> Subject:
+        """Returns a guest, prepared once."""
+        _progress(f"preparing {name}")
+        return guests.prepare(name, self._folder)
+
+    def _empty(self) -> pathlib.Path:
+        return pathlib.Path(tempfile.mkdtemp(dir=self._folder))
+
+    def _measure(self, row: Row) -> dict[str, Run]:
+        _progress(f"{row.guest}: {row.plugin}, {'first' if row.first else 'later'} runs")
+        subject = self.subject(row.guest)
+
+        def ours() -> Sequence[str]:
+            return subject.ours(self._empty() if row.first else subject.caches[0], row.plugin)
+
+        def stock() -> Sequence[str]:
+            return subject.stock(self._empty() if row.first else subject.caches[1], row.plugin)
+
+        commands = {"ours": ours, **({"stock": stock} if row.stock else {})}
+        return processes.alternate(commands, min(self._runs, row.most), self._folder)
+
+    def whole_processes(self, rows: Sequence[Row]) -> None:
+        """Prints what plugins take, by us and by stock Volatility."""
+        lines = []
+        for row in rows:
+            found = self._medians[row] = self._measure(row)
+            ours, stock = found["ours"], found.get("stock")
+            printed = str(ours.rows)
+            if stock and stock.rows != ours.rows:
+                printed += f" / {stock.rows}"
+            lines.append(
+                (
+                    *(row.guest, row.plugin, "first" if row.first else "later"),
+                    f"{ours.seconds:.2f}",
+                    f"{stock.seconds:.2f}" if stock else "",
+                    f"{stock.seconds / ours.seconds:.1f}" if stock else "",
+                    f"{ours.megabytes:.0f}",
+                    f"{stock.megabytes:.0f}" if stock else "",
+                    printed,
+                )
+            )
+        print("## Whole processes\n")
+        print(
+            "Medians; ours and stock in turn. Stock Volatility reads the same memory as one raw "
+            "file, with the ISF that `guestdump.Isf` wrote, and without this package and without "
+            "jsonschema, which the tests install (with it, Volatility checks an ISF on its first "
+            "run for most of a minute). First: Volatility's cache is empty; later: runs before "
+            "have filled it. MB: the peak; pages of the memory file count in it where it is mapped."
+            " Rows: that were printed, ours / stock where they differ.\n"
+        )
+        for name in dict.fromkeys(row.guest for row in rows):
+            subject = self.subject(name)
+            print(f"- {name}: Linux {subject.kernel}, {subject.memory}")
+        print()
+        _table(
+            (
+                *("guest", "plugin", "run", "ours s", "stock s", "stock / ours"),
+                *("ours MB", "stock MB", "rows"),
+            ),
+            lines,
+        )
+
+    def reads(self) -> None:
+        """Prints what reads of memory take."""
+        _progress("reads")
+        subject = self.subject("6.12")
+        command = [sys.executable, "-m", "benchmarks.reads", str(subject.guest), str(subject.raw)]
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
+        print("## Reads\n")
+        print(
+            "At the same addresses, the layers in turn, each in a process of its own with two "
+            "passes; the fastest first and second passes. 8 bytes and 4 KiB at random addresses, "
+            "1 MiB from end to end. mmap is a function that returns a slice of the raw file's map."
+            "\n"
+        )
+        for kind, table in json.loads(done.stdout).items():
+            for size, layers in table.items():
+                _reads_table(f"{kind.capitalize()} memory, {size}", layers)
+
+    def symbol_table(self) -> None:
+        """Prints what the symbol table takes, without plugins."""
+        subject = self.subject("6.12")
+        lines = []
+        for step, text in symbols.STEPS.items():
+            _progress(f"symbols: {step}")
+            command = [sys.executable, "-m", "benchmarks.symbols", step, str(subject.guest)]
+            found = processes.alternate({"": command.copy}, self._runs, ROOT)[""]
+            lines.append((text, f"{found.seconds:.2f}", f"{found.megabytes:.0f}"))
+        lines.append(("dwarf2json [^1]", str(DWARF2JSON[0]), str(DWARF2JSON[1])))
+        print(f"## Symbol table of {subject.kernel}\n")
+        _table(("whole process", "s", "MB"), lines)
+        print(
+            "[^1]: On the debug package of such a kernel, measured once on another occasion, and "
+            "not by this run.\n"
+        )
+
+    def growth(self) -> None:
+        """Prints what more vCPUs, memory and processes cost."""
+        small = self.subject("6.12")
+        found: list[tuple[Subject, Run, Run]] = []
+        for count in VCPUS:
+            subject = guests.with_vcpus(small, count, self._folder)
+            _progress(f"{count} vCPUs")
+            commands = {
+                plugin: functools.partial(subject.ours, subject.caches[0], plugin)
+                for plugin in (INFO, PSLIST)
+            }
+            runs = processes.alternate(commands, self._runs, self._folder)
+            found.append((subject, runs[INFO], runs[PSLIST]))
+        for name in ("busy", "big"):
+            info = self._medians[Row(name, INFO, stock=False)]["ours"]
+            found.append((self.subject(name), info, self._medians[Row(name, PSLIST)]["ours"]))
+        print("## Growth\n")
+        print("Medians in seconds, ours, later runs.\n")
+        _table(
+            ("guest", "kernel", "vCPUs", "memory", "processes", INFO, PSLIST),
+            [
+                (
+                    *(subject.name, subject.kernel, str(len(subject.file.vcpus)), subject.memory),
+                    *(str(pslist.rows), f"{info.seconds:.2f}", f"{pslist.seconds:.2f}"),
+                )
+                for subject, info, pslist in found
+            ],
+        )
+
+
+def _reads_table(title: str, layers: dict[str, tuple[float, float, int, int]]) -> None:
+    columns = ("first pass: us per read", "of mmap", "second: us per read", "of mmap", "GB/s")
+    rows = []
+    for name, (*passes, count, size) in layers.items():
+        row = [name]
+        for seconds, fastest in zip(passes, layers["mmap"]):
+            row += [f"{seconds / count * 1e6:.2f}", f"{seconds / fastest:.1f}"]
+        rows.append([*row, f"{size * count / passes[-1] / 1e9:.3g}"])
+    _table((title, *columns), rows)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    lines = [columns, ["---"] * len(columns), *rows]
+    print("".join(f"| {' | '.join(line)} |\n" for line in lines), flush=True)
+
+
+def _progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _machine() -> str:
+    """Returns what the figures depend on, in a line."""
+    return (
+        f"{platform.system()} {platform.release()} ({platform.machine()}), {os.cpu_count()} CPUs "
+        f"with a load of {os.getloadavg()[0]:.1f} at the start, Python {platform.python_version()}"
+    )
+
+
+def main(arguments: Optional[list[str]] = None) -> int:
+    """Runs the command and returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Measures the package against stock Volatility."
+    )
+    parser.add_argument("--runs", type=int, default=5, help="of each process (default: 5)")
+    parser.add_argument("--quick", action="store_true", help="a few of the figures, for trying")
+    options = parser.parse_args(arguments)
+    if options.runs < 1:
+        parser.error("at least one run")
+    print(f"# Benchmark\n\n{_machine()}; runs of each: {options.runs}, fewer of the slowest.\n")
+    with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
+        benchmark = Benchmark(pathlib.Path(folder), options.runs)
+        quick = [row for row in ROWS if row.guest == "6.12" and row.plugin == PSLIST]
+        benchmark.whole_processes(quick if options.quick else ROWS)
+        benchmark.reads()
+        if not options.quick:
+            benchmark.symbol_table()
+            benchmark.growth()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
