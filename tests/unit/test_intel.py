@@ -1,0 +1,90 @@
+"""The short path of our Intel layers: it gives what Volatility's own layers give."""
+
+import copy
+import pickle
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from volatility3.framework import contexts, exceptions
+from volatility3.framework.layers import intel, physical
+
+from tests.unit.test_paging import FOUR, PAE, PAGE, Memory
+from volatility_guestdump.intel import GuestDumpIntel32e, GuestDumpIntelPAE
+from volatility_guestdump.paging import PagingMode
+
+#: Pages at these places lie beside each other here, elsewhere there, or nowhere.
+VIRTUAL, PAGES = 0x40000000, 6
+
+
+def layers(mode: PagingMode) -> tuple[intel.Intel, intel.Intel]:
+    """Returns our layer and Volatility's on the same tables."""
+    memory = Memory(mode, pages=48)
+    places = [40, 41, 38, None, 47, 60]
+    for number, place in enumerate(places):
+        if place is not None:
+            memory.map(VIRTUAL + number * PAGE, place * PAGE)
+            start = place * PAGE
+            if start < len(memory.data):
+                memory.data[start : start + PAGE] = bytes(
+                    (number * 37 + index // 16) & 0xFF for index in range(PAGE)
+                )
+    context = contexts.Context()
+    # The last page is cut off, and one is outside of memory.
+    content = bytes(memory.data[: 47 * PAGE + 100])
+    context.layers.add_layer(physical.BufferDataLayer(context, "raw", "raw", content))
+    made = []
+    ours, theirs = {
+        FOUR: (GuestDumpIntel32e, intel.LinuxIntel32e),
+        PAE: (GuestDumpIntelPAE, intel.LinuxIntelPAE),
+    }[mode]
+    for layer_class in (ours, theirs):
+        name = layer_class.__name__
+        context.config[f"{name}.memory_layer"] = "raw"
+        context.config[f"{name}.page_map_offset"] = memory.root
+        layer = layer_class(context, name, name)
+        context.layers.add_layer(layer)
+        made.append(layer)
+    return made[0], made[1]
+
+
+LAYERS = {mode: layers(mode) for mode in (FOUR, PAE)}
+
+
+def outcome(layer: intel.Intel, offset: int, length: int, pad: bool) -> object:
+    """Returns what a read gives, or the address that it fails at."""
+    try:
+        return layer.read(offset, length, pad)
+    except exceptions.InvalidAddressException as error:
+        return type(error), error.invalid_address
+
+
+@pytest.mark.parametrize("mode", LAYERS)
+@given(
+    offset=st.integers(-PAGE, (PAGES + 1) * PAGE) | st.sampled_from([-VIRTUAL, 1 << 48, 1 << 63]),
+    length=st.integers(1, 3 * PAGE),
+    pad=st.booleans(),
+)
+@settings(max_examples=300, deadline=None)
+def test_reads_are_those_of_volatility(
+    mode: PagingMode, offset: int, length: int, pad: bool
+) -> None:
+    """Bytes, padding and failures are the same, in one page and over several."""
+    ours, theirs = LAYERS[mode]
+    place = VIRTUAL + offset
+    expected = outcome(theirs, place, length, pad)
+    for _ in range(2):
+        assert outcome(ours, place, length, pad) == expected
+        assert ours.is_valid(place, length) == theirs.is_valid(place, length)
+
+
+@pytest.mark.parametrize("mode", LAYERS)
+def test_copies_find_their_pages_again(mode: PagingMode) -> None:
+    """A copied or pickled context has layers of its own."""
+    ours, _ = LAYERS[mode]
+    expected = ours.read(VIRTUAL + 8, 8)
+    context = ours.context
+    for copied in (copy.deepcopy(context), pickle.loads(pickle.dumps(context))):
+        layer = copied.layers[ours.name]
+        assert layer is not ours and layer.read(VIRTUAL + 8, 8) == expected
+        assert layer.context is copied
