@@ -77,7 +77,8 @@ class GuestDumpStackers(interfaces.automagic.AutomagicInterface):
     def get_requirements(cls) -> list[interfaces.configuration.RequirementInterface]:
         """Returns the option that names a memory file, --guest-memory."""
         return [
-            requirements.URIRequirement(
+            # Not a URIRequirement: of a file that is not there vol would only show a traceback.
+            requirements.StringRequirement(
                 name=MEMORY_OPTION.rpartition(".")[2],
                 description="Memory file of a guest dump, where it is not beside debug.guest under "
                 "the same name",
@@ -188,7 +189,7 @@ class GuestDumpSymbolFinder(interfaces.automagic.AutomagicInterface):
             wanted.construct(context, interfaces.configuration.parent_path(path))
         except (GuestDumpError, ValueError) as error:
             del context.config[join(path, "class")]
-            vollog.warning(
-                f"No symbols for this guest: {error}. Install an ISF for the banner: "
-                f"{kernel.shown_banner}"
-            )
+            advice = f"Install an ISF for the banner: {kernel.shown_banner}"
+            if dump.missing_memory > 0:
+                advice = "The memory file is incomplete: copy it again"
+            vollog.warning(f"No symbols for this guest: {error}. {advice}")

@@ -107,9 +107,9 @@ class SeekableGzip:
                     position = self._file.tell_compressed() // 8
                     progress(100 * position / compressed_size, f"Indexing {self._name}")
         except (RuntimeError, ValueError, OSError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            vollog.debug(f"{self._name}: {error}")
             raise MemoryFileError(
-                f"{self._name}: damaged or cut off behind {done:#x} decompressed bytes ({reason})"
+                f"{self._name}: damaged or cut off behind {done:#x} bytes of memory: copy it again"
             ) from error
         return done
 

@@ -11,7 +11,7 @@ from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.log import panic_message
 from volatility_guestdump.paging import PagingMode, find_paging
 from volatility_guestdump.stackers import installed_isf
-from volatility_guestdump.vmem import memory_locations
+from volatility_guestdump.vmem import file_state, memory_locations
 from volatility_guestdump.windows.kernel import WindowsKernel
 from volatility_guestdump.windows.symbols import WindowsSymbols, installed
 
@@ -36,8 +36,7 @@ def file_variables(dump: GuestDumpLayer) -> Iterator[tuple[str, str]]:
             f"Memory range {number}",
             f"{run.start:#x}-{run.end - 1:#x} at file offset {run.file_offset:#x}",
         )
-    location = dump.memory_location or memory_locations(dump.guest_location)[0]
-    yield "Memory file", f"{location} ({_memory_state(dump)})"
+    yield "Memory file", _memory_file(dump)
 
 
 def _binary_size(size: int) -> str:
@@ -47,13 +46,23 @@ def _binary_size(size: int) -> str:
     return f"{size / (1 << 30):.6g} GiB"
 
 
-def _memory_state(dump: GuestDumpLayer) -> str:
-    if dump.memory_location is None:
-        return "missing"
-    missing = dump.missing_memory
+def _memory_file(dump: GuestDumpLayer) -> str:
+    """Returns the URL of the memory file, and its state."""
+    location, missing = dump.memory_location, dump.missing_memory
+    if location is None:
+        expected = memory_locations(dump.guest_location)
+        for candidate in expected:
+            if file_state(candidate):
+                return f"{candidate} (unreadable)"
+        return f"{expected[0]} (missing)"
+    state = "complete"
     if missing > 0:
-        return f"{missing} bytes short, from guest-physical address {dump.first_missing_address:#x}"
-    return f"complete, {-missing} bytes too long" if missing else "complete"
+        state = (
+            f"{missing} bytes short, from guest-physical address {dump.first_missing_address:#x}"
+        )
+    elif missing:
+        state = f"complete, {-missing} bytes too long"
+    return f"{location} ({state})"
 
 
 def unknown_variables(dump: GuestDumpLayer) -> Values:

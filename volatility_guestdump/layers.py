@@ -101,6 +101,8 @@ class GuestDumpLayer(segmented.SegmentedLayer):
                 interfaces.configuration.path_join(config_path, "structures"),
                 name=context.symbol_space.free_table_name("guestdump"),
                 isf_url=layout_path(self.guest.version).as_uri(),
+                # The tests do; where jsonschema is installed it would take as long as all the rest.
+                validate=False,
             )
         )
         super().__init__(context, config_path, name, metadata)

@@ -27,13 +27,14 @@ from volatility_guestdump.layers import (
     open_guest_file,
 )
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.paging import PagingMode
+from volatility_guestdump.paging import PagingMode, find_paging
 from volatility_guestdump.vmem import (
     MEMORY_SUFFIX,
     MemoryStream,
     display_name,
     guest_locations,
     is_readable,
+    location_of,
     memory_locations,
     open_memory_file,
 )
@@ -77,9 +78,9 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
         if guest == layer.location:
             candidates = memory_locations(guest)
             option = context.config.get(MEMORY_OPTION, None)
-            memory = cls._find_memory(
-                guest, [str(option)] if option else candidates, progress_callback
-            )
+            if option:
+                candidates = [location_of(str(option))]
+            memory = cls._find_memory(guest, candidates, progress_callback)
         else:
             memory = cls._find_memory(guest, [layer.location], progress_callback)
             if memory is not None:
@@ -98,6 +99,7 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
         context.config[join(path, "base_layer")] = base_layer
         dump = GuestDumpLayer(context, path, new_name)
         cls._report_size(dump)
+        cls._report_match(dump)
         return dump
 
     @staticmethod
@@ -107,7 +109,7 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
             open_guest_file(location)
             return location
         except NotAGuestFile as error:
-            vollog.log(constants.LOGLEVEL_VVVV, f"No guest dump: {error}")
+            vollog.log(constants.LOGLEVEL_VV, f"No guest dump: {error}")
         except GuestFileError as error:
             vollog.warning(f"Not a usable guest dump: {error}")
             return None
@@ -177,6 +179,28 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
             )
         else:
             vollog.warning(f"{found}the surplus is ignored")
+
+    @staticmethod
+    def _report_match(dump: GuestDumpLayer) -> None:
+        """Warns when no page tables of a vCPU make sense in the memory file."""
+        if dump.memory_location is None:
+            return
+        paged = False
+        for vcpu in dump.guest.vcpus:
+            try:
+                mode, tables = find_paging(dump.memory.read, vcpu)
+            except MemoryFileError:
+                # Whoever reads there next says so.
+                return
+            if tables is not None:
+                return
+            paged = paged or mode is not PagingMode.OFF
+        if paged:
+            vollog.warning(
+                f"{display_name(dump.memory_location)} has the page tables of no vCPU of "
+                f"{display_name(dump.guest_location)}: it is the memory of another guest, or an "
+                f"incomplete copy"
+            )
 
 
 def _kernel_in(

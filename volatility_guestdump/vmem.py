@@ -4,6 +4,7 @@ import io
 import logging
 import mmap
 import os
+import pathlib
 import threading
 import urllib.parse
 import urllib.request
@@ -32,6 +33,11 @@ def local_path(location: str) -> Optional[str]:
     if parsed.scheme != "file":
         return None
     return urllib.request.url2pathname(parsed.path)
+
+
+def location_of(path: str) -> str:
+    """Returns the URL of a file that a user named by path or URL."""
+    return path if "://" in path else pathlib.Path(path).absolute().as_uri()
 
 
 def display_name(location: str) -> str:
@@ -123,6 +129,10 @@ class MemoryFile:
                 self._file: Union[BinaryIO, SeekableGzip] = SeekableGzip(path, progress)
                 self.size = self._file.size
                 return
+            if location.lower().endswith(COMPRESSED_SUFFIXES[1:]):
+                raise MemoryFileError(
+                    f"{display_name(location)}: only gzip can be read at any offset; unpack it"
+                )
             self._file = open_location(location)
             self.size = self._file.seek(0, os.SEEK_END)
         except (OSError, EOFError, ValueError) as error:

@@ -1,6 +1,7 @@
 """Pairs as ESXi leaves them: compressed, in part or in whole; and damaged ones."""
 
 import gzip
+import lzma
 import os
 import pathlib
 import re
@@ -158,6 +159,32 @@ def test_memory_with_another_name(vol: Vol, tmp_path: pathlib.Path) -> None:
     assert expected and vol(*given, "linux.pslist").stdout == expected
     shown = info(vol("-r", "json", *given, "guestdump.Info"))
     assert shown["Memory file"].endswith("/memory%20of%20case%2017 (complete)")
+
+
+def test_a_name_that_is_wrong(vol: Vol, tmp_path: pathlib.Path) -> None:
+    """What --guest-memory names is not there: that is said, and registers are shown."""
+    guest = write_pair(tmp_path, None, regions=[(0, 1 << 22)])
+    done = vol("-r", "json", "--guest-memory", "nope.vmem", "-f", guest, "guestdump.Registers")
+    assert rows(done) and "nope.vmem: no such file" in done.stderr
+
+
+def test_other_compression(vol: Vol, tmp_path: pathlib.Path) -> None:
+    """There is no random access to it, and minutes of waiting are no answer."""
+    guest = write_pair(tmp_path, None, regions=[(0, 1 << 22)])
+    memory = tmp_path / "memory.xz"
+    memory.write_bytes(lzma.compress(bytes(1 << 22)))
+    done = vol("-r", "json", "--guest-memory", memory, "-f", guest, "guestdump.Info")
+    assert info(done) and "memory.xz: only gzip can be read at any offset" in done.stderr
+
+
+def test_memory_of_another_guest(vol: Vol, tmp_path: pathlib.Path) -> None:
+    """Files that do not belong together are told by the page tables."""
+    ours, other = real_guest("hole-pti"), real_guest("user-mode")
+    memory = other.vmem_path
+    arguments = ("-r", "json", "--guest-memory", memory, "-f", ours.guest_path, "guestdump.Info")
+    done = vol(*arguments)
+    assert info(done)["Operating system"] == "-"
+    assert "has the page tables of no vCPU of debug.guest" in done.stderr
 
 
 def test_memory_that_is_a_folder(vol: Vol, tmp_path: pathlib.Path) -> None:

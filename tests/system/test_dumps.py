@@ -1,17 +1,20 @@
 """Small guest dumps: what Volatility makes of the two files, whole, in parts or of another kind."""
 
 import copy
+import json
 import pathlib
 import pickle
 import struct
 
 import pytest
+from volatility3 import schemas
 from volatility3.framework import contexts, exceptions, interfaces
 from volatility3.framework.automagic import windows
 from volatility3.framework.layers import intel, physical
 
 from tests.conftest import Vol
 from tests.helpers import IDLE_VCPU, info, rows, write_pair
+from volatility_guestdump.guestfile import layout_path
 from volatility_guestdump.intel import GuestDumpIntelLA57
 from volatility_guestdump.layers import GuestDumpLayer
 from volatility_guestdump.stackers import GuestDumpStacker
@@ -157,6 +160,13 @@ def test_structures_stand_in_the_symbol_space(tmp_path: pathlib.Path, version: i
     )
     assert (record.rip, record.cr3) == (0x1122334455667788, 0xABC000)
     assert layer.guest.vcpus[0]["rip"] == 0x1122334455667788
+
+
+@pytest.mark.parametrize("version", [1, 3, 4, 5, 6, 7])
+def test_structures_conform_to_the_schema(version: int) -> None:
+    """Volatility does not check them again at each run."""
+    document = json.loads(layout_path(version).read_text(encoding="utf-8"))
+    assert schemas.validate(document, use_cache=False)
 
 
 def test_volshell_shows_the_structures(vol: Vol, tmp_path: pathlib.Path) -> None:

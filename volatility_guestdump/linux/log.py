@@ -19,7 +19,8 @@ from volatility_guestdump.linux.btf import Btf, Kind
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.printable import printable
 
-_PANIC = re.compile(rb"Kernel panic - not syncing: ([\x20-\x7e\x80-\xff]{1,1000})")
+#: Not the line "---[ end Kernel panic" with which a panic ends.
+_PANIC = re.compile(rb"(?<!---\[ end )Kernel panic - not syncing: ([\x20-\x7e\x80-\xff]{1,1000})")
 _PREFIX = len(b"Kernel panic - not syncing: ")
 
 #: CONFIG_LOG_BUF_SHIFT is at most 25, which is 32 MiB; log_buf_len= could make it longer.

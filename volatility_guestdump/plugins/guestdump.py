@@ -75,6 +75,12 @@ class GuestDumpPlugin(interfaces.plugins.PluginInterface):
             # That memory is damaged was said in the search for a Linux kernel.
             return None
 
+    def no_kernel(self) -> str:
+        """Returns why there is no Linux kernel, in words."""
+        if self.dump.memory_location is None:
+            return "the guest's memory is missing"
+        return "in the guest's memory there is none that can be recognised"
+
     def windows_symbols(self, kernel: WindowsKernel) -> Optional[WindowsSymbols]:
         """Returns the symbols of a Windows kernel, when they are on this machine."""
         pdb = kernel.image.pdb
@@ -210,7 +216,7 @@ class Backtrace(GuestDumpPlugin):
         kernel = self.linux_kernel()
         if kernel is None:
             windows = self.windows_kernel()
-            found = f"this guest runs Windows {windows.version}" if windows else "there is none"
+            found = f"this guest runs Windows {windows.version}" if windows else self.no_kernel()
             vollog.error(f"Only the stacks of Linux kernels can be unwound; {found}")
             return
         if kernel.bits != 64:
@@ -218,11 +224,14 @@ class Backtrace(GuestDumpPlugin):
             return
         stacks = Stacks(kernel, self.dump.guest.vcpus)
         pids = self.config.get("pid", None) or []
+        missing = set(pids)
         # Whoever asks for a task wants it, running or not.
         for stack in self._chosen(stacks, bool(self.config.get("tasks", False) or pids)):
             task = stack.task
             if pids and (task is None or not {task.pid, task.tgid} & set(pids)):
                 continue
+            if task is not None:
+                missing -= {task.pid, task.tgid}
             for number, frame in enumerate(stack.frames):
                 yield (
                     0,
@@ -237,6 +246,9 @@ class Backtrace(GuestDumpPlugin):
                         frame.note,
                     ),
                 )
+
+        for pid in sorted(missing):
+            vollog.warning(f"There is no task with the number {pid} among those asked for")
 
     def _chosen(self, stacks: Stacks, with_tasks: bool) -> Iterator[Stack]:
         numbers = self.config.get("vcpu", None)
@@ -266,7 +278,7 @@ class Isf(GuestDumpPlugin):
     def _generator(self) -> Iterator[tuple[int, tuple[str, int, int, str]]]:
         kernel = self.linux_kernel()
         if kernel is None:
-            vollog.error("The guest dump has no Linux kernel that can be recognised")
+            vollog.error(f"An ISF is made of a Linux kernel's memory; {self.no_kernel()}")
             return
         banner = kernel.shown_banner
         try:
