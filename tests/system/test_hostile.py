@@ -68,10 +68,13 @@ def test_names_do_not_reach_the_terminal_as_they_are(
     panic = b"Kernel panic - not syncing: "
     assert kernel.kallsyms is not None
     token = kernel.kallsyms.tables["kallsyms_token_table"]
-    # The token of a letter that neither linux_banner nor __start_BTF and its like have.
+    # The token of a letter that linux_banner does not have.
     tokens = kernel.read(token, 4096).split(b"\0")
     letter = token + sum(len(one) + 1 for one in tokens[: ord("w")])
-    comm = kernel.read_btf().offset("task_struct", "comm")
+    btf, init_task = kernel.read_btf(), kernel.address("init_task") or 0
+    link, comm = btf.offset("task_struct", "tasks"), btf.offset("task_struct", "comm")
+    # The first of all tasks is init.
+    init = kernel.pointer(init_task + link) - link
     given = changed(
         guest,
         kernel,
@@ -82,7 +85,7 @@ def test_names_do_not_reach_the_terminal_as_they_are(
                 "\x9b".encode()
             ),
             letter: b"\x1b",
-            (kernel.address("init_task") or 0) + comm: ESCAPE,
+            init + comm: ESCAPE + b"\0",
         },
     )
     for plugin in (["Info"], ["Registers"], ["Backtrace", "--tasks"]):
