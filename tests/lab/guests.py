@@ -20,9 +20,17 @@ FOLDER = pathlib.Path(__file__).parent / "guests"
 #: Seconds for a guest to boot and to end; it takes about ten on an idle machine with two cores.
 PATIENCE = 400
 
+#: How often a guest is booted before the lab gives up. QEMU's emulation now and then runs code that
+#: the kernel is just patching on another vCPU, which ends in an Oops (int3).
+ATTEMPTS = 3
+
 _PANICKED = "---[ end Kernel panic"
 
 _log = logging.getLogger(__name__)
+
+
+class _TooEarly(LabError):
+    """A guest panicked before it was ready."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,15 @@ def guest(name: str, force: bool = False) -> Guest:
 
 
 def _make(recipe: Recipe) -> None:
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return _attempt(recipe)
+        except _TooEarly as error:
+            _log.warning("%s\nBooting it again", error)
+    return _attempt(recipe)
+
+
+def _attempt(recipe: Recipe) -> None:
     prefix = f".{recipe.name}.new-"
     for left_over in FOLDER.glob(f"{prefix}*"):
         shutil.rmtree(left_over)
@@ -166,7 +183,7 @@ def _run(recipe: Recipe, machine: Machine, folder: pathlib.Path) -> list[VCPU]:
         if "\nlab: ready" in _read(folder / "facts.log"):
             return True
         if panicked():
-            raise LabError(f"guest {recipe.name} panics too early: {_tail(folder)}")
+            raise _TooEarly(f"guest {recipe.name} panics too early: {_tail(folder)}")
         return False
 
     _wait(ready, machine, folder)
