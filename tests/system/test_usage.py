@@ -58,8 +58,8 @@ def test_volshell(vol: Vol) -> None:
     assert "TASK 0" in done.stdout, done.stdout + done.stderr
 
 
-def test_a_context_with_symbols_is_cloned_and_pickled() -> None:
-    """Contexts are cloned by plugins, and pickled for scans in other processes."""
+def test_a_context_with_symbols() -> None:
+    """Plugins clone it, it is pickled for scans in other processes, and it makes objects."""
     context = contexts.Context()
     context.config["automagic.LayerStacker.single_location"] = real_guest(
         "la57"
@@ -73,6 +73,9 @@ def test_a_context_with_symbols_is_cloned_and_pickled() -> None:
         table = copied.modules["kernel"].symbol_table_name
         assert copied.symbol_space.get_type(f"{table}!task_struct").size > 1000
         assert copied.modules["kernel"].object_from_symbol("init_task").pid == 0
+    # Arguments reach an object's class as with any other table.
+    with pytest.raises(TypeError, match="colour"):
+        copied.modules["kernel"].object("list_head", 0, colour="blue")
 
 
 def test_scans_in_other_processes(vol: Vol) -> None:

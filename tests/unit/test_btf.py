@@ -323,6 +323,33 @@ def test_names_out_of_range() -> None:
         Btf(builder.build())
 
 
+def test_long_names() -> None:
+    """The kernel refuses longer ones than it accepts, and so do we."""
+    btf = BtfBuilder()
+    btf.struct("a" * 511, 4)
+    assert "a" * 511 in Btf(btf.build()).names
+    btf.struct("a" * 512, 4)
+    with pytest.raises(BtfError, match="too long"):
+        Btf(btf.build())
+
+
+def test_names_inside_each_other() -> None:
+    """They could take hundreds of times the memory of BTF itself."""
+    btf = BtfBuilder()
+    start = btf.string("a" * 500)
+    for offset in range(400):
+        btf.add(4, start + offset)
+    with pytest.raises(BtfError, match="overlap"):
+        Btf(btf.build())
+
+
+def test_too_many_types() -> None:
+    """The kernel has a million at most."""
+    section = struct.pack("<III", 0, 2 << 24, 0) * (1 << 20)
+    with pytest.raises(BtfError, match="more than"):
+        Btf(header(len(section), 1) + section + b"\0")
+
+
 def test_names_that_are_not_ascii() -> None:
     """Bytes that no name has are replaced."""
     builder = BtfBuilder()

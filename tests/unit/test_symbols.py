@@ -217,13 +217,73 @@ def test_old_bitfields() -> None:
 
 
 def test_bitfields_stay_in_their_type() -> None:
-    """One that would leave its integer, counted from its first byte, counts from the integer."""
+    """One that leaves its integer, counted from its first byte (packed), is no member."""
     btf = BtfBuilder()
     number, byte = btf.int_("int", 4, SIGNED), btf.int_("char", 1)
     btf.struct("s", 12, [("a", number, 62, 30), ("b", number, 37, 27), ("c", byte, 66, 6)])
     fields = user_types(btf)["s"]["fields"]
     found = {n: (f["offset"], f["type"]["bit_position"]) for n, f in fields.items()}
-    assert found == {"a": (4, 30), "b": (4, 5), "c": (8, 2)}
+    assert found == {"b": (4, 5), "c": (8, 2)}
+
+
+def test_integers_of_one_name() -> None:
+    """The one that uses all of its bytes is meant; no bitfield's makes "int" one byte large."""
+    btf = BtfBuilder()
+    btf.int_("int", 1, SIGNED, 0, 3)
+    btf.int_("int", 4, SIGNED)
+    btf.int_("int", 8, SIGNED)
+    btf.int_("unsigned int", 1, 0, 0, 3)
+    btf.int_("odd", 2, 0, 0, 9)
+    sizes = {name: base["size"] for name, base in converter(btf).base_types.items()}
+    assert (sizes["int"], sizes["unsigned int"], sizes["odd"]) == (4, 4, 2)
+
+
+@pytest.mark.parametrize("name", ["struct", "union", "class", "pointer", "void"])
+def test_integers_named_as_what_volatility_knows(name: str) -> None:
+    """Volatility would take every structure, or every pointer, for that integer."""
+    btf = BtfBuilder()
+    btf.int_(name, 2)
+    assert converter(btf).base_types.get(name, {}).get("size") != 2
+
+
+def test_anonymous_members_and_their_names() -> None:
+    """The name that an anonymous member is given is none that another member has."""
+    btf = BtfBuilder()
+    number = btf.int_("int", 4)
+    inner = btf.struct("", 4, [("x", number, 0)])
+    btf.struct("s", 8, [("", inner, 0), ("unnamed_field_0", number, 32)])
+    fields = user_types(btf)["s"]["fields"]
+    assert fields.pop("unnamed_field_0") == {"offset": 4, "type": {"kind": "base", "name": "int"}}
+    (anonymous,) = fields.values()
+    assert anonymous["anonymous"] and anonymous["offset"] == 0
+
+
+def test_numbered_names_that_others_have() -> None:
+    """A name that is made of another is none that a type has."""
+    btf = BtfBuilder()
+    btf.struct("s__3", 1)
+    btf.struct("s", 2)
+    third = btf.struct("s", 3)
+    fourth = btf.struct("s__3__3", 4)
+    assert third == 3
+    types = converter(btf)
+    assert sorted(types.outline(name)[1] for name in types.user_types) == [1, 2, 3, 4]
+    assert fourth in types.user_types.values()
+
+
+def test_a_structure_of_many_names() -> None:
+    """It is converted once, and no more names are written than a kernel would have."""
+    btf = BtfBuilder()
+    number = btf.int_("int", 4)
+    large = btf.struct("large", 4, [(f"m{i}", number, 0) for i in range(1000)])
+    for index in range(100):
+        btf.typedef(f"t{index}", large)
+    section = user_types(btf)
+    assert section["large"] is section["t7"]
+    for index in range(1000):
+        btf.typedef(f"more{index}", large)
+    with pytest.raises(BtfError, match="too many members"):
+        view_of(FakeKernel(btf)).expanded()
 
 
 def test_names_that_several_have() -> None:
@@ -507,8 +567,23 @@ def test_symbols() -> None:
         TEXT + 0x3300,
         TEXT + 0x3400,
     ]
-    assert locations == sorted(locations) and "ba!ng" not in [name for _, name in locations]
+    assert locations == sorted(locations)
+    # Every symbol is found by its address as by its name.
+    assert {name for _, name in locations} == set(symbols)
+    assert all((symbol["address"], name) in locations for name, symbol in symbols.items())
     assert view.symbols_by_location(0xFFF)[0] == (0, "__per_cpu_offset")
+
+
+def test_symbols_of_damaged_types() -> None:
+    """They have no type, and damage elsewhere does not take theirs away."""
+    btf = BtfBuilder()
+    damaged = btf.add(4, "", 8, [1 << 20, 0, 0], count=1)
+    number = btf.int_("int", 4)
+    sound = btf.struct("", 8, [("seq", number, 0), ("timekeeper", number, 32)])
+    btf.datasec(".data..percpu", 8, [(btf.var("counter", 9999), 0x1F00, 8)])
+    symbols = view_of(FakeKernel(btf)).document["symbols"]
+    assert damaged < sound and symbols["tk_core"]["type"] == struct_of(f"unnamed_{sound}")
+    assert symbols["counter"]["type"] == {"kind": "base", "name": "void"}
 
 
 def test_a_type_that_the_kernel_has_not() -> None:

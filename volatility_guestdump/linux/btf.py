@@ -25,6 +25,10 @@ _HEADER = struct.Struct("<HBBIIIII")
 
 #: No chain of typedefs and qualifiers in a kernel comes near it, nor does a nest of structures.
 _MAXIMUM_DEPTH = 64
+#: The kernel refuses BTF with longer names (KSYM_NAME_LEN, since 6.1) or with more types
+#: (BTF_MAX_TYPE, include/uapi/linux/btf.h).
+_MAXIMUM_NAME = 512
+_MAXIMUM_TYPES = 0xFFFFF
 
 
 class Kind(enum.IntEnum):
@@ -174,7 +178,7 @@ class Btf:
     def _index(self) -> None:
         words, starts, kinds, sizes = self._words, self._starts, self._kinds, _SIZES
         position, end = 0, len(words)
-        while position < end - 2:
+        while position < end - 2 and len(starts) <= _MAXIMUM_TYPES:
             info = words[position + 1]
             kind = (info >> 24) & 0x1F
             fixed, each = sizes[kind]
@@ -183,13 +187,24 @@ class Btf:
             starts.append(position)
             kinds.append(kind)
             position += fixed + each * (info & 0xFFFF)
+        if len(starts) > _MAXIMUM_TYPES:
+            raise BtfError(f"BTF has more than {_MAXIMUM_TYPES} types")
         if position != end:
             raise BtfError(f"type {len(starts) - 1} of BTF is cut off")
+        # Names that start inside of each other could take far more memory than they lie in.
+        room = 2 * len(self._strings)
         named = kinds.translate(_NAMED)
         for number in itertools.compress(range(len(kinds)), named):
             start = starts[number]
             if words[start]:
-                self.names.setdefault(self._string(words[start]), []).append(number)
+                name = self._string(words[start])
+                numbers = self.names.get(name)
+                if numbers is None:
+                    numbers = self.names[name] = []
+                    room -= len(name)
+                    if room < 0:
+                        raise BtfError("the names of BTF overlap")
+                numbers.append(number)
             else:
                 self.anonymous.append(number)
             if words[start + 1] >> 31 and kinds[number] == Kind.ENUM:
@@ -200,9 +215,9 @@ class Btf:
         return len(self._starts)
 
     def _string(self, offset: int) -> str:
-        end = self._strings.find(b"\0", offset)
+        end = self._strings.find(b"\0", offset, offset + _MAXIMUM_NAME)
         if end < 0:
-            raise BtfError(f"a name of BTF at {offset:#x} is outside of its strings")
+            raise BtfError(f"a name of BTF at {offset:#x} is too long, or outside of its strings")
         return self._strings[offset:end].decode("ascii", "replace")
 
     def _start(self, number: int) -> int:
@@ -227,6 +242,10 @@ class Btf:
     def size(self, number: int) -> int:
         """Returns the size of a structure, union, enum, integer or float in bytes."""
         return self._words[self._start(number) + 2]
+
+    def count(self, number: int) -> int:
+        """Returns how many members a structure or an enum has."""
+        return self._words[self._start(number) + 1] & 0xFFFF
 
     def is_union_forward(self, number: int) -> bool:
         """Whether a forward declaration is one of a union."""
@@ -270,7 +289,7 @@ class Btf:
         """Decodes the members of a structure or union."""
         start = self._start(number)
         info = self._words[start + 1]
-        count = info & 0xFFFF
+        count = self.count(number)
         words = self._words[start + 3 : start + 3 + 3 * count]
         members = []
         for position in range(0, 3 * count, 3):

@@ -49,7 +49,10 @@ _SUCCESSORS = {
 }
 
 #: Names that mean something of their own to Volatility.
-_NATIVE = ("pointer", "array", "enum", "bitfield", "void", "string", "bytes", "function")
+_NATIVE = (
+    *("pointer", "array", "enum", "bitfield", "void", "string", "bytes", "function"),
+    *("struct", "union", "class"),
+)
 
 _VOID: Isf = {"kind": "base", "name": "void"}
 
@@ -57,6 +60,8 @@ _VOID: Isf = {"kind": "base", "name": "void"}
 _MAXIMUM_DEPTH = 32
 #: task_struct has about 300.
 _MAXIMUM_MEMBERS = 1 << 16
+#: Those of all structures and enums of Debian's kernels are about 100,000.
+_MAXIMUM_MEMBERS_WRITTEN = 1 << 19
 #: The largest arrays have 4 MiB. Plugins read arrays whole.
 _MAXIMUM_ARRAY = 64 << 20
 #: The largest table of the kernel, __per_cpu_offset, has 64 KiB.
@@ -135,6 +140,8 @@ class TypeConverter:
         self._btf = btf
         #: Number -> (what describes the type, how deep it nests).
         self._descriptors: dict[int, tuple[Isf, int]] = {}
+        #: Number of a structure -> what ISF has of it, under each of its names.
+        self._structures: dict[int, Isf] = {}
         #: Number of a structure -> (its members and those of anonymous ones, how deep they nest).
         self._flat_sizes: dict[int, tuple[int, int]] = {}
         self._names: dict[int, str] = {}
@@ -143,9 +150,9 @@ class TypeConverter:
         self.base_types = {
             "void": _base_type("void", 0, False),
             "pointer": _base_type("int", pointer_size, False),
-            **{name: _base_type("int", size, sign) for (size, sign), name in _ENUM_BASES.items()},
         }
         typedefs: list[tuple[str, int]] = []
+        partial: list[tuple[str, int]] = []
         unnamed = list(btf.anonymous)
         for name, numbers in btf.names.items():
             if not _usable(name):
@@ -162,9 +169,17 @@ class TypeConverter:
                 elif name in _NATIVE:
                     continue
                 elif kind is Kind.INT:
-                    self.base_types[name] = _integer(btf, number)
+                    # Before the kind flag a bitfield had an integer of its own, of the same name.
+                    if btf.integer_bits(number) == (0, 8 * btf.size(number)):
+                        self.base_types.setdefault(name, _integer(btf, number))
+                    else:
+                        partial.append((name, number))
                 elif kind is Kind.FLOAT:
                     self.base_types[name] = _base_type("float", btf.size(number), True)
+        for (size, signed), name in _ENUM_BASES.items():
+            self.base_types.setdefault(name, _base_type("int", size, signed))
+        for name, number in partial:
+            self.base_types.setdefault(name, _integer(btf, number))
         for number in unnamed:
             kind = btf.kind(number)
             if kind in ENUMS or kind in COMPOSITES:
@@ -179,9 +194,8 @@ class TypeConverter:
                 vollog.debug(f"typedef {name} cannot be decoded: {error}")
 
     def _give_name(self, table: dict[str, int], name: str, number: int) -> None:
-        if table.setdefault(name, number) != number:
+        while table.setdefault(name, number) != number:
             name = f"{name}__{number}"
-            table[name] = number
         self._names[number] = name
 
     def descriptor(self, number: int) -> Isf:
@@ -264,20 +278,35 @@ class TypeConverter:
         Raises:
             BtfError: the type is damaged.
         """
-        self._flat_size(number, 0)
+        found = self._structures.get(number)
+        if found is None:
+            self._flat_size(number, 0)
+            kind, size = self._outline(number)
+            found = {"kind": kind, "size": size, "fields": self._fields(number)}
+            self._structures[number] = found
+        return found
+
+    def _fields(self, number: int) -> dict[str, Isf]:
         fields: dict[str, Isf] = {}
-        for member in self._btf.members(number):
-            if member.name:
-                if _usable(member.name):
-                    fields[member.name] = self._field(member)
-                continue
-            target = self._btf.resolve(member.type)
-            if self._btf.kind(target) in COMPOSITES:
+        members = self._btf.members(number)
+        names = {member.name for member in members}
+        for member in members:
+            name = member.name
+            if not name:
+                target = self._btf.resolve(member.type)
+                if self._btf.kind(target) not in COMPOSITES:
+                    continue
                 # Volatility takes its members for those of this structure: they must be sound.
                 self.user_type("", target)
-                fields[f"unnamed_field_{len(fields)}"] = {**self._field(member), "anonymous": True}
-        kind, size = self._outline(number)
-        return {"kind": kind, "size": size, "fields": fields}
+                name = f"unnamed_field_{len(fields)}"
+                while name in names:
+                    name += "_"
+            field = self._field(member) if _usable(name) else None
+            if field is not None:
+                if not member.name:
+                    field["anonymous"] = True
+                fields[name] = field
+        return fields
 
     def _flat_size(self, number: int, depth: int) -> tuple[int, int]:
         """Counts members including those of anonymous ones, which Volatility expands.
@@ -302,7 +331,8 @@ class TypeConverter:
         self._check_depth(number, depth + found[1])
         return found
 
-    def _field(self, member: Member) -> Isf:
+    def _field(self, member: Member) -> Optional[Isf]:
+        """Describes a member; None for a bitfield that no integer of its type covers (packed)."""
         btf = self._btf
         offset, bits = member.bit_offset, member.bit_size
         target = btf.resolve(member.type)
@@ -316,17 +346,17 @@ class TypeConverter:
             return {"offset": offset // 8, "type": descriptor}
         if btf.kind(target) not in (Kind.INT, *ENUMS) or bits > 8 * btf.size(target):
             raise BtfError(f"a bitfield of BTF has {bits} bits of type {target}")
-        # From the byte that it starts in, as dwarf2json has it, unless it would not fit then.
-        unit = 8
-        if offset % 8 + bits > 8 * btf.size(target):
-            unit = 8 * btf.size(target)
+        # From the byte that it starts in, as dwarf2json has it.
+        position = offset % 8
+        if position + bits > 8 * btf.size(target):
+            return None
         bitfield = {
             "kind": "bitfield",
-            "bit_position": offset % unit,
+            "bit_position": position,
             "bit_length": bits,
             "type": descriptor,
         }
-        return {"offset": offset // unit * unit // 8, "type": bitfield}
+        return {"offset": offset // 8, "type": bitfield}
 
     def enum(self, name: str, number: int) -> Isf:
         """Returns the enum of a number as ISF has it.
@@ -359,14 +389,23 @@ class TypeConverter:
             return self._btf.size(self.enums[descriptor["name"]])
         return 0
 
+    def members_in_all(self) -> int:
+        """Returns how many members all structures and enums have, under all their names."""
+        tables = (self.user_types, self.enums)
+        return sum(self._btf.count(number) for table in tables for number in table.values())
+
     def anonymous_with(self, members: list[str]) -> Optional[Isf]:
         """Returns the descriptor of the anonymous structure that has just these members."""
         for number in self._btf.anonymous:
-            if self._btf.kind(number) is Kind.STRUCT and members == [
-                member.name for member in self._btf.members(number)
-            ]:
+            if self._btf.kind(number) is Kind.STRUCT and self._has_members(number, members):
                 return self.descriptor(number)
         return None
+
+    def _has_members(self, number: int, members: list[str]) -> bool:
+        try:
+            return [member.name for member in self._btf.members(number)] == members
+        except BtfError:
+            return False
 
     @functools.cached_property
     def _percpu_offsets(self) -> dict[int, int]:
@@ -427,18 +466,24 @@ class SymbolConverter:
 
     def symbol(self, name: str, number: int) -> Isf:
         """Returns a symbol as ISF has it, at the address that it was linked to."""
-        if number < 0:
-            address, relocated = self._kallsyms.tables[name], True
-        else:
-            _, _, address, relocated = self._kallsyms[number]
-        found: Isf = {
-            "address": self._linked(address, relocated),
-            "type": self._type(name, address, relocated),
-        }
+        address, relocated = self._place(name, number)
+        try:
+            described = self._type(name, address, relocated)
+        except BtfError as error:
+            vollog.debug(f"The type of {name} cannot be decoded: {error}")
+            described = _VOID
+        found: Isf = {"address": self._linked(address, relocated), "type": described}
         if name == "linux_banner":
             banner = self._kernel.banner + b"\n\0"
             found["constant_data"] = base64.b64encode(banner).decode("ascii")
         return found
+
+    def _place(self, name: str, number: int) -> tuple[int, bool]:
+        """Returns the address of a symbol, and whether KASLR moved it."""
+        if number < 0:
+            return self._kallsyms.tables[name], True
+        _, _, address, relocated = self._kallsyms[number]
+        return address, relocated
 
     def _linked(self, address: int, relocated: bool) -> int:
         return address - self._kernel.kaslr_shift if relocated else address
@@ -446,10 +491,16 @@ class SymbolConverter:
     def by_location(self, mask: int) -> list[tuple[int, str]]:
         """Returns (linked address, name) of all symbols, ascending; see `IsfView`."""
         mask = mask or -1
-        return sorted(
-            (self._linked(symbol.address, symbol.relocated) & mask, symbol.name)
+        places = [
+            (symbol.name, symbol.address, symbol.relocated)
             for symbol in self._kallsyms
             if _usable(symbol.name)
+        ]
+        for name in (*self._kallsyms.tables, *_SUCCESSORS):
+            if name in self.symbols and name not in self._kallsyms.index:
+                places.append((name, *self._place(name, self.symbols[name])))
+        return sorted(
+            (self._linked(address, relocated) & mask, name) for name, address, relocated in places
         )
 
     def _type(self, name: str, address: int, relocated: bool) -> Isf:
@@ -526,7 +577,13 @@ class IsfView:
         return self._symbols.by_location(mask)
 
     def expanded(self) -> dict[str, Any]:
-        """Returns all of it as plain dictionaries; what is damaged is left out."""
+        """Returns all of it as plain dictionaries; what is damaged is left out.
+
+        Raises:
+            BtfError: there are more members than any kernel has.
+        """
+        if self.types.members_in_all() > _MAXIMUM_MEMBERS_WRITTEN:
+            raise BtfError("the structures of BTF have too many members")
         return {
             name: section.expanded() if isinstance(section, LazyMapping) else section
             for name, section in self.document.items()

@@ -39,6 +39,9 @@ class _Structure(templates.ObjectTemplate):
     ) -> interfaces.objects.ObjectInterface:
         """Constructs the object."""
         vol = self._vol
+        if vol.maps[0]:
+            # Someone added arguments (update_vol), for a class of their own.
+            return super().__call__(context, object_info)
         size, members = vol["size"], vol["members"]
         made: interfaces.objects.ObjectInterface = vol["object_class"](
             context=context,
