@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Optional
 
 from volatility3.framework import constants, interfaces
 from volatility3.framework.configuration import requirements
@@ -40,7 +40,7 @@ class GuestDumpRequirement(requirements.TranslationLayerRequirement):
 
 def guest_dump_below(
     context: interfaces.context.ContextInterface, layer_name: str
-) -> "GuestDumpLayer | None":
+) -> Optional[GuestDumpLayer]:
     """Returns the GuestDumpLayer that a layer is or stands on, or None."""
     names = [layer_name]
     while names:

@@ -18,16 +18,19 @@ _T = TypeVar("_T")
 
 _LIMIT = 2
 
-_linux: "OrderedDict[Hashable, Optional[LinuxKernel]]" = OrderedDict()
-_windows: "OrderedDict[Hashable, Optional[WindowsKernel]]" = OrderedDict()
+_linux: "OrderedDict[Hashable, tuple[Optional[LinuxKernel]]]" = OrderedDict()
+_windows: "OrderedDict[Hashable, tuple[Optional[WindowsKernel]]]" = OrderedDict()
 
 
-def _kept(kept: "OrderedDict[Hashable, _T]", key: Hashable, find: Callable[[], _T]) -> _T:
-    if key not in kept:
+def _kept(kept: "OrderedDict[Hashable, tuple[_T]]", key: Hashable, find: Callable[[], _T]) -> _T:
+    # Tuples, for None is an answer too; and no second look at what another thread may drop.
+    found = kept.get(key)
+    if found is None:
+        found = (find(),)
         while len(kept) >= _LIMIT:
             kept.popitem(last=False)
-        kept[key] = find()
-    return kept[key]
+        kept[key] = found
+    return found[0]
 
 
 def linux_kernel(layer: GuestDumpLayer) -> Optional[LinuxKernel]:

@@ -272,16 +272,11 @@ class GuestDumpLinuxStacker(interfaces.automagic.StackerLayerInterface):
         context.config[join(path, "page_map_offset")] = kernel.page_map
         context.config[join(path, "kernel_virtual_offset")] = kernel.kaslr_shift
         context.config[join(path, linux.LinuxSymbolFinder.banner_config_key)] = str(
-            cls._identifier(kernel), "latin-1"
+            installed_isf(kernel)[0], "latin-1"
         )
         return _LINUX_LAYERS[kernel.tables.mode](
             context, config_path=path, name=new_name, metadata={"os": "Linux"}
         )
-
-    @staticmethod
-    def _identifier(kernel: LinuxKernel) -> bytes:
-        """Returns the banner in the form in which an installed ISF has it."""
-        return installed_isf(kernel)[0]
 
 
 def installed_isf(kernel: LinuxKernel) -> tuple[bytes, Optional[str]]:
