@@ -236,6 +236,12 @@ class GuestDumpWindowsStacker(interfaces.automagic.StackerLayerInterface):
         kernel = _kernel_in(layer, windows_kernel)
         if kernel is None or not isinstance(layer, GuestDumpLayer):
             return None
+        if kernel.tables.mode is PagingMode.FIVE_LEVEL:
+            vollog.warning(
+                "Volatility has no layer for Windows with 5-level page tables; guestdump.Info and "
+                "guestdump.Registers work"
+            )
+            return None
         layer.describe_system(
             {
                 "os": "Windows",

@@ -1,5 +1,6 @@
 """The Windows kernel: images made by hand, the way to them, and lies in their headers."""
 
+import pathlib
 import random
 import struct
 from collections.abc import Iterator
@@ -9,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import Vol
 from tests.handmade import pe as handmade
-from tests.unit.test_paging import FOUR, LEGACY, PAE, Memory, vcpu
+from tests.helpers import info, write_pair
+from tests.unit.test_paging import FIVE, FOUR, LEGACY, PAE, Memory, vcpu
 from volatility_guestdump.exceptions import AddressError
 from volatility_guestdump.guestfile import VCPU
 from volatility_guestdump.paging import PagingMode
@@ -128,9 +131,10 @@ class Guest(Memory):
     def __init__(self, mode: PagingMode, base: int, gaps: bool = False) -> None:
         super().__init__(mode, pages=128)
         self.base = base
-        self.idt = 0xFFFFF80040001000 if mode is FOUR else 0x80B01000
-        self.shared = 0xFFFFF78000000000 if mode is FOUR else 0xFFDF0000
-        image = handmade.kernel(64 if mode is FOUR else 32)
+        wide = mode in (FOUR, FIVE)
+        self.idt = 0xFFFFF80040001000 if wide else 0x80B01000
+        self.shared = 0xFFFFF78000000000 if wide else 0xFFDF0000
+        image = handmade.kernel(64 if wide else 32)
         # Code that a system needs only when it starts has no memory any more.
         self.handler = base + handmade.SIZE - 0x800
         self.page = 100 * PAGE
@@ -138,7 +142,7 @@ class Guest(Memory):
             if not (gaps and place == PAGE):
                 self.add(base + place, image[place : place + PAGE])
         gate = struct.pack("<HHHH", self.handler & 0xFFFF, 8, 0x8E00, self.handler >> 16 & 0xFFFF)
-        if mode is FOUR:
+        if wide:
             gate += struct.pack("<II", self.handler >> 32, 0)
         self.add(self.idt, gate * 256)
         shared = bytearray(PAGE)
@@ -155,7 +159,7 @@ class Guest(Memory):
 
     def vcpu(self, **registers: int) -> VCPU:
         """Returns a vCPU in the kernel."""
-        cr4 = 0 if self.mode is LEGACY else 0x20
+        cr4 = {LEGACY: 0, FIVE: 0x1020}.get(self.mode, 0x20)
         usual = {"cr0": 1 << 31 | 1, "cr3": self.root, "cr4": cr4, "idt_base": self.idt}
         return vcpu(**{**usual, "rip": self.handler, "rsp": self.idt, **registers})
 
@@ -175,6 +179,18 @@ def test_from_the_idt_to_the_image(mode: PagingMode, base: int, gaps: bool) -> N
     assert found.symbolize(base - 1) is None and found.symbolize(base + handmade.SIZE) is None
 
 
+def test_five_levels(vol: Vol, tmp_path: pathlib.Path) -> None:
+    """Volatility has no layer for such a Windows: no wrong one is made, and a message says so."""
+    guest = Guest(FIVE, BASE)
+    registers = guest.vcpu(cs=0x10).registers
+    path = write_pair(tmp_path, bytes(guest.data), vcpus=[registers])
+    shown = info(vol("-r", "json", "-f", path, "guestdump.Info"))
+    assert shown["Operating system"] == "Windows 10.0.20348 (x64)"
+    assert shown["Kernel banner"] == str(PDB)
+    done = vol("-f", path, "windows.info")
+    assert done.returncode and "no layer for Windows with 5-level page tables" in done.stderr
+
+
 def test_versions_without_shared_data() -> None:
     """The file's version tells, or else the headers."""
     guest = Guest(FOUR, BASE)
@@ -189,20 +205,18 @@ def test_versions_without_shared_data() -> None:
     assert WindowsKernel(tables, Image(BASE, PAGE, None, None, (6, 1))).version == "6.1"
 
 
-def shadowed() -> tuple[Guest, int]:
+def shadowed(place: int = 0x9000) -> tuple[Guest, int]:
     """Returns a guest with shadow tables: they map the IDT, the handlers and the KPCR alone."""
     guest = Guest(FOUR, BASE)
     kernel_root = guest.root
     kpcr = 0xFFFFF80040100000
     guest.add(kpcr, b"KPCR")
-    places = {}
-    named = guest.add(kpcr + 0x9000, struct.pack("<Q", kernel_root | 2))
-    places[kpcr + 0x9000] = named
+    places = {kpcr + place: guest.add(kpcr + place, struct.pack("<Q", kernel_root | 2))}
     for virtual in (guest.idt, guest.handler & -PAGE):
         places[virtual] = find_place(guest, virtual)
     guest.root = 110 * PAGE
-    for virtual, place in places.items():
-        guest.map(virtual, place)
+    for virtual, physical in places.items():
+        guest.map(virtual, physical)
     shadow, guest.root = guest.root, kernel_root
     return guest, shadow
 
@@ -214,9 +228,10 @@ def find_place(guest: Guest, virtual: int) -> int:
     return found.tables.translate(virtual)[0]
 
 
-def test_shadow_tables() -> None:
+@pytest.mark.parametrize("place", [0x7000, 0x9000])
+def test_shadow_tables(place: int) -> None:
     """Of a vCPU with shadow tables another one, or its control region, leads to the kernel's."""
-    guest, shadow = shadowed()
+    guest, shadow = shadowed(place)
     user = guest.vcpu(cr3=shadow, gs_base=0x7FF000, cs=0x33)
     assert find_kernel(guest.read, [user]) is None
     entering = guest.vcpu(cr3=shadow, gs_base=0xFFFFF80040100000)

@@ -8,6 +8,7 @@ them.
 """
 
 import functools
+import itertools
 import struct
 from collections.abc import Iterable, Iterator
 from typing import Optional
@@ -24,9 +25,10 @@ _REACH = 32 << 20
 #: Pages looked at in all page tables together.
 _MAXIMUM_PAGES = 1 << 18
 
-#: KPRCB.KernelDirectoryTableBase, from the start of the processor control region: what
-#: KiSystemCall64Shadow loads into CR3 (mov cr3, gs:[9000h]), from Windows 10 1803 on.
-_KERNEL_TABLES = 0x9000
+#: KPRCB.KernelDirectoryTableBase, from the start of the processor control region, is what
+#: KiSystemCall64Shadow loads into CR3. It starts a page of its own behind what else is in there:
+#: gs:[7000h] in Windows 10 1709, gs:[9000h] from 1803 on, others in other versions.
+_KERNEL_TABLES = range(0x5000, 0xC000, PAGE_SIZE)
 
 #: KUSER_SHARED_DATA, which every version has at the same address and with the same offsets.
 #: Source: Microsoft Security Response Center, "Randomizing the KUSER_SHARED_DATA structure", 2022.
@@ -120,11 +122,11 @@ def _candidates(read: Read, vcpus: list[VCPU]) -> Iterator[tuple[VCPU, PageTable
     yield from loaded
     seen = {tables.root for _, tables in loaded}
     for vcpu in vcpus:
-        for _, tables in loaded:
+        for (_, tables), place in itertools.product(loaded, _KERNEL_TABLES):
             if not tables.mode.is_64bit or not vcpu["gs_base"] >> 63:
                 continue
             try:
-                (cr3,) = struct.unpack("<Q", tables.read(vcpu["gs_base"] + _KERNEL_TABLES, 8))
+                (cr3,) = struct.unpack("<Q", tables.read(vcpu["gs_base"] + place, 8))
             except AddressError:
                 continue
             named = PageTables(read, tables.mode, cr3)
