@@ -134,6 +134,9 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
         """Returns the first of the URLs at which there is a memory file that can be read."""
         missing = []
         for candidate in candidates:
+            if candidate == guest:
+                vollog.warning(f"{display_name(guest)} is not its own memory: see --guest-memory")
+                return None
             try:
                 open_memory_file(candidate, progress)
                 return candidate

@@ -166,6 +166,8 @@ def test_a_name_that_is_wrong(vol: Vol, tmp_path: pathlib.Path) -> None:
     guest = write_pair(tmp_path, None, regions=[(0, 1 << 22)])
     done = vol("-r", "json", "--guest-memory", "nope.vmem", "-f", guest, "guestdump.Registers")
     assert rows(done) and "nope.vmem: no such file" in done.stderr
+    done = vol("-r", "json", "--guest-memory", guest, "-f", guest, "guestdump.Registers")
+    assert rows(done) and "debug.guest is not its own memory" in done.stderr
 
 
 def test_other_compression(vol: Vol, tmp_path: pathlib.Path) -> None:
