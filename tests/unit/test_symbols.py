@@ -21,11 +21,10 @@ from volatility3.framework.symbols import intermed
 from tests.handmade.btf import BOOL, SIGNED, BtfBuilder
 from volatility_guestdump.exceptions import BtfError, KernelError
 from volatility_guestdump.linux.btf import Btf
-from volatility_guestdump.linux.isf import ISF_FORMAT, IsfView, LazyMapping, TypeConverter
+from volatility_guestdump.linux.isf import ISF_FORMAT, IsfView, LazyMapping
+from volatility_guestdump.linux.isf_types import Isf, TypeConverter
 from volatility_guestdump.linux.kallsyms import Encoding, Kallsyms
 from volatility_guestdump.linux.kernel import LinuxKernel
-
-Isf = dict[str, Any]
 
 TEXT = 0xFFFFFFFF81000000
 SHIFT = 0x1000000
