@@ -199,10 +199,10 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
                 return
             paged = paged or mode is not PagingMode.OFF
         if paged:
+            missing = "they are missing, or " if dump.missing_memory > 0 else ""
             vollog.warning(
                 f"{display_name(dump.memory_location)} has the page tables of no vCPU of "
-                f"{display_name(dump.guest_location)}: it is the memory of another guest, or an "
-                f"incomplete copy"
+                f"{display_name(dump.guest_location)}: {missing}it is the memory of another guest"
             )
 
 

@@ -7,7 +7,14 @@ import pytest
 from tests.conftest import Vol
 from tests.helpers import info, real_guest, rows
 from tests.lab import GUESTS
+from volatility_guestdump.exceptions import AddressError
 from volatility_guestdump.guestfile import RELEASES
+from volatility_guestdump.layers import open_guest_file
+from volatility_guestdump.linux.kernel import find_kernel
+from volatility_guestdump.memory import GuestMemory
+from volatility_guestdump.vmem import open_memory_file
+
+LARGE_PAGE = 2 << 20
 
 NAMES = [name for name, recipe in GUESTS.items() if not recipe.slow]
 WITH_TYPES = [name for name in NAMES if "686" not in GUESTS[name].kernel.release]
@@ -151,3 +158,26 @@ def test_isf_serves_raw_memory(vol: Vol, tmp_path: pathlib.Path) -> None:
     assert shown["Symbols"] == (symbols / row["File output"]).as_uri()
     with_isf = rows(vol("-r", "json", "-s", symbols.parent, "-f", guest.guest_path, "linux.pslist"))
     assert with_isf == ours
+
+
+def test_memory_missing_behind_the_kernel() -> None:
+    """A copy that ends behind the kernel's image, in the middle of a page, has its symbols."""
+    guest = real_guest("next")
+    described = open_guest_file(guest.guest_path.as_uri())
+    memory = GuestMemory(described.ranges, open_memory_file(guest.vmem_path.as_uri()))
+    whole = find_kernel(memory.read, described.vcpus)
+    assert whole is not None and whole.kallsyms is not None
+    end = whole.address("_end")
+    assert end is not None
+    # The page tables map more than the image, up to the end of a large page.
+    start = whole.physical_base + end - whole.virtual_base + 0x666
+    missing = range(start, -(-start // LARGE_PAGE) * LARGE_PAGE)
+
+    def read(address: int, length: int) -> bytes:
+        if address < missing.stop and address + length > missing.start:
+            raise AddressError(max(address, missing.start))
+        return memory.read(address, length)
+
+    kernel = find_kernel(read, described.vcpus)
+    assert kernel is not None and kernel.kallsyms is not None, kernel and kernel.kallsyms_error
+    assert len(kernel.kallsyms) == len(whole.kallsyms) and kernel.banner == whole.banner

@@ -123,11 +123,11 @@ class LinuxKernel:
         first = min(banners)
         start = max(rodata.start, (first - _RODATA_REACH) & -PAGE_SIZE)
         end = min(rodata.start + rodata.size, first + _RODATA_REACH)
+        image, missing = _read_present(tables, rodata.physical + start - rodata.start, end - start)
         try:
-            image = tables.read_physical(rodata.physical + start - rodata.start, end - start)
             self.kallsyms = find_kallsyms(image, start, known, self.bits)
-        except (AddressError, KallsymsError) as error:
-            self.kallsyms_error = str(error)
+        except KallsymsError as error:
+            self.kallsyms_error = str(missing or error)
         self.banner = banners.get(self.address("linux_banner") or first, banners[first])
         self.tables = self._kernel_tables()
 
@@ -344,14 +344,22 @@ def _first_handler(vcpu: VCPU, tables: PageTables) -> Iterator[int]:
         yield int.from_bytes(gate[:2] + gate[6 : 12 if is_64bit else 8], "little")
 
 
+def _read_present(
+    tables: PageTables, physical: int, size: int
+) -> tuple[bytes, Optional[AddressError]]:
+    """Reads physical memory as far as the dump has it; returns also why not all."""
+    try:
+        return tables.read_physical(physical, size), None
+    except AddressError as error:
+        present = error.address - physical
+        return tables.read_physical(physical, present) if present > 0 else b"", error
+
+
 def _banners(tables: PageTables, run: Run) -> dict[int, bytes]:
     """Returns the addresses and texts of what looks like linux_banner in a piece of the image."""
     for offset in range(0, run.size, _CHUNK):
         size = min(_CHUNK + _BANNER_LIMIT, run.size - offset)
-        try:
-            chunk = tables.read_physical(run.physical + offset, size)
-        except AddressError:
-            continue
+        chunk, _ = _read_present(tables, run.physical + offset, size)
         banners: dict[int, bytes] = {}
         place = chunk.find(_BANNER_START)
         while place >= 0 and len(banners) < _BANNERS_LIMIT:
