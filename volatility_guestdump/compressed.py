@@ -106,6 +106,9 @@ class SeekableGzip:
                 if progress is not None:
                     position = self._file.tell_compressed() // 8
                     progress(100 * position / compressed_size, f"Indexing {self._name}")
+            # Of a file that is cut off rapidgzip may say no more than that it has an end.
+            if self._file.tell_compressed() != 8 * compressed_size:
+                raise ValueError("the end of the last member is missing")
         except (RuntimeError, ValueError, OSError) as error:
             vollog.debug(f"{self._name}: {error}")
             raise MemoryFileError(

@@ -61,6 +61,16 @@ def windows_kernel(layer: GuestDumpLayer) -> Optional[WindowsKernel]:
     )
 
 
+def system(layer: GuestDumpLayer) -> Optional[str]:
+    """Returns what runs in a guest, "Windows 10.0.20348 (x64)", or None when that is not known.
+
+    Raises:
+        MemoryFileError: the memory file cannot be read.
+    """
+    kernel = linux_kernel(layer) or windows_kernel(layer)
+    return kernel.system if kernel else None
+
+
 def forget() -> None:
     """Forgets what was found, for those who change what is in a dump."""
     _linux.clear()

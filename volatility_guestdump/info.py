@@ -82,7 +82,7 @@ def linux_variables(dump: GuestDumpLayer, kernel: LinuxKernel) -> Values:
     return {
         "Paging": kernel.tables.mode.value,
         "Page-table isolation": None if isolation is None else "on" if isolation else "off",
-        "Operating system": f"Linux {kernel.release} ({'x64' if kernel.bits == 64 else 'x86'})",
+        "Operating system": kernel.system,
         "Kernel banner": kernel.shown_banner,
         "Kernel build id": kernel.build_id,
         "Kernel virtual base": f"{kernel.virtual_base:#x}",
@@ -127,7 +127,7 @@ def windows_variables(kernel: WindowsKernel, symbols: Optional[WindowsSymbols]) 
         )
     return {
         "Paging": kernel.tables.mode.value,
-        "Operating system": f"Windows {kernel.version} ({'x64' if kernel.bits == 64 else 'x86'})",
+        "Operating system": kernel.system,
         "Kernel banner": kernel.banner,
         "Kernel virtual base": f"{kernel.image.base:#x}",
         "Kernel physical base": f"{kernel.physical_base:#x}",

@@ -14,7 +14,7 @@ from volatility_guestdump.exceptions import (
     MissingMemoryFile,
     NotAGuestFile,
 )
-from volatility_guestdump.guest import linux_kernel, windows_kernel
+from volatility_guestdump.guest import linux_kernel, system, windows_kernel
 from volatility_guestdump.intel import (
     GuestDumpIntel,
     GuestDumpIntel32e,
@@ -41,7 +41,7 @@ from volatility_guestdump.vmem import (
 
 vollog = logging.getLogger(__name__)
 
-_Kernel = TypeVar("_Kernel")
+_Found = TypeVar("_Found")
 
 #: Where the automagic keeps what the user gave with --guest-memory.
 MEMORY_OPTION = "automagic.GuestDumpStackers.guest_memory"
@@ -208,8 +208,8 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
 
 def _kernel_in(
     layer: interfaces.layers.DataLayerInterface,
-    find: Callable[[GuestDumpLayer], Optional[_Kernel]],
-) -> Optional[_Kernel]:
+    find: Callable[[GuestDumpLayer], Optional[_Found]],
+) -> Optional[_Found]:
     """Returns what is found in a layer, when it is one of a guest dump."""
     if not isinstance(layer, GuestDumpLayer):
         return None
@@ -224,7 +224,7 @@ class GuestDumpWindowsStacker(interfaces.automagic.StackerLayerInterface):
     """Stacks Volatility's Intel layer for Windows on a GuestDumpLayer, from the registers."""
 
     # Before Volatility's own stackers, which scan memory.
-    stack_order = 32
+    stack_order = 31
     exclusion_list = ["mac", "linux"]
 
     @classmethod
@@ -260,7 +260,7 @@ class GuestDumpLinuxStacker(interfaces.automagic.StackerLayerInterface):
     """Stacks the Linux kernel's Intel layer on a GuestDumpLayer, from the vCPUs' registers."""
 
     # Before Volatility's stackers for Linux (34 and 35), which scan all of memory.
-    stack_order = 33
+    stack_order = 32
     exclusion_list = ["mac", "windows"]
 
     @classmethod
@@ -286,6 +286,25 @@ class GuestDumpLinuxStacker(interfaces.automagic.StackerLayerInterface):
         return _LINUX_LAYERS[kernel.tables.mode](
             context, config_path=path, name=new_name, metadata={"os": "Linux"}
         )
+
+
+class GuestDumpSystemStacker(interfaces.automagic.StackerLayerInterface):
+    """Stacks nothing: says what runs in the guest when the plugin is one for another system."""
+
+    # Behind those that stack a kernel's layer, before Volatility's, which scan all of memory.
+    stack_order = 33
+
+    @classmethod
+    def stack(
+        cls,
+        context: interfaces.context.ContextInterface,
+        layer_name: str,
+        progress_callback: constants.ProgressCallback = None,
+    ) -> None:
+        """Warns when the kernel is known, but was not looked for."""
+        found = _kernel_in(context.layers[layer_name], system)
+        if found is not None:
+            vollog.warning(f"This guest runs {found}: only plugins for that system can be used")
 
 
 def installed_isf(kernel: LinuxKernel) -> tuple[bytes, Optional[str]]:

@@ -9,7 +9,7 @@ from volatility3.framework import automagic, contexts, interfaces, plugins
 from volatility3.plugins.windows import info as windows_info  # type: ignore[attr-defined]
 
 from tests.conftest import Vol
-from tests.helpers import info, rows
+from tests.helpers import info, real_guest, rows
 from tests.lab.windows import ENTRY, KERNEL, USER, StandIn, missing_tools, stand_in
 from volatility_guestdump import automagic as our_automagic
 from volatility_guestdump import stackers
@@ -146,3 +146,19 @@ def test_backtrace_is_for_linux(vol: Vol, tmp_path: pathlib.Path) -> None:
     done = vol("-r", "json", "-f", guest.guest_path, "guestdump.Backtrace")
     assert rows(done) == [] and "Windows 10.0.20348" in done.stderr
     assert "Only the stacks of Linux kernels can be unwound" in done.stderr
+    done = vol("-r", "json", "-f", guest.guest_path, "guestdump.Isf")
+    assert rows(done) == [] and "this guest runs Windows 10.0.20348 (x64)" in done.stderr
+
+
+def test_plugins_for_another_system(vol: Vol, tmp_path: pathlib.Path) -> None:
+    """They cannot be used, and it is said what the guest runs; others say nothing of the kind."""
+    hint = "This guest runs {}: only plugins for that system can be used"
+    windows, linux = stand_in(tmp_path), real_guest("hole-pti")
+    done = vol("-f", windows.guest_path, "linux.pslist")
+    assert done.returncode and hint.format("Windows 10.0.20348 (x64)") in done.stderr
+    done = vol("-f", linux.guest_path, "windows.info")
+    release = linux.expected["kernel_release"]
+    assert done.returncode and hint.format(f"Linux {release} (x64)") in done.stderr
+    for path in (windows.guest_path, linux.guest_path):
+        done = vol("-f", path, "banners.Banners")
+        assert done.returncode == 0 and "This guest runs" not in done.stderr

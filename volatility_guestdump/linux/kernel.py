@@ -178,6 +178,11 @@ class LinuxKernel:
         """The release as uname(1) shows it, "6.1.0-56-cloud-amd64"."""
         return self.shown_banner.split(" ", 3)[2]
 
+    @property
+    def system(self) -> str:
+        """What runs in the guest, "Linux 6.1.0-56-cloud-amd64 (x64)"."""
+        return f"Linux {self.release} ({'x64' if self.bits == 64 else 'x86'})"
+
     def locate(self, address: int) -> Optional[Place]:
         """Returns where an address in the kernel's image is, else None."""
         if self.kallsyms is None or not self.virtual_base <= address < self.virtual_end:

@@ -79,6 +79,9 @@ class GuestDumpPlugin(interfaces.plugins.PluginInterface):
         """Returns why there is no Linux kernel, in words."""
         if self.dump.memory_location is None:
             return "the guest's memory is missing"
+        windows = self.windows_kernel()
+        if windows is not None:
+            return f"this guest runs {windows.system}"
         return "in the guest's memory there is none that can be recognised"
 
     def windows_symbols(self, kernel: WindowsKernel) -> Optional[WindowsSymbols]:
@@ -215,9 +218,7 @@ class Backtrace(GuestDumpPlugin):
     def _generator(self) -> Iterator[tuple[int, tuple[Any, ...]]]:
         kernel = self.linux_kernel()
         if kernel is None:
-            windows = self.windows_kernel()
-            found = f"this guest runs Windows {windows.version}" if windows else self.no_kernel()
-            vollog.error(f"Only the stacks of Linux kernels can be unwound; {found}")
+            vollog.error(f"Only the stacks of Linux kernels can be unwound; {self.no_kernel()}")
             return
         if kernel.bits != 64:
             vollog.error("Only the stacks of 64-bit kernels can be unwound")

@@ -86,6 +86,11 @@ class WindowsKernel:
         return ".".join(map(str, self.image.system_version))
 
     @property
+    def system(self) -> str:
+        """What runs in the guest, "Windows 10.0.20348 (x64)"."""
+        return f"Windows {self.version} ({'x64' if self.bits == 64 else 'x86'})"
+
+    @property
     def banner(self) -> str:
         """What identifies the kernel and its symbols, "ntkrnlmp.pdb GUID-age"."""
         return str(self.image.pdb) if self.image.pdb else KERNEL_NAME
