@@ -1,6 +1,8 @@
 """Real guests: what Volatility and our plugins print against what the guest and QEMU said."""
 
 import pathlib
+from collections.abc import Sequence
+from typing import Optional
 
 import pytest
 
@@ -8,13 +10,13 @@ from tests.conftest import Vol
 from tests.helpers import info, real_guest, rows
 from tests.lab import GUESTS
 from volatility_guestdump.exceptions import AddressError
-from volatility_guestdump.guestfile import RELEASES
+from volatility_guestdump.guestfile import RELEASES, VCPU
 from volatility_guestdump.layers import open_guest_file
-from volatility_guestdump.linux.kernel import find_kernel
+from volatility_guestdump.linux.kernel import LinuxKernel, find_kernel
 from volatility_guestdump.memory import GuestMemory
 from volatility_guestdump.vmem import open_memory_file
 
-LARGE_PAGE = 2 << 20
+PAGE, LARGE_PAGE = 4096, 2 << 20
 
 NAMES = [name for name, recipe in GUESTS.items() if not recipe.slow]
 WITH_TYPES = [name for name in NAMES if "686" not in GUESTS[name].kernel.release]
@@ -160,13 +162,26 @@ def test_isf_serves_raw_memory(vol: Vol, tmp_path: pathlib.Path) -> None:
     assert with_isf == ours
 
 
-def test_memory_missing_behind_the_kernel() -> None:
-    """A copy that ends behind the kernel's image, in the middle of a page, has its symbols."""
-    guest = real_guest("next")
+def kernel_of(name: str) -> tuple[GuestMemory, Sequence[VCPU], LinuxKernel]:
+    """Returns memory, vCPUs and kernel of a guest."""
+    guest = real_guest(name)
     described = open_guest_file(guest.guest_path.as_uri())
     memory = GuestMemory(described.ranges, open_memory_file(guest.vmem_path.as_uri()))
-    whole = find_kernel(memory.read, described.vcpus)
-    assert whole is not None and whole.kallsyms is not None
+    kernel = find_kernel(memory.read, described.vcpus)
+    assert kernel is not None
+    return memory, described.vcpus, kernel
+
+
+def same_kernel(found: Optional[LinuxKernel], expected: LinuxKernel) -> None:
+    """Checks that a kernel was found with all its symbols."""
+    assert found is not None and found.kallsyms is not None, found and found.kallsyms_error
+    assert expected.kallsyms is not None and len(found.kallsyms) == len(expected.kallsyms)
+    assert (found.banner, found.build_id) == (expected.banner, expected.build_id)
+
+
+def test_memory_missing_behind_the_kernel() -> None:
+    """A copy that ends behind the kernel's image, in the middle of a page, has its symbols."""
+    memory, vcpus, whole = kernel_of("next")
     end = whole.address("_end")
     assert end is not None
     # The page tables map more than the image, up to the end of a large page.
@@ -178,6 +193,23 @@ def test_memory_missing_behind_the_kernel() -> None:
             raise AddressError(max(address, missing.start))
         return memory.read(address, length)
 
-    kernel = find_kernel(read, described.vcpus)
-    assert kernel is not None and kernel.kallsyms is not None, kernel and kernel.kallsyms_error
-    assert len(kernel.kallsyms) == len(whole.kallsyms) and kernel.banner == whole.banner
+    same_kernel(find_kernel(read, vcpus), whole)
+
+
+@pytest.mark.parametrize("version", [b"6.12", b"6.66"])
+def test_copies_of_the_banner_in_freed_memory(version: bytes) -> None:
+    """What was freed keeps what was in it: the kernel's own banner is the one that has symbols."""
+    memory, vcpus, whole = kernel_of("6.12")
+    end = whole.address("_etext")
+    assert end is not None
+    place = whole.tables.translate(-(-end // PAGE) * PAGE)[0]
+    decoy = whole.banner.replace(b"6.12", version) + b"\n\0"
+
+    def read(address: int, length: int) -> bytes:
+        data = bytearray(memory.read(address, length))
+        for offset, byte in enumerate(decoy, place - address):
+            if 0 <= offset < length:
+                data[offset] = byte
+        return bytes(data)
+
+    same_kernel(find_kernel(read, vcpus), whole)

@@ -191,12 +191,11 @@ def find_kallsyms(
     Args:
         image: the kernel's memory, or at least its read-only data.
         base: virtual address of the image's first byte, a multiple of 8.
-        known: names of symbols with the addresses that they may have, the surest first; the
-            first of them that the table has decides.
+        known: names of symbols with the addresses that they may have, the surest first.
         bits: of an address.
 
     Raises:
-        KallsymsError: there is no table, or none that gives the known symbol its address.
+        KallsymsError: there is no table, or none that gives a known symbol its address.
     """
     reason = "the kernel has no symbol table (kallsyms)"
     work = _Work()
@@ -208,17 +207,19 @@ def find_kallsyms(
                 if found is None:
                     continue
                 lengths, markers, markers_end = found
-                if (markers - num_syms) * max(map(len, tokens)) > _MAXIMUM_TEXT:
+                if _text_size(image[num_syms:markers], tokens) > _MAXIMUM_TEXT:
+                    reason = "the names in kallsyms would take too much memory"
                     continue
                 names, types = _expand(image, num_syms + unit, lengths, tokens)
                 index = _index(names, types)
-                deciding = next((name for name, _ in known if name in index), None)
-                if deciding is None:
+                checks = [(index[name], places) for name, places in known if name in index]
+                if not checks:
                     continue
-                places = dict(known)[deciding]
                 end = token_index + _TOKEN_INDEX_SIZE
-                for candidate in tables.addresses(num_syms, count, end):
-                    if candidate.decode(index[deciding], index[deciding] + 1)[0] not in places:
+                for (number, places), candidate in itertools.product(
+                    checks, tables.addresses(num_syms, count, end)
+                ):
+                    if candidate.decode(number, number + 1)[0] not in places:
                         continue
                     offsets = candidate.tables
                     offsets["kallsyms_num_syms"] = num_syms
@@ -357,18 +358,20 @@ class _Tables:
         image = self._image
         first = offset = position + self._unit
         lengths = []
-        self._work.spend(count)
         for _ in range(count):
             if offset >= limit:
-                return None
+                break
             lengths.append(offset)
             length = image[offset]
             if length & 0x80:
                 offset += 1
                 length = (length & 0x7F) | (image[offset] << 7)
             if not length:
-                return None
+                break
             offset += 1 + length
+        self._work.spend(len(lengths))
+        if len(lengths) < count or not length:
+            return None
         markers = [place - first for place in lengths[::_MARKER_INTERVAL]]
         at = self.align(offset)
         # They were unsigned longs up to 4.20 (80ffbaa5b1bd).
@@ -438,6 +441,14 @@ class _Addresses(NamedTuple):
 
     def _integers(self, code: str, size: int, first: int, end: int) -> Sequence[int]:
         return struct.unpack_from(f"<{end - first}{code}", self.image, self.start + size * first)
+
+
+def _text_size(names: bytes, tokens: list[bytes]) -> int:
+    """Returns about how much names take that consist of some tokens, or a bound that will do."""
+    bound = len(names) * max(map(len, tokens))
+    if bound <= _MAXIMUM_TEXT:
+        return bound
+    return sum(names.count(number) * len(token) for number, token in enumerate(tokens))
 
 
 def _expand(

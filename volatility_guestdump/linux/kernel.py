@@ -11,8 +11,8 @@ Only the image is read. Its banner says that it is Linux; kallsyms and BTF in it
 
 import contextlib
 import functools
+import itertools
 import re
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Optional
 
@@ -51,7 +51,18 @@ _RODATA_REACH = 64 << 20
 _BTF_LIMIT = 64 << 20
 _NOTES_LIMIT = 64 << 10
 
-_NT_GNU_BUILD_ID = 3
+#: An ELF note NT_GNU_BUILD_ID (3) of "GNU", up to its content; the size of that is not absurd.
+_BUILD_ID = re.compile(rb"\x04\0\0\0(.\0\0\0)\x03\0\0\0GNU\0", re.DOTALL)
+
+#: Where BTF starts and ends: from 5.7 on (90ceddcb4950), and before.
+_BTF_SYMBOLS = (
+    ("__start_BTF", "__stop_BTF"),
+    ("_binary__btf_vmlinux_bin_start", "_binary__btf_vmlinux_bin_end"),
+)
+
+#: Pieces of memory with a banner that are tried as the kernel's, before one without symbols is
+#: taken for it. Memory that was freed keeps what was in it, copies of the banner too.
+_ATTEMPTS = 4
 
 
 class Run(NamedTuple):
@@ -128,7 +139,10 @@ class LinuxKernel:
             self.kallsyms = find_kallsyms(image, start, known, self.bits)
         except KallsymsError as error:
             self.kallsyms_error = str(missing or error)
-        self.banner = banners.get(self.address("linux_banner") or first, banners[first])
+        self.banner = banners[first]
+        place = self.address("linux_banner")
+        if place is not None:
+            self.banner = banners.get(place) or self._banner_at(place) or self.banner
         self.tables = self._kernel_tables()
 
     @property
@@ -152,6 +166,14 @@ class LinuxKernel:
         """Reads a pointer."""
         return int.from_bytes(self.read(address, self.bits // 8), "little")
 
+    def _banner_at(self, address: int) -> Optional[bytes]:
+        """Returns the banner at an address, or None when there is none."""
+        try:
+            match = _BANNER.match(self.read(address, _BANNER_LIMIT))
+        except AddressError:
+            return None
+        return match[0].rstrip(b"\0\n") if match else None
+
     def _kernel_tables(self) -> PageTables:
         """Returns swapper_pg_dir when it maps the image as the vCPU's tables do."""
         start = self._runs[0].start
@@ -162,7 +184,8 @@ class LinuxKernel:
             try:
                 root, _ = self.tables.translate(address)
                 tables = PageTables(self.tables.read_physical, self.tables.mode, root)
-                if tables.translate(start) == self.tables.translate(start):
+                # Not the size of the page too: either may have split a large one.
+                if tables.translate(start)[0] == self.tables.translate(start)[0]:
                     return tables
             except AddressError:
                 continue
@@ -258,14 +281,11 @@ class LinuxKernel:
             notes = self.read(start, stop - start)
         except AddressError:
             return None
-        position = 0
-        while position + 12 <= len(notes):
-            name_size, size, kind = struct.unpack_from("<III", notes, position)
-            name = position + 12
-            content = name + -(-name_size // 4) * 4
-            if kind == _NT_GNU_BUILD_ID and notes[name : name + name_size] == b"GNU\0":
-                return notes[content : content + size].hex() or None
-            position = content + -(-size // 4) * 4
+        # Not from note to note: some linkers align one to 8 bytes, and no note says so.
+        for match in _BUILD_ID.finditer(notes):
+            if match.start() % 4 == 0:
+                size = int.from_bytes(match[1], "little")
+                return notes[match.end() : match.end() + size].hex() or None
         return None
 
     def read_btf(self) -> Btf:
@@ -274,8 +294,11 @@ class LinuxKernel:
         Raises:
             BtfError: the kernel has none, or they are damaged.
         """
-        start, stop = self.address("__start_BTF"), self.address("__stop_BTF")
-        if start is None or stop is None or stop == start:
+        for names in _BTF_SYMBOLS:
+            start, stop = map(self.address, names)
+            if start is not None and stop is not None and stop != start:
+                break
+        else:
             raise BtfError("the kernel has no type information (BTF)")
         if not 0 < stop - start <= _BTF_LIMIT:
             raise BtfError(f"the kernel's BTF would have {stop - start} bytes")
@@ -299,7 +322,7 @@ class LinuxKernel:
         if user.root == self.page_map:
             return False
         try:
-            same = user.translate(entry) == self.tables.translate(entry)
+            same = user.translate(entry)[0] == self.tables.translate(entry)[0]
         except AddressError:
             return False
         return same and not user.maps(data)
@@ -315,13 +338,22 @@ def find_kernel(read: Read, vcpus: Iterable[VCPU]) -> Optional[LinuxKernel]:
     Returns:
         The kernel, or None when the guest is not Linux, or has not come far enough to tell.
     """
+    found = None
+    for kernel in itertools.islice(_kernels(read, vcpus), _ATTEMPTS):
+        if kernel.kallsyms is not None:
+            return kernel
+        found = found or kernel
+    return found
+
+
+def _kernels(read: Read, vcpus: Iterable[VCPU]) -> Iterator[LinuxKernel]:
+    """Yields what may be the kernel: pieces of the image that have a banner."""
     for vcpu, tables in candidate_tables(read, vcpus):
         runs = list(_image_runs(vcpu, tables))
         for run in runs:
             banners = _banners(tables, run)
             if banners:
-                return LinuxKernel(tables, vcpu, runs, run, banners)
-    return None
+                yield LinuxKernel(tables, vcpu, runs, run, banners)
 
 
 def _image_runs(vcpu: VCPU, tables: PageTables) -> Iterator[Run]:
