@@ -3,8 +3,8 @@
 Reads go through a map of the file, which is several times faster than asking the system for each
 one. But where a medium fails a map ends the process instead of raising an error. So every piece of
 it is brought into memory first by a call that reports errors (MADV_POPULATE_READ, Linux 5.14);
-where there is none the file is read piece by piece. What remains is a file that is cut off after
-its pieces were read, while the process runs.
+where there is none the file is read piece by piece. What remains is a file that is cut off, or a
+medium that fails, after its pieces were read: the system may drop a piece and read it again.
 """
 
 import bisect
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Optional
 
 from volatility_guestdump.exceptions import AddressError
-from volatility_guestdump.guestfile import PAGE_SIZE, MemoryRange
+from volatility_guestdump.guestfile import MemoryRange
 from volatility_guestdump.vmem import MemoryFile
 
 #: From Linux, include/uapi/asm-generic/mman-common.h; Python has no name for it.
@@ -72,7 +72,8 @@ class GuestMemory:
         raise AddressError(address, f"guest-physical address {address:#x} is not in the dump")
 
     def covers(self, address: int, length: int) -> bool:
-        """Whether all of a piece of memory can be read."""
+        """Whether all of a piece of memory, of one byte at least, can be read."""
+        length = max(length, 1)
         while length > 0:
             try:
                 run = self._run(address)
@@ -83,12 +84,14 @@ class GuestMemory:
         return True
 
     def read(self, address: int, length: int) -> bytes:
-        """Returns `length` bytes of guest-physical memory.
+        """Returns `length` bytes of guest-physical memory; none for a negative length.
 
         Raises:
             AddressError: a byte of it lies in a hole or outside of memory.
             MemoryFileError: the memory file cannot be read there.
         """
+        if length <= 0:
+            return b""
         if (address & _IN_WINDOW) + length <= _WINDOW:
             try:
                 start = address + self._windows[address >> _WINDOW_BITS]
@@ -119,10 +122,12 @@ class GuestMemory:
     def _populate(self, start: int, length: int) -> bool:
         """Brings a piece of the file into memory; returns whether it could be read."""
         assert self._map is not None and self.file is not None
-        first = start & -PAGE_SIZE
+        first = start & -mmap.PAGESIZE
         size = start + length - first
         try:
             if self._mapped + size > _MAPPED_LIMIT and self.file.size > _SMALL_FILE:
+                if size > _MAPPED_LIMIT:
+                    return False
                 self._windows.clear()
                 self._map.madvise(mmap.MADV_DONTNEED)
                 self._mapped = 0

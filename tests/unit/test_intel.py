@@ -62,7 +62,7 @@ def outcome(layer: intel.Intel, offset: int, length: int, pad: bool) -> object:
 @pytest.mark.parametrize("mode", LAYERS)
 @given(
     offset=st.integers(-PAGE, (PAGES + 1) * PAGE) | st.sampled_from([-VIRTUAL, 1 << 48, 1 << 63]),
-    length=st.integers(1, 3 * PAGE),
+    length=st.integers(-PAGE, 3 * PAGE),
     pad=st.booleans(),
 )
 @settings(max_examples=300, deadline=None)

@@ -223,6 +223,9 @@ def test_memory_with_holes(content: MemoryFile) -> None:
                 memory.read(address, length)
             assert caught.value.address == missing
     assert memory.covers(0x10000, 0x28000) and memory.covers(0x107FFF, 1)
+    assert memory.covers(0x10000, 0) and not memory.covers(0x38000, 0)
+    for address, length in ((0x10000, 0), (0x10000, -16), (0x10000, -(1 << 31)), (0x38000, -1)):
+        assert memory.read(address, length) == b""
 
 
 def test_ranges_that_touch(content: MemoryFile) -> None:
