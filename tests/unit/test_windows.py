@@ -241,6 +241,67 @@ def test_shadow_tables(place: int) -> None:
         assert found.page_map == guest.root
 
 
+def copies(guest: Guest, table: int, count: int) -> list[int]:
+    """Appends copies of a table behind memory, in even pages; returns their addresses."""
+    content = bytes(guest.data[table : table + PAGE])
+    places = []
+    for _ in range(count):
+        guest.data += bytes(-len(guest.data) % (2 * PAGE))
+        places.append(len(guest.data))
+        guest.data += content
+    return places
+
+
+@pytest.mark.parametrize("kernel_mode_last", [True, False])
+def test_many_shadow_tables(kernel_mode_last: bool) -> None:
+    """However many vCPUs are in processes of their own, one in the kernel is enough."""
+    guest, shadow = shadowed()
+    roots = copies(guest, shadow, 200)
+    vcpus = [guest.vcpu(cr3=root, gs_base=0x7FF000, cs=0x33) for root in roots]
+    vcpus.insert(len(vcpus) if kernel_mode_last else 0, guest.vcpu())
+    found = find_kernel(guest.read, vcpus)
+    assert found is not None and found.page_map == guest.root
+
+
+def test_a_root_in_an_odd_page() -> None:
+    """The page before it is nothing of the kind that Linux has there."""
+    guest = Guest(FOUR, BASE)
+    (before,) = copies(guest, guest.root, 1)
+    guest.data += guest.data[guest.root : guest.root + PAGE]
+    found = find_kernel(guest.read, [guest.vcpu(cr3=before + PAGE)])
+    assert found is not None and found.page_map == before + PAGE
+
+
+def test_headers_everywhere() -> None:
+    """Only so many pages that look like headers are looked at."""
+    guest = Guest(FOUR, BASE)
+    decoy = bytearray(handmade.kernel(pdb=None, export=None)[:PAGE])
+    place = guest.add(guest.handler & -PAGE, bytes(decoy))
+    for number in range(1, 2000):
+        guest.map((guest.handler & -PAGE) - number * PAGE, place)
+    read: list[int] = []
+
+    def counted(address: int, length: int) -> bytes:
+        if length == PAGE and address == place:
+            read.append(address)
+        return guest.read(address, length)
+
+    assert find_kernel(counted, [guest.vcpu()]) is None
+    assert 0 < len(read) <= 256
+
+
+def test_a_handler_below_another_image() -> None:
+    """A handler in an image above the kernel does not hide the kernel from the others."""
+    guest = Guest(FOUR, BASE)
+    above = BASE + handmade.SIZE + 4 * PAGE
+    guest.add(above, bytes(PAGE))
+    gate = struct.pack("<HHHHII", above & 0xFFFF, 8, 0x8E00, above >> 16 & 0xFFFF, above >> 32, 0)
+    idt = find_place(guest, guest.idt)
+    guest.data[idt : idt + len(gate)] = gate
+    found = find_kernel(guest.read, [guest.vcpu()])
+    assert found is not None and found.image.base == BASE
+
+
 def test_nothing_to_find() -> None:
     """Without an IDT, with handlers elsewhere, and with pages that only look like an image."""
     guest = Guest(FOUR, BASE)

@@ -15,15 +15,16 @@ from typing import Optional
 
 from volatility_guestdump.exceptions import AddressError
 from volatility_guestdump.guestfile import PAGE_SIZE, VCPU
-from volatility_guestdump.paging import PageTables, Read, candidate_tables
+from volatility_guestdump.paging import PageTables, PagingMode, Read, possible_modes
 from volatility_guestdump.windows.pe import KERNEL_NAME, Image, read_kernel
 
 #: Exceptions that the CPU itself raises: their handlers are the kernel's own.
 _EXCEPTIONS = 32
-#: How far below a handler the headers may lie; a kernel's image has about 16 MiB.
-_REACH = 32 << 20
-#: Pages looked at in all page tables together.
+#: How far below a handler the headers may lie; a kernel's image has up to 20 MiB.
+_REACH = 64 << 20
+#: Pages looked at in all page tables together, and those of them that are taken for headers.
 _MAXIMUM_PAGES = 1 << 18
+_MAXIMUM_HEADERS = 256
 
 #: KPRCB.KernelDirectoryTableBase, from the start of the processor control region, is what
 #: KiSystemCall64Shadow loads into CR3. It starts a page of its own behind what else is in there:
@@ -111,21 +112,30 @@ def find_kernel(read: Read, vcpus: Iterable[VCPU]) -> Optional[WindowsKernel]:
     Returns:
         The kernel, or None when the guest is not Windows or has no tables loaded that map it.
     """
-    vcpus = list(vcpus)
-    seen: set[tuple[int, int]] = set()
-    for vcpu, tables in _candidates(read, vcpus):
+    # One in user mode may have shadow tables loaded.
+    ordered = sorted(vcpus, key=lambda vcpu: vcpu["cs"] & 3)
+    search = _Search()
+    for vcpu, tables in _candidates(read, ordered):
         for handler in _handlers(vcpu, tables):
-            image = _image_below(tables, handler, seen)
+            image = search.image_below(tables, handler)
             if image is not None:
                 return WindowsKernel(tables, image)
     return None
 
 
 def _candidates(read: Read, vcpus: list[VCPU]) -> Iterator[tuple[VCPU, PageTables]]:
-    """Yields the page tables that are loaded, then those that processor control regions name."""
-    loaded = list(candidate_tables(read, vcpus))
+    """Yields the page tables that are loaded, then those that processor control regions name.
+
+    Each once, and none beside what CR3 says: Linux alone keeps its tables in pairs.
+    """
+    loaded: list[tuple[VCPU, PageTables]] = []
+    seen: set[tuple[PagingMode, int]] = set()
+    for vcpu in vcpus:
+        for mode in possible_modes(vcpu):
+            if mode is not PagingMode.OFF and (mode, mode.root(vcpu["cr3"])) not in seen:
+                seen.add((mode, mode.root(vcpu["cr3"])))
+                loaded.append((vcpu, PageTables(read, mode, vcpu["cr3"])))
     yield from loaded
-    seen = {tables.root for _, tables in loaded}
     for vcpu in vcpus:
         for (_, tables), place in itertools.product(loaded, _KERNEL_TABLES):
             if not tables.mode.is_64bit or not vcpu["gs_base"] >> 63:
@@ -135,8 +145,8 @@ def _candidates(read: Read, vcpus: list[VCPU]) -> Iterator[tuple[VCPU, PageTable
             except AddressError:
                 continue
             named = PageTables(read, tables.mode, cr3)
-            if named.root not in seen:
-                seen.add(named.root)
+            if (named.mode, named.root) not in seen:
+                seen.add((named.mode, named.root))
                 yield vcpu, named
 
 
@@ -148,31 +158,51 @@ def _handlers(vcpu: VCPU, tables: PageTables) -> Iterator[int]:
             gate = tables.read(vcpu["idt_base"] + vector * size, size)
         except AddressError:
             return
-        # The gate's present bit.
-        if gate[5] & 0x80:
+        # Present, and an interrupt or a trap gate; a task gate has no address.
+        if gate[5] & 0x9E == 0x8E:
             yield int.from_bytes(gate[:2] + gate[6 : 12 if size == 16 else 8], "little")
 
 
-def _image_below(tables: PageTables, handler: int, seen: set[tuple[int, int]]) -> Optional[Image]:
-    """Returns the kernel's image that a handler lies in, or None.
+class _Search:
+    """A search for images below handlers, with limits for all of it together."""
 
-    Args:
-        tables: that may map it.
-        handler: address of the handler.
-        seen: (root, page) of what was looked at already, and of what is now.
-    """
-    start = handler & -PAGE_SIZE
-    for page in range(start, max(start - _REACH, 0), -PAGE_SIZE):
-        if (tables.root, page) in seen or len(seen) >= _MAXIMUM_PAGES:
+    def __init__(self) -> None:
+        self._pages_left = _MAXIMUM_PAGES
+        self._headers_left = _MAXIMUM_HEADERS
+        #: Of each root the pages that were looked at, and the images found.
+        self._seen: dict[int, set[int]] = {}
+        self._images: dict[int, list[Image]] = {}
+
+    def image_below(self, tables: PageTables, handler: int) -> Optional[Image]:
+        """Returns the kernel's image that a handler lies in, or None."""
+        seen = self._seen.setdefault(tables.root, set())
+        images = self._images.setdefault(tables.root, [])
+        start = handler & -PAGE_SIZE
+        for known in images:
+            if known.base <= handler < known.base + known.size:
+                return known
+        if self._pages_left < 0:
             return None
-        seen.add((tables.root, page))
+        # What is not needed any more after the start of the system leaves gaps.
+        mapped = list(tables.runs(max(start - _REACH, 0), start + PAGE_SIZE))
+        for first, _, size in reversed(mapped):
+            for page in range(first + size - PAGE_SIZE, first - 1, -PAGE_SIZE):
+                if page in seen:
+                    continue
+                seen.add(page)
+                image = self._image_at(tables, page)
+                if image is not None:
+                    images.append(image)
+                    if handler < page + image.size:
+                        return image
+        return None
+
+    def _image_at(self, tables: PageTables, page: int) -> Optional[Image]:
+        self._pages_left -= 1
         try:
-            if tables.read(page, 2) != b"MZ":
-                continue
+            if self._headers_left <= 0 or tables.read(page, 2) != b"MZ":
+                return None
         except AddressError:
-            # What is not needed any more after the start of the system leaves gaps.
-            continue
-        image = read_kernel(tables.read, page)
-        if image is not None and handler < page + image.size:
-            return image
-    return None
+            return None
+        self._headers_left -= 1
+        return read_kernel(tables.read, page)

@@ -19,11 +19,12 @@ from volatility_guestdump.paging import Read
 
 _T = TypeVar("_T")
 
-#: What the export directory of every kernel says.
+#: What the export directory of kernels says; ntkrla57.exe is the one for 5-level page tables.
 KERNEL_NAME = "ntoskrnl.exe"
+_EXPORT_NAMES = (KERNEL_NAME.encode(), b"ntkrla57.exe")
 
 #: Names of the kernels' PDBs, without suffix.
-_PDB_NAMES = frozenset(windows.KERNEL_MODULE_NAMES)
+_PDB_NAMES = frozenset((*windows.KERNEL_MODULE_NAMES, "ntkrla57"))
 
 _EXPORTS, _RESOURCES, _DEBUG = 0, 2, 6
 
@@ -91,9 +92,12 @@ def read_kernel(read: Read, base: int) -> Optional[Image]:
         PDBs, or its export directory says ntoskrnl.exe. Else None.
     """
     try:
-        headers: Any = pefile.PE(  # type: ignore[no-untyped-call]
-            data=read(base, PAGE_SIZE), fast_load=True
-        )
+        page = read(base, PAGE_SIZE)
+        # pefile takes milliseconds; most pages that only start like headers are told at once.
+        (place,) = struct.unpack_from("<I", page, 0x3C)
+        if page[place : place + 4] != b"PE\0\0":
+            return None
+        headers: Any = pefile.PE(data=page, fast_load=True)  # type: ignore[no-untyped-call]
         optional = headers.OPTIONAL_HEADER
         size, directories = optional.SizeOfImage, optional.DATA_DIRECTORY
         places = [(entry.VirtualAddress, entry.Size) for entry in directories]
@@ -117,7 +121,7 @@ def read_kernel(read: Read, base: int) -> Optional[Image]:
             return None
 
     pdb = found(_DEBUG, _pdb)
-    if pdb is None and found(_EXPORTS, _export_name) != KERNEL_NAME.encode():
+    if pdb is None and found(_EXPORTS, _export_name) not in _EXPORT_NAMES:
         return None
     return Image(base, size, pdb, found(_RESOURCES, _file_version), system)
 

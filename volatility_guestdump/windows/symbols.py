@@ -97,7 +97,9 @@ class WindowsSymbols:
     def _bug_check_name(self, code: int) -> Optional[str]:
         """Returns what an enum of the symbols calls a code."""
         for enum in self._table.enumerations:
-            if "BUGCHECK" in enum.upper().replace("_", ""):
+            plain = enum.upper().replace("_", "")
+            # KBUGCHECK_CALLBACK_REASON and the like number other things.
+            if "BUGCHECK" in plain and not plain.startswith("KBUGCHECK"):
                 template: Any = self._context.symbol_space.get_enumeration(
                     self._table.name + constants.BANG + enum
                 )
