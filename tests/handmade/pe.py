@@ -18,6 +18,7 @@ def kernel(
     export: Optional[bytes] = b"ntoskrnl.exe",
     version: Optional[tuple[int, int, int, int]] = (10, 0, 20348, 2402),
     size: int = SIZE,
+    build: Optional[int] = None,
 ) -> bytes:
     """Returns an image.
 
@@ -27,6 +28,7 @@ def kernel(
         export: its name in the export directory, or None for no such directory.
         version: of the file, in its resources; None for no resources.
         size: that its headers give.
+        build: the value of the exported NtBuildNumber; None for no exports but the image's name.
     """
     image = bytearray(SIZE)
     image[:2] = b"MZ"
@@ -36,6 +38,8 @@ def kernel(
         directories[0] = (EXPORTS, 0x28)
         struct.pack_into("<I", image, EXPORTS + 12, EXPORTS + 0x40)
         image[EXPORTS + 0x40 : EXPORTS + 0x41 + len(export)] = export + b"\0"
+    if build is not None:
+        _exports(image, build)
     if version is not None:
         directories[2] = (RESOURCES, 0x400)
         image[RESOURCES : RESOURCES + 0x400] = _resources(version)
@@ -65,6 +69,21 @@ def kernel(
     whole = header + common + sections
     image[NT_HEADERS : NT_HEADERS + len(whole)] = whole
     return bytes(image)
+
+
+def _exports(image: bytearray, build: int) -> None:
+    """Adds exported names, in alphabetical order, to the directory that has the image's name."""
+    names = [b"ExAllocatePool", b"KeBugCheckEx", b"NtBuildNumber", b"NtClose", b"ZwClose"]
+    functions, table, ordinals, text = (EXPORTS + at for at in (0x60, 0xA0, 0xC0, 0x100))
+    struct.pack_into("<5I", image, EXPORTS + 20, 6, len(names), functions, table, ordinals)
+    for number, name in enumerate(names):
+        place = text + 0x20 * number
+        image[place : place + len(name) + 1] = name + b"\0"
+        struct.pack_into("<I", image, table + 4 * number, place)
+        # Ordinals are in an order of their own.
+        struct.pack_into("<H", image, ordinals + 2 * number, 5 - number)
+        struct.pack_into("<I", image, functions + 4 * (5 - number), EXPORTS + 0x300 + 4 * number)
+    struct.pack_into("<I", image, EXPORTS + 0x300 + 4 * 2, 0xF0000000 | build)
 
 
 def _resources(version: tuple[int, int, int, int]) -> bytes:

@@ -44,6 +44,19 @@ def test_an_image(bits: int) -> None:
     assert str(found and found.pdb) == "ntkrnlmp.pdb 0123456789ABCDEF0123456789ABCDEF-3"
 
 
+@pytest.mark.parametrize("bits", [64, 32])
+def test_build_number(bits: int) -> None:
+    """An exported variable has it, where no resource does."""
+    found = read(handmade.kernel(bits, version=None, build=7601))
+    assert found == Image(BASE, handmade.SIZE, PDB, None, (10, 0), 7601)
+    image = bytearray(handmade.kernel(bits, build=7601))
+    for place in range(handmade.EXPORTS + 20, handmade.EXPORTS + 0x120, 4):
+        for value in (0, 1, 0x3FFE, 0xFFFFFFFF):
+            damaged = bytes(image[:place] + struct.pack("<I", value) + image[place + 4 :])
+            again = read(damaged)
+            assert again is not None and again.pdb == PDB
+
+
 def test_parts_that_are_missing() -> None:
     """Either the PDB or the export directory tells a kernel; its version may be paged out."""
     assert read(handmade.kernel(export=None)) == read(handmade.kernel(export=b"hal.dll"))
@@ -203,6 +216,7 @@ def test_versions_without_shared_data() -> None:
     assert WindowsKernel(tables, older).version == "6.1.7601"
     assert WindowsKernel(tables, older).banner == "ntoskrnl.exe"
     assert WindowsKernel(tables, Image(BASE, PAGE, None, None, (6, 1))).version == "6.1"
+    assert WindowsKernel(tables, Image(BASE, PAGE, None, None, (6, 1), 7601)).version == "6.1.7601"
 
 
 def shadowed(place: int = 0x9000) -> tuple[Guest, int]:

@@ -84,7 +84,8 @@ class WindowsKernel:
             return f"{major}.{minor}.{build & 0xFFFF}"
         if self.image.file_version:
             return ".".join(map(str, self.image.file_version[:3]))
-        return ".".join(map(str, self.image.system_version))
+        known = (*self.image.system_version, self.image.build)
+        return ".".join(str(number) for number in known if number is not None)
 
     @property
     def system(self) -> str:

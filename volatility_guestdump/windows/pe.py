@@ -36,6 +36,10 @@ _DEBUG_ENTRIES = 32
 _CODEVIEW = 2
 _CODEVIEW_SIZE = 1024
 
+#: A kernel has about 3,000.
+_MAXIMUM_EXPORTS = 1 << 16
+_BUILD_NUMBER = b"NtBuildNumber\0"
+
 _RESOURCE_ENTRIES = 256
 _VERSION_RESOURCE = 16
 _VERSION_SIZE = 64 << 10
@@ -71,6 +75,7 @@ class Image:
         pdb: what identifies its symbols; None when that is not in memory.
         file_version: from its resources; None when they are not in memory, as often.
         system_version: (major, minor) of the system that it is made for.
+        build: of the system, as NtBuildNumber has it; None when that is not in memory.
     """
 
     base: int
@@ -78,6 +83,7 @@ class Image:
     pdb: Optional[Pdb]
     file_version: Optional[tuple[int, int, int, int]]
     system_version: tuple[int, int]
+    build: Optional[int] = None
 
 
 def read_kernel(read: Read, base: int) -> Optional[Image]:
@@ -123,7 +129,8 @@ def read_kernel(read: Read, base: int) -> Optional[Image]:
     pdb = found(_DEBUG, _pdb)
     if pdb is None and found(_EXPORTS, _export_name) not in _EXPORT_NAMES:
         return None
-    return Image(base, size, pdb, found(_RESOURCES, _file_version), system)
+    version, build = found(_RESOURCES, _file_version), found(_EXPORTS, _build_number)
+    return Image(base, size, pdb, version, system, build)
 
 
 def _pdb(part: Read, offset: int, size: int) -> Optional[Pdb]:
@@ -151,6 +158,23 @@ def _export_name(part: Read, offset: int, size: int) -> bytes:
     (place,) = struct.unpack_from("<I", part(offset, 40), 12)
     name = part(place, len(KERNEL_NAME) + 1)
     return name[:-1] if name.endswith(b"\0") else b""
+
+
+def _build_number(part: Read, offset: int, size: int) -> Optional[int]:
+    """Returns the value of the exported variable NtBuildNumber; names are in alphabetical order."""
+    _, names, functions_at, names_at, ordinals_at = struct.unpack("<5I", part(offset + 20, 20))
+    low, high = 0, min(names, _MAXIMUM_EXPORTS)
+    while low < high:
+        middle = (low + high) // 2
+        (place,) = struct.unpack("<I", part(names_at + 4 * middle, 4))
+        name = part(place, len(_BUILD_NUMBER))
+        if name == _BUILD_NUMBER:
+            (ordinal,) = struct.unpack("<H", part(ordinals_at + 2 * middle, 2))
+            (place,) = struct.unpack("<I", part(functions_at + 4 * ordinal, 4))
+            # The upper bits tell what kind of build it is.
+            return int(struct.unpack("<I", part(place, 4))[0] & 0xFFFF)
+        low, high = (middle + 1, high) if name < _BUILD_NUMBER else (low, middle)
+    return None
 
 
 def _file_version(part: Read, offset: int, size: int) -> Optional[tuple[int, int, int, int]]:
