@@ -56,7 +56,7 @@ class _ShortPath(intel.Intel):
     ) -> bytes:
         """Reads virtual memory; see `DataLayerInterface.read`."""
         start = offset & _OFFSET
-        if start + length <= PAGE_SIZE:
+        if 0 < length <= PAGE_SIZE - start:
             number = offset >> _PAGE_BITS
             place = self._places.get(number)
             if place is None:

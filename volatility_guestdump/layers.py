@@ -11,7 +11,7 @@ from volatility3.framework.layers import physical, segmented
 from volatility3.framework.symbols import intermed
 
 from volatility_guestdump.exceptions import AddressError, GuestFileError, MemoryFileError
-from volatility_guestdump.guestfile import GuestFile, layout_path
+from volatility_guestdump.guestfile import PAGE_SIZE, GuestFile, layout_path
 from volatility_guestdump.memory import GuestMemory
 from volatility_guestdump.vmem import (
     MemoryFile,
@@ -66,6 +66,32 @@ class MemoryFileLayer(physical.FileLayer):
         self._file_ = stream
         return stream
 
+    def read(self, offset: int, length: int, pad: bool = False) -> bytes:
+        """Reads the file; where the medium fails, `pad` puts zeros for the pages that it lacks."""
+        try:
+            return bytes(super().read(offset, length, pad))
+        except MemoryFileError as error:
+            _warn(self.memory_file, error)
+            if not pad:
+                raise exceptions.InvalidAddressException(self.name, offset, str(error)) from error
+        parts = []
+        end = offset + length
+        while offset < end:
+            size = min(PAGE_SIZE - offset % PAGE_SIZE, end - offset)
+            try:
+                parts.append(bytes(super().read(offset, size, pad)))
+            except MemoryFileError:
+                parts.append(bytes(size))
+            offset += size
+        return b"".join(parts)
+
+
+def _warn(file: Optional[MemoryFile], error: MemoryFileError) -> None:
+    """Says once that a file cannot be read: plugins pass over invalid addresses in silence."""
+    if file is not None and not file.error_shown:
+        file.error_shown = True
+        vollog.warning(f"Memory cannot be read: {error}")
+
 
 class GuestDumpLayer(segmented.SegmentedLayer):
     """The guest-physical memory of a debug.guest + debug.vmem pair.
@@ -89,7 +115,6 @@ class GuestDumpLayer(segmented.SegmentedLayer):
         self._config_path = config_path
         self._meta_layer = str(self.config["meta_layer"])
         self._base_layer: str = str(self.config["base_layer"])
-        self._read_error_shown = False
         try:
             self.guest = open_guest_file(self.guest_location)
         except GuestFileError as error:
@@ -183,12 +208,10 @@ class GuestDumpLayer(segmented.SegmentedLayer):
                 self.name, error.address, str(error)
             ) from error
         except MemoryFileError as error:
-            # Plugins pass over invalid addresses in silence, but a failing medium is no such thing.
-            if not self._read_error_shown:
-                vollog.warning(f"Memory cannot be read: {error}")
-                self._read_error_shown = True
+            _warn(self.memory.file, error)
             if pad:
-                return bytes(length)
+                # The layer below puts zeros for no more than the pages that are lacking.
+                return bytes(super().read(offset, length, pad))
             raise exceptions.InvalidAddressException(self.name, offset, str(error)) from error
 
     def __getstate__(self) -> dict[str, Any]:

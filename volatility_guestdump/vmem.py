@@ -121,6 +121,8 @@ class MemoryFile:
 
     def __init__(self, location: str, progress: constants.ProgressCallback = None) -> None:
         self.location = location
+        #: Whether somebody was told that not all of it can be read.
+        self.error_shown = False
         self._lock = threading.Lock()
         self._descriptor: Optional[int] = None
         path = local_path(location)
@@ -199,18 +201,21 @@ def _is_gzip(path: str) -> bool:
 
 #: Of the files opened last. Volatility makes each layer several times over in one run, and the
 #: index of a compressed file takes a while.
-_opened: "OrderedDict[tuple[str, Any], MemoryFile]" = OrderedDict()
+_opened: "OrderedDict[tuple[str, int, Any], MemoryFile]" = OrderedDict()
 _OPENED_LIMIT = 2
 
 
 def open_memory_file(location: str, progress: constants.ProgressCallback = None) -> MemoryFile:
     """Returns a memory file, opened now or before; see `MemoryFile`."""
-    key = (location, file_state(location))
-    if key not in _opened:
+    # A forked process opens it anew: it would share the place in the file with its parent.
+    key = (location, os.getpid(), file_state(location))
+    file = _opened.get(key)
+    if file is None:
+        file = MemoryFile(location, progress)
         while len(_opened) >= _OPENED_LIMIT:
             _opened.popitem(last=False)
-        _opened[key] = MemoryFile(location, progress)
-    return _opened[key]
+        _opened[key] = file
+    return file
 
 
 class MemoryStream(io.RawIOBase):

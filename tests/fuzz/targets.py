@@ -4,6 +4,7 @@ import contextlib
 import functools
 import gc
 import io
+import os
 import random
 from typing import Callable
 
@@ -214,6 +215,7 @@ class _DamagedFile(MemoryFile):
         self.location, self.size = memory.file.location, memory.file.size
         # No map of the file: it would show what is sound.
         self._descriptor = None
+        self.error_shown = False
         self._patches: dict[int, bytes] = {}
         for _ in range(rng.randint(1, 3)):
             place, size = rng.choice(_structures())
@@ -242,7 +244,8 @@ def real_kernel(rng: random.Random) -> None:
 def volatility(rng: random.Random) -> None:
     """The same damage, looked at by a plugin in Volatility."""
     guest, _, _ = _real()
-    key = (guest.vmem_path.as_uri(), vmem.file_state(guest.vmem_path.as_uri()))
+    location = guest.vmem_path.as_uri()
+    key = (location, os.getpid(), vmem.file_state(location))
     context = contexts.Context()
     context.config["automagic.LayerStacker.single_location"] = guest.guest_path.as_uri()
     plugin = rng.choice((Info, Registers, Backtrace, pslist.PsList))

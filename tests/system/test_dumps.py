@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import pathlib
 import pickle
 import struct
@@ -10,13 +11,14 @@ import pytest
 from volatility3 import schemas
 from volatility3.framework import contexts, exceptions, interfaces
 from volatility3.framework.automagic import windows
-from volatility3.framework.layers import intel, physical
+from volatility3.framework.layers import intel, physical, scanners
 
 from tests.conftest import Vol
 from tests.helpers import IDLE_VCPU, info, rows, write_pair
 from volatility_guestdump.guestfile import layout_path
 from volatility_guestdump.intel import GuestDumpIntelLA57
 from volatility_guestdump.layers import GuestDumpLayer
+from volatility_guestdump.memory import GuestMemory
 from volatility_guestdump.stackers import GuestDumpStacker
 
 PAGE = 4096
@@ -115,6 +117,35 @@ def test_a_damaged_guest_file_is_said(
     guest.write_bytes(guest.read_bytes()[:-1])
     assert isinstance(stack(guest), physical.FileLayer)
     assert "debug.guest: 4565 bytes" in caplog.text and "incomplete" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "pread"), reason="the error is made in pread")
+def test_one_page_that_cannot_be_read(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error of the medium costs that page, and neither a larger read nor a scan; it is said."""
+    layer = dump_layer(write_pair(tmp_path, MEMORY, regions=REGIONS))
+    bad, read = range(PAGE, 2 * PAGE), os.pread
+
+    def failing(descriptor: int, length: int, offset: int) -> bytes:
+        if offset < bad.stop and offset + length > bad.start:
+            raise OSError(5, "Input/output error")
+        return read(descriptor, length, offset)
+
+    monkeypatch.setattr(os, "pread", failing)
+    monkeypatch.setattr(GuestMemory, "_populate", lambda self, start, length: False)
+    with pytest.raises(exceptions.InvalidAddressException):
+        layer.read(PAGE + 8, 8)
+    assert layer.read(0, 2 * PAGE, pad=True) == MEMORY[:PAGE] + bytes(PAGE)
+    # Over the hole too, and from the layer below.
+    assert layer.read(PAGE - 1, 0x10001 - PAGE + 1, pad=True) == b"\1" + bytes(0xF000) + b"\3"
+    below = layer.context.layers[str(layer.config["base_layer"])]
+    assert below.read(PAGE - 1, PAGE + 2, pad=True) == b"\1" + bytes(PAGE) + b"\3"
+    with pytest.raises(exceptions.InvalidAddressException):
+        below.read(0, 2 * PAGE)
+    found = set(layer.scan(layer.context, scanners.BytesScanner(b"\4" * 8)))
+    assert 0x10000 + PAGE in found
+    assert caplog.text.count("Memory cannot be read") == 1
 
 
 def test_short_memory_is_read_as_far_as_it_goes(

@@ -200,6 +200,19 @@ def content(
     return MemoryFile(path.as_uri())
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes are forked here")
+def test_a_forked_process_opens_the_file_anew(tmp_path: pathlib.Path) -> None:
+    """It would share the place in the file, where there are no positioned reads."""
+    path = tmp_path / "debug.vmem"
+    path.write_bytes(CONTENT)
+    file = vmem.open_memory_file(path.as_uri())
+    assert vmem.open_memory_file(path.as_uri()) is file
+    child = os.fork()
+    if not child:
+        os._exit(vmem.open_memory_file(path.as_uri()) is file)
+    assert os.waitpid(child, 0)[1] == 0
+
+
 def test_memory_with_holes(content: MemoryFile) -> None:
     """Each range comes from its place in the file; the error has the first address without one."""
     memory = GuestMemory(RANGES, content)
