@@ -5,6 +5,7 @@ import contextlib
 import functools
 import json
 import pathlib
+import pickle
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Optional, cast
@@ -14,8 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from volatility3 import schemas
-from volatility3.framework import contexts, exceptions
+from volatility3.framework import contexts, exceptions, interfaces
 from volatility3.framework.layers import physical
+from volatility3.framework.objects import PrimitiveObject, templates
 from volatility3.framework.symbols import intermed
 
 from tests.handmade.btf import BOOL, SIGNED, BtfBuilder
@@ -25,6 +27,7 @@ from volatility_guestdump.linux.isf import ISF_FORMAT, IsfView, LazyMapping
 from volatility_guestdump.linux.isf_types import Isf, TypeConverter
 from volatility_guestdump.linux.kallsyms import Encoding, Kallsyms
 from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.linux.templates import quick
 
 TEXT = 0xFFFFFFFF81000000
 SHIFT = 0x1000000
@@ -643,6 +646,58 @@ def test_volatility_reads_the_document(tmp_path: pathlib.Path) -> None:
     assert (task.parent, task.parent.dereference().state) == (0x100, 1)
     symbol = context.symbol_space.get_symbol("t!init_task")
     assert (symbol.address, symbol.type_name) == (TEXT + 0x1000, "t!task_struct")
+
+
+#: What objects hold, of one kind or another
+VALUES = (
+    *("type_name", "offset", "layer_name", "native_layer_name", "member_name", "parent", "size"),
+    *("data_format", "subtype", "count", "members", "base_type", "choices", "start_bit", "colour"),
+)
+
+
+@pytest.mark.parametrize(
+    "member", ["state", "comm", "lock", "low", "kind", "grid", "rate", "parent", "ok"]
+)
+def test_objects_hold_what_those_of_volatility_hold(tmp_path: pathlib.Path, member: str) -> None:
+    """The quick templates change where an object's values stand, not what they are."""
+    context = loaded(view_of(FakeKernel(sample())).expanded(), tmp_path, bytes(512))
+    context.add_layer(physical.BufferDataLayer(context, "n", "n", bytes(512)))
+    task = context.symbol_space.get_type("t!task_struct")
+    offset, own = task.vol.members[member]
+    if isinstance(own, templates.ReferenceTemplate):
+        own = context.symbol_space.get_type(own.vol.type_name)
+    template: Any
+    for template in (task, own):
+        ours = quick(template)
+        assert ours.size == template.size
+        info = interfaces.objects.ObjectInformation("m", offset, "n", member, size=3)
+        objects = [kind(context, info) for kind in (template, ours)]
+        first, second = ({k: o.vol[k] for k in VALUES if k in o.vol} for o in objects)
+        assert first == second and {*VALUES[:7]} <= {*first}
+        if isinstance(objects[1], PrimitiveObject):
+            copied = pickle.loads(pickle.dumps(objects[1]))
+            assert copied == objects[0]
+            assert {k: copied.vol[k] for k in VALUES[:7]} == {k: first[k] for k in VALUES[:7]}
+
+
+def test_quick_templates_can_be_changed(tmp_path: pathlib.Path) -> None:
+    """Arguments that are updated reach the next object, and no clone."""
+    context = loaded(view_of(FakeKernel(sample())).expanded(), tmp_path, bytes(512))
+    task = context.symbol_space.get_type("t!task_struct")
+    info = interfaces.objects.ObjectInformation("m", 0, "m")
+    grid = task.vol.members["grid"][1]
+    template = quick(grid)
+    row = template.vol.subtype
+    assert (template(context, info).vol.count, template.size) == (2, 24)
+    template.update_vol(count=1)
+    assert (template(context, info).vol.count, template.size) == (1, 12)
+    assert quick(template)(context, info).vol.count == 1
+    assert template.clone().vol.count == grid.clone().vol.count != 1
+    template.replace_child(row, row.vol.subtype)
+    array: Any = template(context, info)
+    assert array[0] == 0
+    array.count = 3
+    assert (array.vol.count, array.vol.size) == (3, 12)
 
 
 def usable(btf: bytes) -> None:

@@ -22,50 +22,7 @@ from volatility_guestdump.guest import linux_kernel
 from volatility_guestdump.layers import GuestDumpLayer
 from volatility_guestdump.linux.isf import IsfView
 from volatility_guestdump.linux.kernel import LinuxKernel
-
-
-class _Structure(templates.ObjectTemplate):
-    """A structure, for the symbol space without children: it would resolve them all at once."""
-
-    @property
-    def children(self) -> list[interfaces.objects.Template]:
-        """None: they are resolved when they are asked for."""
-        return []
-
-    def __call__(
-        self,
-        context: interfaces.context.ContextInterface,
-        object_info: interfaces.objects.ObjectInformation,
-    ) -> interfaces.objects.ObjectInterface:
-        """Constructs the object."""
-        vol = self._vol
-        if vol.maps[0]:
-            # Someone added arguments (update_vol), for a class of their own.
-            return super().__call__(context, object_info)
-        size, members = vol["size"], vol["members"]
-        made: interfaces.objects.ObjectInterface = vol["object_class"](
-            context=context,
-            object_info=object_info,
-            type_name=vol["type_name"],
-            size=size,
-            members=members,
-        )
-        # Every access to a member looks these up a dozen times, in a chain of mappings of which one
-        # lists the fields of a dataclass each time. First in the chain they are found at once:
-        # plugins that read much take a quarter less time.
-        made._vol.update(
-            size=size,
-            members=members,
-            layer_name=object_info.layer_name,
-            native_layer_name=object_info.native_layer_name,
-        )
-        return made
-
-    @property
-    def size(self) -> int:
-        """The size in bytes."""
-        size: int = self._vol["size"]
-        return size
+from volatility_guestdump.linux.templates import StructureTemplate, quick
 
 
 class _Members(Mapping[str, tuple[int, interfaces.objects.Template]]):
@@ -135,7 +92,7 @@ class _GuestDumpFormat(intermed.Version8Format):
         object_class = self.get_type_class(type_name)
         if object_class is objects.AggregateType:
             object_class = objects.StructType if kind == "struct" else objects.UnionType
-        return _Structure(
+        return StructureTemplate(
             object_class,
             self.name + constants.BANG + type_name,
             size=size,
@@ -158,22 +115,24 @@ class _GuestDumpFormat(intermed.Version8Format):
 
     def template(self, descriptor: dict[str, Any]) -> interfaces.objects.Template:
         """Returns the template of a member, with all that it refers to."""
-        template = self._interdict_to_template(descriptor)
-        self._resolve(template)
-        return template
+        return self._resolve(self._interdict_to_template(descriptor))
 
-    def _resolve(self, template: interfaces.objects.Template) -> None:
+    def _resolve(self, template: interfaces.objects.Template) -> interfaces.objects.Template:
         # Plugins resolve a member that is a structure itself; what pointers and arrays refer to
         # is up to the symbol space.
-        for child in template.children:
+        if not isinstance(template, templates.ObjectTemplate):
+            return template
+        resolved = quick(template)
+        for child in resolved.children:
             if not isinstance(child, templates.ReferenceTemplate):
-                self._resolve(child)
+                resolved.replace_child(child, self._resolve(child))
                 continue
             # One that remains says so when it is used.
             with contextlib.suppress(exceptions.SymbolError):
-                template.replace_child(
+                resolved.replace_child(
                     child, self.context.symbol_space.get_type(child.vol.type_name)
                 )
+        return resolved
 
     @property
     def types(self) -> Iterable[str]:
