@@ -32,7 +32,11 @@ def local_path(location: str) -> Optional[str]:
     parsed = urllib.parse.urlparse(location)
     if parsed.scheme != "file":
         return None
-    return urllib.request.url2pathname(parsed.path)
+    share = parsed.netloc not in ("", "localhost")
+    if share and os.name != "nt":
+        return None
+    # Of a share on Windows, file://server/share/file is \\server\share\file.
+    return urllib.request.url2pathname(f"//{parsed.netloc}{parsed.path}" if share else parsed.path)
 
 
 def location_of(path: str) -> str:

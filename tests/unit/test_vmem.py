@@ -65,6 +65,10 @@ def test_names_in_urls(tmp_path: pathlib.Path, name: str) -> None:
     assert vmem.display_name(location) == name
     assert vmem.is_readable(location) and MemoryFile(location).size == len(DATA)
     assert vmem.local_path("http://example.org/debug.vmem") is None
+    assert vmem.local_path("file://localhost/debug.vmem") == vmem.local_path("file:///debug.vmem")
+    # What lies on another machine is a path on Windows only.
+    share = r"\\server\share\debug.vmem" if os.name == "nt" else None
+    assert vmem.local_path("file://server/share/debug.vmem") == share
 
 
 def test_file_state(tmp_path: pathlib.Path) -> None:
