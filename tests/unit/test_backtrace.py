@@ -12,8 +12,9 @@ from tests.helpers import IDLE_VCPU
 from tests.unit import test_orc as orc
 from volatility_guestdump.exceptions import AddressError
 from volatility_guestdump.guestfile import VCPU
-from volatility_guestdump.linux.backtrace import MAXIMUM_FRAMES, Frame, Unwinder
+from volatility_guestdump.linux.backtrace import MAXIMUM_FRAMES, NOT_STARTED, Frame, Unwinder
 from volatility_guestdump.linux.kernel import LinuxKernel, Place
+from volatility_guestdump.paging import CR0_PG
 
 STACK = 0xFFFFC90000010000
 CODE = orc.CODE
@@ -81,7 +82,8 @@ class FakeKernel:
 
 def trace(kernel: FakeKernel, function: str, sp: int, **registers: int) -> list[Frame]:
     """Returns the frames of a vCPU that runs a function."""
-    values = {**IDLE_VCPU, "rip": kernel.at(function), "rsp": STACK + sp, "cs": 0x10, **registers}
+    where = {"rip": kernel.at(function), "rsp": STACK + sp, "cs": 0x10, "cr0": CR0_PG}
+    values = {**IDLE_VCPU, **where, **registers}
     unwinder = Unwinder(cast(LinuxKernel, cast(Any, kernel)), None)
     return list(unwinder.of_vcpu(VCPU(0, values)))
 
@@ -227,6 +229,24 @@ def test_user_mode_is_one_frame() -> None:
     ]
 
 
+def test_a_cpu_that_was_not_started_is_one_frame() -> None:
+    """What it runs is not the kernel's, whatever the kernel has at these addresses."""
+    kernel = FakeKernel({"leaf": CALL})
+    frames = trace(kernel, "leaf", 0x100, cr0=0x10)
+    assert [(frame.symbol, frame.note) for frame in frames] == [("", NOT_STARTED)]
+
+
+@pytest.mark.parametrize("name", ["arch_rethook_trampoline", "return_to_handler"])
+def test_a_return_address_that_a_tracer_replaced(name: str) -> None:
+    """It is the first byte of a trampoline, which is not the end of the function before it."""
+    kernel = FakeKernel({"leaf": CALL, "before": CALL, name: CALL})
+    kernel.symbols[name] = kernel.at(name, 0)
+    kernel.put(0x100, kernel.at(name, 0))
+    frames = trace(kernel, "leaf", 0x100)
+    assert [frame.symbol for frame in frames] == ["leaf+0x5", name + "+0x0"]
+    assert "tracer" in frames[1].note
+
+
 def test_a_call_through_a_null_pointer() -> None:
     """At address 0 nothing but the return address was pushed."""
     kernel = FakeKernel({"caller": END})
@@ -255,6 +275,16 @@ def test_marked_frame_pointers_lead_to_registers() -> None:
     frames = trace(kernel, "leaf", 0x100, rbp=STACK + 0x181)
     assert names(frames)[:2] == ["leaf", "interrupted"]
     assert frames[0].note == "exception"
+
+
+def test_a_kernel_thread_with_frame_pointers_ends_at_its_start() -> None:
+    """The registers that ret_from_fork marks are all zero there."""
+    kernel = FakeKernel({"leaf": CALL, "ret_from_fork": CALL}, with_orc=False)
+    kernel.put(0x180, STACK + 0x201, kernel.at("ret_from_fork"))
+    kernel.put(0x200, *pt_regs(kernel, 0, 0, cs=0))
+    frames = trace(kernel, "leaf", 0x100, rbp=STACK + 0x180)
+    assert names(frames) == ["leaf", "ret_from_fork"]
+    assert frames[1].note == ""
 
 
 def test_a_stack_that_is_cut_off() -> None:

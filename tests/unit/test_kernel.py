@@ -6,8 +6,8 @@ from typing import Any, Optional
 import pytest
 
 from tests.handmade.btf import BtfBuilder
-from volatility_guestdump.exceptions import BtfError
-from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.exceptions import AddressError, BtfError
+from volatility_guestdump.linux.kernel import LinuxKernel, Run
 
 START = 0xFFFFFFFF82000000
 BUILD_ID = bytes(range(20))
@@ -34,6 +34,24 @@ def build_id(kernel: Any) -> Optional[str]:
     computed: Any = LinuxKernel.build_id
     found: Optional[str] = computed.func(kernel)
     return found
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_physical_base(whole: bool) -> None:
+    """Where the page with the image's start is not mapped, it is before what is."""
+
+    class Tables:
+        @staticmethod
+        def translate(address: int) -> tuple[int, int]:
+            if not whole:
+                raise AddressError(address)
+            return 0x9200000, 4096
+
+    kernel: Any = Memory(b"")
+    kernel.tables, kernel.virtual_base = Tables, START
+    kernel._runs = (Run(START + 0x200000, 0x9400000, 0x1000),)
+    computed: Any = LinuxKernel.physical_base
+    assert computed.func(kernel) == 0x9200000
 
 
 def note(name: bytes, kind: int, content: bytes, alignment: int = 4) -> bytes:

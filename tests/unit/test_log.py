@@ -53,6 +53,7 @@ class FakeKernel:
 
     def __init__(self, bits: int = 64) -> None:
         self.bits = bits
+        self.panic_cpu: Optional[int] = None
         self.symbols = {"log_buf": POINTERS, "log_buf_len": POINTERS + 16, "prb": POINTERS + 32}
         self.memory = {
             POINTERS: bytearray(48),
@@ -160,6 +161,15 @@ def test_no_panic() -> None:
     kernel.put_ring(0x200, 2, 2, PANIC)
     kernel.put(LOG + 0x200 + 8 + len(PANIC), b"\n")
     assert kernel.message(None) is None
+
+
+@pytest.mark.parametrize(("panic_cpu", "message"), [(None, "said"), (0, "said"), (-1, None)])
+def test_what_only_looks_like_a_panic(panic_cpu: Optional[int], message: Optional[str]) -> None:
+    """Programs can write into the log; the kernel knows whether it panicked."""
+    kernel = FakeKernel()
+    kernel.put_ring(0x100, 1, 7, PANIC + b"said")
+    kernel.panic_cpu = panic_cpu
+    assert kernel.message(btf(RING)) == message
 
 
 @pytest.mark.parametrize("symbol", ["log_buf", "log_buf_len"])

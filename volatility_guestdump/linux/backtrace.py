@@ -29,6 +29,7 @@ from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.modules import Modules
 from volatility_guestdump.linux.orc import Entry, OrcTable, Register, Type, find_form
 from volatility_guestdump.linux.tasks import Cpus, Task, Tasks
+from volatility_guestdump.paging import CR0_PG
 
 vollog = logging.getLogger(__name__)
 
@@ -36,12 +37,19 @@ vollog = logging.getLogger(__name__)
 MAXIMUM_FRAMES = 1024
 
 USER_MODE = "user mode"
+NOT_STARTED = "paging is off: the kernel has not started this CPU"
 SYSTEM_CALL = "system call"
 INTERRUPT = "interrupt"
 EXCEPTION = "exception"
 
 _WORD = 8
 _MASK = (1 << 64) - 1
+
+#: What kretprobes (5.x, 5.15, 5.18) and the function graph tracer put where a return address was.
+_TRAMPOLINES = (
+    *("kretprobe_trampoline", "__kretprobe_trampoline", "arch_rethook_trampoline"),
+    "return_to_handler",
+)
 #: A distribution's kernel has about 3 MB of entries.
 _ORC_LIMIT = 64 << 20
 
@@ -121,6 +129,7 @@ class Unwinder:
         except OrcError as error:
             self.orc_missing = str(error)
         self._modules = Modules(kernel, btf, form) if btf is not None else None
+        self._trampolines = {kernel.address(name) for name in _TRAMPOLINES} - {None}
 
     def _read_orc(self) -> tuple[int, OrcTable]:
         kernel = self._kernel
@@ -142,6 +151,9 @@ class Unwinder:
     def of_vcpu(self, vcpu: VCPU) -> Iterator[Frame]:
         """Yields the frames of what a vCPU runs, the innermost first."""
         state = _State(vcpu["rip"], vcpu["rsp"], vcpu["rbp"], True, vcpu.registers)
+        if not vcpu["cr0"] & CR0_PG:
+            yield Frame(state.sp, state.ip, "", NOT_STARTED)
+            return
         if vcpu["cs"] & 3 == 3:
             yield Frame(state.sp, state.ip, "", USER_MODE)
             return
@@ -186,6 +198,11 @@ class Unwinder:
                 yield Frame(state.sp, state.ip, symbol, "the stack runs in a circle")
                 return
             seen.add(position)
+            if not state.exact and state.ip in self._trampolines:
+                # Its first byte, which no call returns to.
+                symbol = self.symbolize(state.ip, True)
+                yield Frame(state.sp, state.ip, symbol, "a tracer replaced the return address")
+                return
             try:
                 after, note = self._step(state, symbol)
             except _EndOfTraceError as end:
@@ -284,6 +301,9 @@ class Unwinder:
             name: int.from_bytes(data[at : at + _WORD], "little")
             for name, at in ((name, _PT_REGS[name] - first) for name in names)
         }
+        if not saved["cs"]:
+            # The registers of a thread that has never been in user mode.
+            raise _EndOfTraceError("")
         if saved["cs"] & 3 == 3:
             raise _EndOfTraceError(note)
         registers = {**state.registers, **saved}
@@ -364,7 +384,7 @@ class Stacks:
 
     def panic_task(self) -> Optional[str]:
         """Returns who panicked, "vCPU 0: init (pid 1), panic+0x118", or None when nobody did."""
-        number = self._panic_cpu()
+        number = self._kernel.panic_cpu
         for vcpu in self._vcpus:
             if number is None or self._cpus.number(vcpu) != number:
                 continue
@@ -376,14 +396,3 @@ class Stacks:
             task = f"{stack.task.comm} (pid {stack.task.pid}), " if stack.task else ""
             return f"vCPU {vcpu.number}: {task}{place}"
         return None
-
-    def _panic_cpu(self) -> Optional[int]:
-        """Returns the number of the CPU that panics; the kernel keeps -1 until one does."""
-        address = self._kernel.address("panic_cpu")
-        if address is None:
-            return None
-        try:
-            number = int.from_bytes(self._kernel.read(address, 4), "little", signed=True)
-        except AddressError:
-            return None
-        return number if number >= 0 else None

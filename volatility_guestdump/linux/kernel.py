@@ -247,7 +247,23 @@ class LinuxKernel:
     @functools.cached_property
     def physical_base(self) -> int:
         """Guest-physical address of the image's start."""
-        return self.tables.translate(self.virtual_base)[0]
+        try:
+            return self.tables.translate(self.virtual_base)[0]
+        except AddressError:
+            # The image is in one piece, whatever is left of its page tables.
+            run = self._runs[0]
+            return run.physical - (run.start - self.virtual_base)
+
+    @functools.cached_property
+    def panic_cpu(self) -> Optional[int]:
+        """Number of the CPU that panicked; -1 when none did, None when nothing tells."""
+        address = self.address("panic_cpu")
+        if address is None:
+            return None
+        try:
+            return int.from_bytes(self.read(address, 4), "little", signed=True)
+        except AddressError:
+            return None
 
     @functools.cached_property
     def kaslr_shift(self) -> int:

@@ -39,6 +39,9 @@ def panic_message(kernel: LinuxKernel, btf: Optional[Btf]) -> Optional[str]:
         kernel: whose log is read.
         btf: its types, when it has them.
     """
+    if kernel.panic_cpu is not None and kernel.panic_cpu < 0:
+        # Anybody can write into the log what looks like a panic.
+        return None
     pointer, size = kernel.address("log_buf"), kernel.address("log_buf_len")
     if pointer is None or size is None:
         return None

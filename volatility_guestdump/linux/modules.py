@@ -5,7 +5,10 @@ Where a module's memory is: core_layout and init_layout up to 6.3, an array mem[
 are in arch.
 """
 
+import bisect
+import operator
 import struct
+from array import array
 from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
@@ -20,7 +23,13 @@ _MAXIMUM_MODULES = 4096
 _NAME_SIZE = 56
 #: The region of modules has 1.5 GiB, and none has nearly as much code.
 _MAXIMUM_MODULE = 256 << 20
-_MAXIMUM_SYMBOLS = 1 << 20
+_MAXIMUM_SYMBOLS = 1 << 18
+_MAXIMUM_ORC_ENTRIES = 1 << 20
+#: Symbols of the assembler's own before one of the source.
+_MAXIMUM_SKIPPED = 256
+_MASK = (1 << 64) - 1
+#: Of so many modules the symbols and tables are kept; a stack goes through few.
+_MODULES_KEPT = 16
 #: Kinds of memory that a module has (enum mod_mem_type has 7).
 _MAXIMUM_RANGES = 64
 _SYMBOL_NAME_LIMIT = 512
@@ -57,7 +66,7 @@ class Modules:
         self._btf = btf
         self._orc_form = orc_form
         self._modules = list(self._walk())
-        self._symbols: dict[int, list[tuple[int, str]]] = {}
+        self._symbols: dict[int, tuple[array[int], array[int]]] = {}
         self._orc: dict[int, Optional[OrcTable]] = {}
 
     def _walk(self) -> Iterator[Module]:
@@ -70,14 +79,20 @@ class Modules:
             seen = {head}
             while node not in seen and len(seen) < _MAXIMUM_MODULES:
                 seen.add(node)
-                yield self._module(node - link)
-                node = self._kernel.pointer(node)
+                following = self._kernel.pointer(node)
+                module = self._module(node - link)
+                if module is not None:
+                    yield module
+                node = following
         except (AddressError, KernelError):
             return
 
-    def _module(self, address: int) -> Module:
-        name = self._kernel.read(address + self._btf.offset("module", "name"), _NAME_SIZE)
-        return Module(printable(name), address, tuple(self._ranges(address)))
+    def _module(self, address: int) -> Optional[Module]:
+        try:
+            name = self._kernel.read(address + self._btf.offset("module", "name"), _NAME_SIZE)
+            return Module(printable(name), address, tuple(self._ranges(address)))
+        except AddressError:
+            return None
 
     def _ranges(self, address: int) -> Iterator[tuple[int, int]]:
         btf, pointer = self._btf, self._kernel.pointer
@@ -113,18 +128,24 @@ class Modules:
         if module is None:
             return None
         if module.address not in self._symbols:
+            if len(self._symbols) >= _MODULES_KEPT:
+                self._symbols.clear()
             self._symbols[module.address] = self._read_symbols(module)
-        best = None
-        for value, name in self._symbols[module.address]:
-            if value > address:
-                break
-            best = value, name
-        if best is None:
-            return Place("", address, module.name)
-        return Place(best[1], address - best[0], module.name)
+        values, names = self._symbols[module.address]
+        last = bisect.bisect_right(values, address)
+        for number in reversed(range(max(0, last - _MAXIMUM_SKIPPED), last)):
+            name = self._string(names[number])
+            # As the kernel does, which skips the assembler's own.
+            if name and not name.startswith((".L", "__ksym", "$")):
+                return Place(name, address - values[number], module.name)
+        return Place("", address, module.name)
 
-    def _read_symbols(self, module: Module) -> list[tuple[int, str]]:
-        """Returns (address, name) of the symbols that lie in the module, ascending."""
+    def _read_symbols(self, module: Module) -> tuple["array[int]", "array[int]"]:
+        """Returns the values of the symbols that lie in the module, ascending, and their names.
+
+        Of symbols at one address the first in the table comes last. Names are addresses: few are
+        ever asked for.
+        """
         kernel, btf = self._kernel, self._btf
         found = []
         try:
@@ -134,16 +155,15 @@ class Modules:
             count = self._u32(table + btf.offset("mod_kallsyms", "num_symtab"))
             data = kernel.read(symbols, min(count, _MAXIMUM_SYMBOLS) * _ELF64_SYM.size)
         except (AddressError, BtfError):
-            return []
+            return array("Q"), array("Q")
         for name, _, _, section, value, _ in _ELF64_SYM.iter_unpack(data):
             if section != _SHN_UNDEF and any(
                 start <= value < start + size for start, size in module.ranges
             ):
-                text = self._string(strings + name)
-                # As the kernel does, which skips the assembler's own.
-                if text and not text.startswith((".L", "__ksym", "$")):
-                    found.append((value, text))
-        return sorted(found)
+                found.append((value, (strings + name) & _MASK))
+        found.reverse()
+        found.sort(key=operator.itemgetter(0))
+        return array("Q", (value for value, _ in found)), array("Q", (name for _, name in found))
 
     def _string(self, address: int) -> str:
         data = b""
@@ -163,6 +183,8 @@ class Modules:
         if module is None or self._orc_form is None:
             return None
         if module.address not in self._orc:
+            if len(self._orc) >= _MODULES_KEPT:
+                self._orc.clear()
             self._orc[module.address] = self._read_orc(module, self._orc_form)
         return self._orc[module.address]
 
@@ -173,7 +195,7 @@ class Modules:
             count = self._u32(arch + btf.offset("mod_arch_specific", "num_orcs"))
             ips = kernel.pointer(arch + btf.offset("mod_arch_specific", "orc_unwind_ip"))
             entries = kernel.pointer(arch + btf.offset("mod_arch_specific", "orc_unwind"))
-            if count > _MAXIMUM_SYMBOLS:
+            if count > _MAXIMUM_ORC_ENTRIES:
                 return None
             return OrcTable(
                 kernel.read(ips, count * IP_SIZE),

@@ -5,15 +5,17 @@ The current task of a CPU is a per-CPU variable: current_task up to 6.1, a membe
 plus that CPU's entry in __per_cpu_offset, which in kernel mode is also what gs_base holds.
 """
 
+import contextlib
+import itertools
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Optional
 
 from volatility_guestdump.exceptions import AddressError, BtfError, KernelError
 from volatility_guestdump.guestfile import VCPU
 from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.paging import PTI_USER_HALF
+from volatility_guestdump.paging import CR0_PG, PTI_USER_HALF
 from volatility_guestdump.printable import printable
 
 #: CONFIG_NR_CPUS is at most 8192.
@@ -54,7 +56,6 @@ class Tasks:
     def __init__(self, kernel: LinuxKernel, btf: Btf) -> None:
         self._kernel = kernel
         self._btf = btf
-        self._size = btf.size_of("task_struct")
         self._pid = btf.offset("task_struct", "pid")
         self._tgid = btf.offset("task_struct", "tgid")
         self._comm = btf.offset("task_struct", "comm")
@@ -106,16 +107,20 @@ class Tasks:
         except BtfError:
             signal = None
         for leader in self._list(init_task + self._tasks, self._tasks):
-            members = iter((leader,))
+            threads: Iterable[int] = ()
             if signal is not None:
-                try:
+                with contextlib.suppress(AddressError):
                     head = self._kernel.pointer(leader + signal) + thread_head
-                    members = self._list(head, thread_node)
-                except AddressError:
-                    pass
-            for address in members:
-                if address in seen or len(seen) >= _MAXIMUM_TASKS:
-                    continue
+                    threads = self._list(head, thread_node)
+            for address in itertools.chain((leader,), threads):
+                if address in seen:
+                    if address == leader:
+                        continue
+                    # A thread has one leader: what follows was walked before. Lists that run
+                    # into each other would take the square of their length.
+                    break
+                if len(seen) >= _MAXIMUM_TASKS:
+                    return
                 seen.add(address)
                 try:
                     yield self.at(address)
@@ -154,6 +159,7 @@ class Cpus:
             vcpu.number: numbers[vcpu["gs_base"]] for vcpu in vcpus if vcpu["gs_base"] in numbers
         }
         self._taken = set(self._told.values())
+        self._page_maps: dict[int, Optional[int]] = {}
 
     def _read_offsets(self, count: int) -> list[int]:
         table = self._kernel.address("__per_cpu_offset")
@@ -175,19 +181,32 @@ class Cpus:
         In user mode gs_base is the user's. Then it is one of the CPUs that no other vCPU is: the
         one whose current task has the vCPU's page tables, or else the one with its own number.
         """
+        if not vcpu["cr0"] & CR0_PG:
+            # The kernel has not started it: it is in the firmware.
+            return None
         told = self._told.get(vcpu.number)
         if told is not None:
             return told
         free = [number for number in range(len(self._offsets)) if number not in self._taken]
-        page_map = self._kernel.tables.mode.root(vcpu["cr3"]) & ~PTI_USER_HALF
+        root = self._kernel.tables.mode.root(vcpu["cr3"])
         free.sort(key=lambda number: number != vcpu.number)
-        for number in free:
-            if self._page_map(number) == page_map:
-                return number
-        return free[0] if free and (free[0] == vcpu.number or len(free) == 1) else None
+        # Where page tables are not isolated, one may lie where the user half of a pair would.
+        for page_map in (root, root & ~PTI_USER_HALF):
+            for number in free:
+                if self._page_map(number) == page_map:
+                    return number
+        if not free or (free[0] != vcpu.number and len(free) > 1):
+            return None
+        # Its current task has other page tables: this vCPU runs another kernel, as kdump's.
+        return free[0] if self._page_map(free[0]) is None else None
 
     def _page_map(self, number: int) -> Optional[int]:
         """Returns the physical address of the page map that a CPU's current task has, or None."""
+        if number not in self._page_maps:
+            self._page_maps[number] = self._read_page_map(number)
+        return self._page_maps[number]
+
+    def _read_page_map(self, number: int) -> Optional[int]:
         try:
             if self._btf is None:
                 return None

@@ -1,0 +1,272 @@
+"""Tasks, CPUs and modules, in memory made by hand."""
+
+import struct
+from typing import Any, NamedTuple, Optional, cast
+
+import pytest
+
+from tests.helpers import IDLE_VCPU
+from volatility_guestdump.exceptions import AddressError
+from volatility_guestdump.guestfile import VCPU
+from volatility_guestdump.linux.btf import Btf
+from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.linux.modules import Modules
+from volatility_guestdump.linux.tasks import Cpus, Tasks
+from volatility_guestdump.paging import CR0_PG, PagingMode
+
+#: Where memory starts; an offset of 0 into it is address BASE.
+BASE = 0x10000
+
+OFFSETS = {
+    ("task_struct", "tasks"): 0,
+    ("task_struct", "thread_node"): 16,
+    ("task_struct", "signal"): 32,
+    ("task_struct", "pid"): 40,
+    ("task_struct", "tgid"): 44,
+    ("task_struct", "comm"): 48,
+    ("task_struct", "mm"): 64,
+    ("task_struct", "thread.sp"): 72,
+    ("signal_struct", "thread_head"): 0,
+    ("mm_struct", "pgd"): 0,
+    ("module", "list"): 0,
+    ("module", "name"): 16,
+    ("module", "core_layout"): 72,
+    ("module", "init_layout"): 88,
+    ("module", "kallsyms"): 104,
+    ("module_layout", "base"): 0,
+    ("module_layout", "size"): 8,
+    ("mod_kallsyms", "symtab"): 0,
+    ("mod_kallsyms", "strtab"): 8,
+    ("mod_kallsyms", "num_symtab"): 16,
+}
+
+
+class Member(NamedTuple):
+    """A member that lies at the start of its structure."""
+
+    bit_offset: int = 0
+    type: int = 0
+
+
+class FakeBtf:
+    """The offsets of members, and no more."""
+
+    def offset(self, structure: str, member: str) -> int:
+        """Returns where a member lies."""
+        return OFFSETS[structure, member]
+
+    def member(self, structure: str, name: str) -> Member:
+        """Returns a member."""
+        return Member()
+
+    def resolve(self, number: int) -> int:
+        """Returns a type."""
+        return number
+
+    def size(self, number: int) -> int:
+        """Returns the size of a type."""
+        return 4
+
+    def find(self, name: str, kind: Any) -> Optional[int]:
+        """No type has a name."""
+        return None
+
+
+class FakeTables:
+    """Page tables that map the direct map of 4-level kernels."""
+
+    mode = PagingMode.FOUR_LEVEL
+
+    def translate(self, address: int) -> tuple[int, int]:
+        """Returns a physical address, and how much follows it."""
+        return address - 0xFFFF888000000000, 4096
+
+
+class FakeKernel:
+    """A kernel with a piece of memory."""
+
+    bits = 64
+    tables = FakeTables()
+
+    def __init__(self, size: int = 0x4000, **symbols: int) -> None:
+        self.memory = bytearray(size)
+        self.symbols = symbols
+        self.reads = 0
+
+    def put(self, address: int, *words: int) -> None:
+        """Writes words."""
+        struct.pack_into(f"<{len(words)}Q", self.memory, address - BASE, *words)
+
+    def address(self, symbol: str) -> Optional[int]:
+        """Returns the address of a symbol."""
+        return self.symbols.get(symbol)
+
+    def read(self, address: int, length: int) -> bytes:
+        """Reads memory."""
+        self.reads += 1
+        at = address - BASE
+        if not 0 <= at <= len(self.memory) - length:
+            raise AddressError(address)
+        return bytes(self.memory[at : at + length])
+
+    def pointer(self, address: int) -> int:
+        """Reads a pointer."""
+        return int.from_bytes(self.read(address, 8), "little")
+
+
+def tasks_of(kernel: FakeKernel) -> list[int]:
+    """Returns the process identifiers of all tasks."""
+    btf = cast(Btf, cast(Any, FakeBtf()))
+    return [task.pid for task in Tasks(cast(LinuxKernel, cast(Any, kernel)), btf)]
+
+
+def with_tasks() -> FakeKernel:
+    """Returns a kernel with processes 1 (threads 1 and 2) and 3."""
+    kernel = FakeKernel(init_task=BASE)
+    one, two, three, signal = BASE + 0x100, BASE + 0x200, BASE + 0x300, BASE + 0x400
+    for node, after in ((BASE, one), (one, three), (three, BASE)):
+        kernel.put(node, after)
+    for head, members in ((signal, (one, two)), (signal + 0x10, (three,))):
+        nodes = [head, *(task + 16 for task in members), head]
+        for node, after in zip(nodes, nodes[1:]):
+            kernel.put(node, after)
+        kernel.put(members[0] + 32, head)
+    for pid, task in enumerate((one, two, three), 1):
+        kernel.put(task + 40, pid)
+    return kernel
+
+
+def test_threads_follow_their_leader() -> None:
+    """Each is a task of its own."""
+    assert tasks_of(with_tasks()) == [1, 2, 3]
+
+
+def test_a_leader_whose_threads_are_lost() -> None:
+    """It is still a task."""
+    kernel = with_tasks()
+    kernel.put(BASE + 0x100 + 32, 0)
+    assert tasks_of(kernel) == [1, 3]
+
+
+def test_lists_that_run_into_each_other() -> None:
+    """The time grows with their length, and not with its square."""
+    reads = []
+    for count in (500, 1000):
+        kernel = FakeKernel(8 * count, init_task=BASE)
+        for number in range(count):
+            kernel.put(BASE + 8 * number, BASE + 8 * number + 8)
+        assert len(tasks_of(kernel)) > count // 2
+        reads.append(kernel.reads)
+    assert reads[1] < 3 * reads[0]
+
+
+def cpus_of(page_maps: list[int], **registers: int) -> Cpus:
+    """Returns the CPUs of a kernel whose current tasks have certain page maps.
+
+    Args:
+        page_maps: of the current task of each CPU; 0 for a thread of the kernel.
+        registers: of the only vCPU that counts.
+    """
+    kernel = FakeKernel(__per_cpu_offset=BASE, current_task=BASE)
+    for number, page_map in enumerate(page_maps):
+        area = BASE + 0x1000 + 0x100 * number
+        kernel.put(BASE + 8 * number, area - BASE)
+        kernel.put(area, area + 8)
+        if page_map:
+            kernel.put(area + 8 + 64, area + 0x80)
+            kernel.put(area + 0x80, page_map + 0xFFFF888000000000)
+    vcpus = [VCPU(number, {**IDLE_VCPU, "gs_base": 1}) for number in range(len(page_maps))]
+    return Cpus(cast(LinuxKernel, cast(Any, kernel)), cast(Btf, cast(Any, FakeBtf())), vcpus)
+
+
+@pytest.mark.parametrize(
+    ("page_maps", "cr3", "number"),
+    [
+        # Its own
+        ([0x2000, 0x4000], 0x4000, 1),
+        # The user half of a pair
+        ([0x2000, 0x4000], 0x5000, 1),
+        # One in a page where a user half would lie, beside that of another CPU
+        ([0x3000, 0x2000], 0x3000, 0),
+        # A thread of the kernel has the page map of who ran before
+        ([0, 0x4000], 0x8000, 0),
+        # Another kernel, as kdump's
+        ([0x2000, 0x4000], 0x8000, None),
+    ],
+)
+def test_the_cpu_of_a_page_map(page_maps: list[int], cr3: int, number: Optional[int]) -> None:
+    """In user mode the page map tells which CPU a vCPU is."""
+    vcpu = VCPU(0, {**IDLE_VCPU, "cr0": CR0_PG, "cr3": cr3, "gs_base": 1})
+    assert cpus_of(page_maps).number(vcpu) == number
+
+
+def test_a_cpu_that_was_not_started() -> None:
+    """It is none of the kernel's yet, whatever its per-CPU variables say."""
+    vcpu = VCPU(0, {**IDLE_VCPU, "cr0": 0x10, "cr3": 0x2000})
+    assert cpus_of([0x2000]).number(vcpu) is None
+
+
+def modules_of(kernel: FakeKernel) -> Modules:
+    """Returns the modules of a kernel."""
+    return Modules(cast(LinuxKernel, cast(Any, kernel)), cast(Btf, cast(Any, FakeBtf())), None)
+
+
+def with_modules() -> FakeKernel:
+    """Returns a kernel with modules "a" at 0x100000 and "b" at 0x200000, with symbols."""
+    kernel = FakeKernel(modules=BASE)
+    first, second, strings = BASE + 0x100, BASE + 0x200, BASE + 0x1000
+    for node, after in ((BASE, first), (first, second), (second, BASE)):
+        kernel.put(node, after)
+    kernel.memory[0x1000:0x1020] = b"\0early\0later\0.L1\0twin\0".ljust(32, b"\0")
+    for number, module in enumerate((first, second), 1):
+        kernel.put(module + 16, ord("a") + number - 1)
+        kernel.put(module + 72, number << 20, 0x1000)
+        kernel.put(module + 104, module + 0x80)
+        kernel.put(module + 0x80, BASE + 0x2000 + 0x100 * number, strings, 6)
+        rows = [(0, 0, 0), (7, 1, 0x40), (1, 1, 0x10), (13, 1, 0x48), (17, 1, 0x40), (1, 0, 0x50)]
+        for row, (name, section, value) in enumerate(rows):
+            symbol = struct.pack("<IBBHQQ", name, 0, 0, section, (number << 20) + value, 0)
+            at = 0x2000 + 0x100 * number + 24 * row
+            kernel.memory[at : at + 24] = symbol
+    return kernel
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        (0x100010, "early+0x0 [a]"),
+        (0x10003F, "early+0x2f [a]"),
+        # The first of two at one address, and none of the assembler's own
+        (0x100040, "later+0x0 [a]"),
+        (0x100050, "later+0x10 [a]"),
+        (0x200012, "early+0x2 [b]"),
+    ],
+)
+def test_symbols_of_modules(address: int, shown: str) -> None:
+    """As the kernel names them."""
+    assert str(modules_of(with_modules()).locate(address)) == shown
+
+
+def test_code_before_all_symbols_of_a_module() -> None:
+    """Nothing but the module is known."""
+    place = modules_of(with_modules()).locate(0x100000)
+    assert place is not None and (place.symbol, place.module) == ("", "a")
+
+
+def test_a_module_that_cannot_be_read_hides_no_other() -> None:
+    """The list goes on behind it."""
+    kernel = with_modules()
+    end = BASE + len(kernel.memory)
+    kernel.put(BASE, end - 16)
+    kernel.put(end - 16, BASE + 0x200)
+    place = modules_of(kernel).locate(0x200012)
+    assert place is not None and place.module == "b"
+
+
+def test_names_are_read_when_they_are_asked_for() -> None:
+    """A table of symbols costs no more reads the longer it is."""
+    kernel = with_modules()
+    modules = modules_of(kernel)
+    before = kernel.reads
+    assert str(modules.locate(0x100012)) == "early+0x2 [a]"
+    assert kernel.reads - before < 8
