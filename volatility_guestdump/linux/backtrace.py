@@ -45,7 +45,8 @@ EXCEPTION = "exception"
 _WORD = 8
 _MASK = (1 << 64) - 1
 
-#: What kretprobes (5.x, 5.15, 5.18) and the function graph tracer put where a return address was.
+#: What kretprobes put where a return address was, up to 5.15, from 5.16 (adf8a61a940c) and from
+#: 5.18 (f3a112c0c40d) on, and what the function graph tracer puts there.
 _TRAMPOLINES = (
     *("kretprobe_trampoline", "__kretprobe_trampoline", "arch_rethook_trampoline"),
     "return_to_handler",
@@ -192,18 +193,17 @@ class Unwinder:
     def _frames(self, state: _State) -> Iterator[Frame]:
         seen = set()
         for _ in range(MAXIMUM_FRAMES):
-            symbol = self.symbolize(state.ip, state.exact)
+            # It is the first byte of a trampoline then, which no call returns to.
+            replaced = not state.exact and state.ip in self._trampolines
+            symbol = self.symbolize(state.ip, state.exact or replaced)
             position = (state.sp, state.ip)
             if position in seen:
                 yield Frame(state.sp, state.ip, symbol, "the stack runs in a circle")
                 return
             seen.add(position)
-            if not state.exact and state.ip in self._trampolines:
-                # Its first byte, which no call returns to.
-                symbol = self.symbolize(state.ip, True)
-                yield Frame(state.sp, state.ip, symbol, "a tracer replaced the return address")
-                return
             try:
+                if replaced:
+                    raise _EndOfTraceError("a tracer replaced the return address")
                 after, note = self._step(state, symbol)
             except _EndOfTraceError as end:
                 yield Frame(state.sp, state.ip, symbol, str(end))

@@ -6,6 +6,7 @@ are in arch.
 """
 
 import bisect
+import functools
 import operator
 import struct
 from array import array
@@ -66,8 +67,9 @@ class Modules:
         self._btf = btf
         self._orc_form = orc_form
         self._modules = list(self._walk())
-        self._symbols: dict[int, tuple[array[int], array[int]]] = {}
-        self._orc: dict[int, Optional[OrcTable]] = {}
+        kept = functools.lru_cache(maxsize=_MODULES_KEPT)
+        self._symbols = kept(self._read_symbols)
+        self._orc_table = kept(self._read_orc)
 
     def _walk(self) -> Iterator[Module]:
         head = self._kernel.address("modules")
@@ -127,11 +129,7 @@ class Modules:
         module = self.at(address)
         if module is None:
             return None
-        if module.address not in self._symbols:
-            if len(self._symbols) >= _MODULES_KEPT:
-                self._symbols.clear()
-            self._symbols[module.address] = self._read_symbols(module)
-        values, names = self._symbols[module.address]
+        values, names = self._symbols(module)
         last = bisect.bisect_right(values, address)
         for number in reversed(range(max(0, last - _MAXIMUM_SKIPPED), last)):
             name = self._string(names[number])
@@ -182,11 +180,7 @@ class Modules:
         module = self.at(address)
         if module is None or self._orc_form is None:
             return None
-        if module.address not in self._orc:
-            if len(self._orc) >= _MODULES_KEPT:
-                self._orc.clear()
-            self._orc[module.address] = self._read_orc(module, self._orc_form)
-        return self._orc[module.address]
+        return self._orc_table(module, self._orc_form)
 
     def _read_orc(self, module: Module, form: int) -> Optional[OrcTable]:
         kernel, btf = self._kernel, self._btf

@@ -6,6 +6,7 @@ plus that CPU's entry in __per_cpu_offset, which in kernel mode is also what gs_
 """
 
 import contextlib
+import functools
 import itertools
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -159,7 +160,7 @@ class Cpus:
             vcpu.number: numbers[vcpu["gs_base"]] for vcpu in vcpus if vcpu["gs_base"] in numbers
         }
         self._taken = set(self._told.values())
-        self._page_maps: dict[int, Optional[int]] = {}
+        self._page_map = functools.lru_cache(maxsize=_MAXIMUM_CPUS)(self._read_page_map)
 
     def _read_offsets(self, count: int) -> list[int]:
         table = self._kernel.address("__per_cpu_offset")
@@ -179,7 +180,8 @@ class Cpus:
         """Returns the kernel's number of the CPU that a vCPU is, or None when nothing tells.
 
         In user mode gs_base is the user's. Then it is one of the CPUs that no other vCPU is: the
-        one whose current task has the vCPU's page tables, or else the one with its own number.
+        one whose current task has the vCPU's page tables, or else the one with its own number,
+        unless the task there has page tables of its own.
         """
         if not vcpu["cr0"] & CR0_PG:
             # The kernel has not started it: it is in the firmware.
@@ -200,13 +202,8 @@ class Cpus:
         # Its current task has other page tables: this vCPU runs another kernel, as kdump's.
         return free[0] if self._page_map(free[0]) is None else None
 
-    def _page_map(self, number: int) -> Optional[int]:
-        """Returns the physical address of the page map that a CPU's current task has, or None."""
-        if number not in self._page_maps:
-            self._page_maps[number] = self._read_page_map(number)
-        return self._page_maps[number]
-
     def _read_page_map(self, number: int) -> Optional[int]:
+        """Returns the physical address of the page map that a CPU's current task has, or None."""
         try:
             if self._btf is None:
                 return None
