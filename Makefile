@@ -34,7 +34,7 @@ guest: .venv tools
 	$(BIN)/python -m tests.lab $(GUEST)
 
 # Made anew when the package changes: what is installed is what a user would get.
-.venv: setup.py pyproject.toml $(shell find volatility_guestdump -name '*.py' -o -name '*.json')
+.venv: setup.py pyproject.toml $(shell find volatility_guestdump symbols -name '*.py' -o -name '*.json')
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check '.[test]'
 	rm -rf build volatility3_guestdump.egg-info

@@ -34,13 +34,18 @@ setuptools.setup(  # type: ignore[no-untyped-call]
     },
     install_requires=["volatility3>=2.28.2,<3", "pefile>=2023.2.7"],
     packages=[
-        "volatility_guestdump",
-        "volatility_guestdump.linux",
-        "volatility_guestdump.windows",
+        *setuptools.find_packages(include=["volatility_guestdump", "volatility_guestdump.*"]),
+        "volatility_guestdump.symbols",
     ],
-    package_data={"volatility_guestdump": ["symbols/*.json", "plugins/guestdump.py"]},
+    package_data={
+        "volatility_guestdump": ["plugins/guestdump.py"],
+        "volatility_guestdump.symbols": ["*.json"],
+    },
     # Volatility imports what lies in its own plugins folder. The module alone goes there; an
     # __init__.py would belong to Volatility.
-    package_dir={"volatility3.plugins": "volatility_guestdump/plugins"},
+    package_dir={
+        "volatility3.plugins": "volatility_guestdump/plugins",
+        "volatility_guestdump.symbols": "symbols",
+    },
     py_modules=["volatility3.plugins.guestdump"],
 )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from benchmarks import processes
 from tests import lab
 from tests.lab.writer import pack_guest
-from volatility_guestdump.guestfile import GuestFile
+from volatility_guestdump.sources.debug_guest import GuestFile
 
 _CHUNK = 1 << 20
 

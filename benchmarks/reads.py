@@ -18,8 +18,8 @@ from volatility3.framework.layers import intel, linear, physical, segmented
 from volatility3.plugins.linux import pslist  # type: ignore[attr-defined]
 
 import volatility_guestdump  # noqa: F401 # makes Volatility know its stackers
-from volatility_guestdump.layers import GuestDumpLayer
-from volatility_guestdump.paging import PageTables, PagingMode
+from volatility_guestdump.framework.layers import GuestDumpLayer
+from volatility_guestdump.x86.paging import PageTables, PagingMode
 
 #: Reads (address, length).
 Read = Callable[[int, int], bytes]

@@ -6,11 +6,11 @@ It runs in a process of its own, whose time and memory are measured from outside
 import pathlib
 import sys
 
-from volatility_guestdump.layers import open_guest_file
-from volatility_guestdump.linux.isf import IsfView
+from volatility_guestdump.files.memory_file import open_memory_file
+from volatility_guestdump.files.physical import GuestMemory
+from volatility_guestdump.framework.layers import open_guest_file
+from volatility_guestdump.linux.isf.document import IsfView
 from volatility_guestdump.linux.kernel import find_kernel
-from volatility_guestdump.memory import GuestMemory
-from volatility_guestdump.vmem import open_memory_file
 
 #: What a run does, with what stands before it, in words.
 STEPS = {

@@ -19,20 +19,21 @@ from tests.lab import GUESTS, Guest, existing, writer
 from tests.unit import test_backtrace, test_btf, test_kallsyms, test_orc, test_symbols, test_windows
 from volatility_guestdump import vmem
 from volatility_guestdump.exceptions import AddressError, GuestDumpError
-from volatility_guestdump.guest import forget
-from volatility_guestdump.guestfile import PAGE_SIZE, VCPU, GuestFile
-from volatility_guestdump.linux.backtrace import Stacks
-from volatility_guestdump.linux.isf import IsfView
+from volatility_guestdump.files.memory_file import MemoryFile, open_memory_file
+from volatility_guestdump.files.physical import GuestMemory
+from volatility_guestdump.framework.symbol_table import _GuestDumpFormat
+from volatility_guestdump.kernels import forget
+from volatility_guestdump.linux.isf.document import IsfView
 from volatility_guestdump.linux.kallsyms import find_kallsyms
 from volatility_guestdump.linux.kernel import LinuxKernel, find_kernel
 from volatility_guestdump.linux.log import panic_message
 from volatility_guestdump.linux.orc import OrcTable, find_form
-from volatility_guestdump.linux.symbols import _GuestDumpFormat
-from volatility_guestdump.memory import GuestMemory
-from volatility_guestdump.paging import PageTables, PagingMode, candidate_tables, find_paging
+from volatility_guestdump.linux.unwind import Stacks
+from volatility_guestdump.machine import PAGE_SIZE, VCPU
 from volatility_guestdump.plugins.guestdump import Backtrace, Info, Registers
-from volatility_guestdump.vmem import MemoryFile, open_memory_file
+from volatility_guestdump.sources.debug_guest import GuestFile
 from volatility_guestdump.windows.kernel import find_kernel as find_windows_kernel
+from volatility_guestdump.x86.paging import PageTables, PagingMode, candidate_tables, find_paging
 
 #: Runs one input; returns quietly, or raises what a user would see as a traceback.
 Target = Callable[[random.Random], None]

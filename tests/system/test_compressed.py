@@ -14,7 +14,7 @@ from tests.conftest import Vol
 from tests.helpers import IDLE_VCPU, info, real_guest, rows, write_pair
 from tests.lab import Guest
 from volatility_guestdump.exceptions import MemoryFileError
-from volatility_guestdump.vmem import MemoryFile
+from volatility_guestdump.files.memory_file import MemoryFile
 
 PAGE = 4096
 REGIONS = [(0, 2 * PAGE), (0x10000, 2 * PAGE)]

@@ -15,11 +15,11 @@ from volatility3.framework.layers import intel, physical, scanners
 
 from tests.conftest import Vol
 from tests.helpers import IDLE_VCPU, info, rows, write_pair
-from volatility_guestdump.guestfile import layout_path
-from volatility_guestdump.intel import GuestDumpIntelLA57
-from volatility_guestdump.layers import GuestDumpLayer
-from volatility_guestdump.memory import GuestMemory
-from volatility_guestdump.stackers import GuestDumpStacker
+from volatility_guestdump.files.physical import GuestMemory
+from volatility_guestdump.framework.intel import GuestDumpIntelLA57
+from volatility_guestdump.framework.layers import GuestDumpLayer
+from volatility_guestdump.framework.stackers import GuestDumpStacker
+from volatility_guestdump.sources.debug_guest import layout_path
 
 PAGE = 4096
 

@@ -10,11 +10,12 @@ from tests.conftest import Vol
 from tests.helpers import info, real_guest, rows
 from tests.lab import GUESTS
 from volatility_guestdump.exceptions import AddressError
-from volatility_guestdump.guestfile import RELEASES, VCPU
-from volatility_guestdump.layers import open_guest_file
+from volatility_guestdump.files.memory_file import open_memory_file
+from volatility_guestdump.files.physical import GuestMemory
+from volatility_guestdump.framework.layers import open_guest_file
 from volatility_guestdump.linux.kernel import LinuxKernel, find_kernel
-from volatility_guestdump.memory import GuestMemory
-from volatility_guestdump.vmem import open_memory_file
+from volatility_guestdump.machine import VCPU
+from volatility_guestdump.sources.debug_guest import RELEASES
 
 PAGE, LARGE_PAGE = 4096, 2 << 20
 

@@ -10,10 +10,10 @@ import pytest
 from tests.conftest import Vol
 from tests.helpers import info, real_guest, rows
 from tests.lab import Guest
-from volatility_guestdump.guestfile import GuestFile
+from volatility_guestdump.files.memory_file import open_memory_file
+from volatility_guestdump.files.physical import GuestMemory
 from volatility_guestdump.linux.kernel import LinuxKernel, find_kernel
-from volatility_guestdump.memory import GuestMemory
-from volatility_guestdump.vmem import open_memory_file
+from volatility_guestdump.sources.debug_guest import GuestFile
 
 ESCAPE = b"\x1b[2J\x9b31m"
 

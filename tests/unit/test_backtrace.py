@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tests.helpers import IDLE_VCPU
 from tests.unit import test_orc as orc
 from volatility_guestdump.exceptions import AddressError
-from volatility_guestdump.guestfile import VCPU
-from volatility_guestdump.linux.backtrace import MAXIMUM_FRAMES, NOT_STARTED, Frame, Unwinder
 from volatility_guestdump.linux.kernel import LinuxKernel, Place
-from volatility_guestdump.paging import CR0_PG
+from volatility_guestdump.linux.unwind import MAXIMUM_FRAMES, NOT_STARTED, Frame, Unwinder
+from volatility_guestdump.machine import VCPU
+from volatility_guestdump.x86.paging import CR0_PG
 
 STACK = 0xFFFFC90000010000
 CODE = orc.CODE

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.helpers import IDLE_VCPU
 from tests.lab import writer
-from volatility_guestdump.exceptions import GuestFileError, NotAGuestFile
-from volatility_guestdump.guestfile import REGISTERS, GuestFile
+from volatility_guestdump.exceptions import SourceError, UnrecognizedSource
+from volatility_guestdump.sources.debug_guest import REGISTERS, GuestFile
 
 VERSIONS = (1, 3, 4, 5, 6, 7)
 HEADER_SIZES = {1: 61, 3: 78, 4: 78, 5: 78, 6: 79, 7: 83}
@@ -109,14 +109,14 @@ def test_truncated_at_every_byte(version: int) -> None:
     header_size = HEADER_SIZES[version] + (8 if version == 1 else 0)
     assert len(whole) == header_size + (4490 if version in (1, 3) else 4487)
     for length in range(len(whole)):
-        with pytest.raises(GuestFileError) as caught:
+        with pytest.raises(SourceError) as caught:
             parse(whole[:length])
         message = str(caught.value)
         if length < HEADER_SIZES[version]:
-            assert caught.type is NotAGuestFile
+            assert caught.type is UnrecognizedSource
             assert message.startswith(f"debug.guest: {length} bytes are too few for a header")
         else:
-            assert caught.type is GuestFileError
+            assert caught.type is SourceError
             assert message == (
                 f"debug.guest: {length} bytes, but version {version} with 1 vCPUs and 1 holes "
                 f"takes exactly {len(whole)}: the copy is incomplete"
@@ -128,7 +128,7 @@ def test_too_long(version: int) -> None:
     """A file with more behind it is refused, and no more of it is read than tells so."""
     whole = writer.pack_guest(version, [(0, PAGE)], [IDLE_VCPU, IDLE_VCPU])
     stream = io.BytesIO(whole + bytes(100_000))
-    with pytest.raises(GuestFileError, match=f"x.guest: more bytes.*{len(whole)}.*too long"):
+    with pytest.raises(SourceError, match=f"x.guest: more bytes.*{len(whole)}.*too long"):
         GuestFile.parse(stream, "x.guest")
     assert stream.tell() == len(whole) + 1
 
@@ -151,10 +151,10 @@ def test_unknown_versions(version: int, like: int) -> None:
     number = struct.pack("<I", version)
     whole = writer.pack_guest(like, [(0, PAGE), (2 * PAGE, PAGE)], [IDLE_VCPU])
     message = f"version {version} of the format is not known .known are 1, 3, 4, 5, 6, 7"
-    with pytest.raises(GuestFileError, match=message) as caught:
+    with pytest.raises(SourceError, match=message) as caught:
         parse(number + whole[4:])
-    assert caught.type is GuestFileError
-    with pytest.raises(NotAGuestFile, match=message):
+    assert caught.type is SourceError
+    with pytest.raises(UnrecognizedSource, match=message):
         parse(number + header(like, 3, [(1, 1)], 2)[4:])
 
 
@@ -163,9 +163,9 @@ def test_other_architectures(architecture: int, name: str) -> None:
     """Version 7 says which CPUs the guest has."""
     whole = bytearray(writer.pack_guest(7, [(0, PAGE)], [IDLE_VCPU]))
     struct.pack_into("<I", whole, 72, architecture)
-    with pytest.raises(GuestFileError, match=f"architecture is {name}; only x86") as caught:
+    with pytest.raises(SourceError, match=f"architecture is {name}; only x86") as caught:
         parse(bytes(whole))
-    assert caught.type is GuestFileError
+    assert caught.type is SourceError
 
 
 @every_version
@@ -188,9 +188,9 @@ def test_bad_holes(
     version: int, pages: int, holes: list[tuple[int, int]], last_page: int, message: str
 ) -> None:
     """Holes that contradict each other or the size of memory are named."""
-    with pytest.raises(GuestFileError, match=message) as caught:
+    with pytest.raises(SourceError, match=message) as caught:
         parse(header(version, pages, holes, last_page))
-    assert caught.type is GuestFileError
+    assert caught.type is SourceError
 
 
 @every_version
@@ -200,21 +200,21 @@ def test_too_many_holes(version: int, count: int) -> None:
     whole = header(version, 4, [(1, 1), (3, 1)], 5)
     place = writer.LAYOUTS[version].memory_offset + (20 if version > 1 else 16)
     broken = whole[:place] + struct.pack("<I", count) + whole[place + 4 :]
-    with pytest.raises(GuestFileError, match=f"{count} holes in memory.*room for 2"):
+    with pytest.raises(SourceError, match=f"{count} holes in memory.*room for 2"):
         parse(broken)
 
 
 @pytest.mark.parametrize("last_byte", [0, PAGE - 2])
 def test_memory_that_ends_within_a_page(last_byte: int) -> None:
     """Memory is whole pages."""
-    with pytest.raises(GuestFileError, match="but the header gives"):
+    with pytest.raises(SourceError, match="but the header gives"):
         parse(header(6, 4, [], 3, last_byte=last_byte))
 
 
 @every_version
 def test_two_errors_are_no_guest_dump(version: int) -> None:
     """When neither memory nor the size of the file adds up, it is some other file."""
-    with pytest.raises(NotAGuestFile):
+    with pytest.raises(UnrecognizedSource):
         parse(header(version, 3, [(1, 1)], 4)[:-1])
 
 
@@ -224,9 +224,9 @@ def test_numbers_of_vcpus(version: int, count: int) -> None:
     """None and too many vCPUs are refused, before the file is read."""
     whole = writer.pack_guest(version, [(0, PAGE)], [IDLE_VCPU])
     stream = io.BytesIO(whole[:4] + struct.pack("<I", count) + whole[8:])
-    with pytest.raises(GuestFileError, match=f"{count} vCPUs; .* between 1 and 8192") as caught:
+    with pytest.raises(SourceError, match=f"{count} vCPUs; .* between 1 and 8192") as caught:
         GuestFile.parse(stream)
-    assert caught.type is GuestFileError
+    assert caught.type is SourceError
     assert stream.tell() <= max(HEADER_SIZES.values()) + 1
 
 
@@ -234,7 +234,7 @@ def test_numbers_of_vcpus(version: int, count: int) -> None:
 def test_noise(version: int, data: bytes, padding: int) -> None:
     """Random bytes, with and without a known version, are refused and nothing else happens."""
     for noise in (data, struct.pack("<II", version, 1) + data + bytes(padding)):
-        with pytest.raises(GuestFileError):
+        with pytest.raises(SourceError):
             parse(noise)
 
 

@@ -10,8 +10,8 @@ from volatility3.framework import contexts, exceptions
 from volatility3.framework.layers import intel, physical
 
 from tests.unit.test_paging import FOUR, PAE, PAGE, Memory
-from volatility_guestdump.intel import GuestDumpIntel32e, GuestDumpIntelPAE
-from volatility_guestdump.paging import PagingMode
+from volatility_guestdump.framework.intel import GuestDumpIntel32e, GuestDumpIntelPAE
+from volatility_guestdump.x86.paging import PagingMode
 
 #: Pages at these places lie beside each other here, elsewhere there, or nowhere.
 VIRTUAL, PAGES = 0x40000000, 6

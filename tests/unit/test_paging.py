@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tests.helpers import IDLE_VCPU
 from volatility_guestdump.exceptions import AddressError
-from volatility_guestdump.guestfile import VCPU
-from volatility_guestdump.paging import (
+from volatility_guestdump.machine import VCPU
+from volatility_guestdump.x86.paging import (
     PageTables,
     PagingMode,
     candidate_tables,

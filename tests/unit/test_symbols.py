@@ -22,12 +22,12 @@ from volatility3.framework.symbols import intermed
 
 from tests.handmade.btf import BOOL, SIGNED, BtfBuilder
 from volatility_guestdump.exceptions import BtfError, KernelError
+from volatility_guestdump.framework.templates import quick
 from volatility_guestdump.linux.btf import Btf
-from volatility_guestdump.linux.isf import ISF_FORMAT, IsfView, LazyMapping
-from volatility_guestdump.linux.isf_types import Isf, TypeConverter
+from volatility_guestdump.linux.isf.document import ISF_FORMAT, IsfView, LazyMapping
+from volatility_guestdump.linux.isf.types import Isf, TypeConverter
 from volatility_guestdump.linux.kallsyms import Encoding, Kallsyms
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.templates import quick
 
 TEXT = 0xFFFFFFFF81000000
 SHIFT = 0x1000000

@@ -7,12 +7,12 @@ import pytest
 
 from tests.helpers import IDLE_VCPU
 from volatility_guestdump.exceptions import AddressError
-from volatility_guestdump.guestfile import VCPU
 from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.modules import Modules
 from volatility_guestdump.linux.tasks import Cpus, Tasks
-from volatility_guestdump.paging import CR0_PG, PagingMode
+from volatility_guestdump.machine import VCPU
+from volatility_guestdump.x86.paging import CR0_PG, PagingMode
 
 #: Where memory starts; an offset of 0 into it is address BASE.
 BASE = 0x10000

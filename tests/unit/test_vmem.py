@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from volatility_guestdump import vmem
 from volatility_guestdump.exceptions import AddressError, MemoryFileError, MissingMemoryFile
-from volatility_guestdump.guestfile import MemoryRange
-from volatility_guestdump.memory import GuestMemory
-from volatility_guestdump.vmem import MemoryFile, MemoryStream
+from volatility_guestdump.files.memory_file import MemoryFile, MemoryStream
+from volatility_guestdump.files.physical import GuestMemory
+from volatility_guestdump.machine import MemoryRange
 
 DATA = bytes(n * 7 & 0xFF for n in range(5000))
 

@@ -15,10 +15,10 @@ from tests.handmade import pe as handmade
 from tests.helpers import info, write_pair
 from tests.unit.test_paging import FIVE, FOUR, LEGACY, PAE, Memory, vcpu
 from volatility_guestdump.exceptions import AddressError
-from volatility_guestdump.guestfile import VCPU
-from volatility_guestdump.paging import PagingMode
+from volatility_guestdump.machine import VCPU
 from volatility_guestdump.windows.kernel import WindowsKernel, find_kernel
 from volatility_guestdump.windows.pe import Image, Pdb, read_kernel
+from volatility_guestdump.x86.paging import PagingMode
 
 PAGE = 4096
 BASE = 0xFFFFF80041A00000

@@ -1,55 +1,33 @@
-"""The Linux kernel that runs in the guest, found from the registers of its vCPUs.
+"""What a Linux kernel in a guest's memory says of itself.
 
-The page tables that a vCPU points to map the kernel's image at an address that is known:
-
-    64-bit   between 0xffffffff80000000 and 0xffffffffc0000000, and nothing else before it
-             (Documentation/arch/x86/x86_64/mm.rst), with four levels and with five
-    32-bit   in the linear mapping, around the handlers that the IDT points to
-
-Only the image is read. Its banner says that it is Linux; kallsyms and BTF in it say the rest.
+Its symbols (kallsyms), types (BTF), unwinding tables (ORC) and modules are each read once, and
+shared by all that ask. How a kernel is found is the subject of `find`.
 """
 
-import contextlib
 import functools
-import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, Optional
+from collections.abc import Sequence
+from typing import NamedTuple, Optional, Union
 
-from volatility_guestdump.exceptions import AddressError, BtfError, KallsymsError
-from volatility_guestdump.guestfile import PAGE_SIZE, VCPU
+from volatility_guestdump.exceptions import AddressError, BtfError, OrcError
 from volatility_guestdump.linux.btf import Btf
-from volatility_guestdump.linux.kallsyms import Kallsyms, find_kallsyms
-from volatility_guestdump.paging import PTI_USER_HALF, PageTables, Read, candidate_tables
-from volatility_guestdump.printable import printable
-
-#: Where a 64-bit kernel's image may lie; modules follow behind.
-IMAGE_START = 0xFFFFFFFF80000000
-IMAGE_END = 0xFFFFFFFFC0000000
+from volatility_guestdump.linux.kallsyms import Kallsyms
+from volatility_guestdump.linux.modules import Modules
+from volatility_guestdump.linux.orc import OrcTable, find_form
+from volatility_guestdump.linux.place import Place
+from volatility_guestdump.machine import PAGE_SIZE, VCPU
+from volatility_guestdump.text import printable
+from volatility_guestdump.x86.paging import PTI_USER_HALF, PageTables
 
 #: Where _text is linked to: CONFIG_PHYSICAL_START is 16 MiB in every distribution.
 _LINK_ADDRESS_64 = 0xFFFFFFFF81000000
 _LINK_ADDRESS_32 = 0xC1000000
 
-#: linux_banner as the build makes it. The kernel's early boot code has one without a number
-#: behind the "#", and the log has one without the newline.
-_BANNER_START = b"Linux version "
-_BANNER = re.compile(_BANNER_START + rb"[0-9][^\0\n]{8,400} #\d+[^\0\n]{0,200}\n\0")
-_BANNER_LIMIT = 1024
-_BANNERS_LIMIT = 16
-
-#: More than any kernel's text and data.
-_IMAGE_LIMIT = 512 << 20
-#: How far from the handlers of exceptions a 32-bit kernel's image may reach.
-_IMAGE_REACH_32 = 64 << 20
-#: What is searched at a time. Larger ones were up to five times slower: each is a new allocation
-#: from the system, whose pages come one by one.
-_CHUNK = 256 << 10
-#: How far from the banner kallsyms may lie: both are in .rodata.
-_RODATA_REACH = 64 << 20
 #: A kernel's BTF has about 5 MiB.
 _BTF_LIMIT = 64 << 20
 _NOTES_LIMIT = 64 << 10
+#: A distribution's kernel has about 3 MB of entries.
+_ORC_LIMIT = 64 << 20
 
 #: An ELF note NT_GNU_BUILD_ID (3) of "GNU", up to its content; the size of that is not absurd.
 _BUILD_ID = re.compile(rb"\x04\0\0\0(.\0\0\0)\x03\0\0\0GNU\0", re.DOTALL)
@@ -59,10 +37,6 @@ _BTF_SYMBOLS = (
     ("__start_BTF", "__stop_BTF"),
     ("_binary__btf_vmlinux_bin_start", "_binary__btf_vmlinux_bin_end"),
 )
-
-#: Pieces of memory with a banner that are tried as the kernel's, before one without symbols is
-#: taken for it. Memory that was freed keeps what was in it, copies of the banner too.
-_ATTEMPTS = 4
 
 
 class Run(NamedTuple):
@@ -79,71 +53,41 @@ class Run(NamedTuple):
     size: int
 
 
-class Place(NamedTuple):
-    """A place in the kernel's code or data.
-
-    Attributes:
-        symbol: the nearest below; empty when there is none.
-        offset: from the symbol; the address itself when there is none.
-        module: that the place is in; empty for the kernel's image.
-    """
-
-    symbol: str
-    offset: int
-    module: str = ""
-
-    def __str__(self) -> str:
-        symbol = f"{self.symbol}+" if self.symbol else ""
-        return f"{symbol}{self.offset:#x}" + (f" [{self.module}]" if self.module else "")
-
-
 class LinuxKernel:
     """A Linux kernel in the guest's memory.
 
     Args:
-        tables: page tables that map it.
-        vcpu: that has them loaded.
+        tables: page tables that map it: the kernel's own when they are known.
         runs: the mapped pieces of its image, ascending.
-        rodata: the one of them that has the banner.
-        banners: addresses of what may be the banner, with the texts.
+        banner: linux_banner, without the newline at its end.
+        kallsyms: its symbols, or None when they cannot be read.
+        kallsyms_error: why there are none.
+        found_by: how it was found: "registers", "low memory".
 
     Attributes:
-        tables: the kernel's own page tables when they are known, else as given.
-        banner: as the kernel prints it.
-        kallsyms: the kernel's symbols, or None.
-        kallsyms_error: why there are none.
+        tables: as given.
+        runs: as given.
+        banner: as given.
+        kallsyms: as given.
+        kallsyms_error: as given.
+        found_by: as given.
     """
 
     def __init__(
         self,
         tables: PageTables,
-        vcpu: VCPU,
         runs: Sequence[Run],
-        rodata: Run,
-        banners: dict[int, bytes],
+        banner: bytes,
+        kallsyms: Optional[Kallsyms],
+        kallsyms_error: str = "",
+        found_by: str = "registers",
     ) -> None:
         self.tables = tables
-        self._runs = runs
-        self.kallsyms: Optional[Kallsyms] = None
-        self.kallsyms_error = ""
-        known: list[tuple[str, Sequence[int]]] = [("linux_banner", list(banners))]
-        if tables.mode.is_64bit:
-            known += [("_text", [runs[0].start]), ("_stext", [runs[0].start])]
-        handlers = list(_first_handler(vcpu, tables))
-        known += [("asm_exc_divide_error", handlers), ("divide_error", handlers)]
-        first = min(banners)
-        start = max(rodata.start, (first - _RODATA_REACH) & -PAGE_SIZE)
-        end = min(rodata.start + rodata.size, first + _RODATA_REACH)
-        image, missing = _read_present(tables, rodata.physical + start - rodata.start, end - start)
-        try:
-            self.kallsyms = find_kallsyms(image, start, known, self.bits)
-        except KallsymsError as error:
-            self.kallsyms_error = str(missing or error)
-        self.banner = banners[first]
-        place = self.address("linux_banner")
-        if place is not None:
-            self.banner = banners.get(place) or self._banner_at(place) or self.banner
-        self.tables = self._kernel_tables()
+        self.runs = runs
+        self.banner = banner
+        self.kallsyms = kallsyms
+        self.kallsyms_error = kallsyms_error
+        self.found_by = found_by
 
     @property
     def bits(self) -> int:
@@ -165,31 +109,6 @@ class LinuxKernel:
     def pointer(self, address: int) -> int:
         """Reads a pointer."""
         return int.from_bytes(self.read(address, self.bits // 8), "little")
-
-    def _banner_at(self, address: int) -> Optional[bytes]:
-        """Returns the banner at an address, or None when there is none."""
-        try:
-            match = _BANNER.match(self.read(address, _BANNER_LIMIT))
-        except AddressError:
-            return None
-        return match[0].rstrip(b"\0\n") if match else None
-
-    def _kernel_tables(self) -> PageTables:
-        """Returns swapper_pg_dir when it maps the image as the vCPU's tables do."""
-        start = self._runs[0].start
-        for name in ("init_top_pgt", "init_level4_pgt", "swapper_pg_dir"):
-            address = self.address(name)
-            if address is None:
-                continue
-            try:
-                root, _ = self.tables.translate(address)
-                tables = PageTables(self.tables.read_physical, self.tables.mode, root)
-                # Not the size of the page too: either may have split a large one.
-                if tables.translate(start)[0] == self.tables.translate(start)[0]:
-                    return tables
-            except AddressError:
-                continue
-        return self.tables
 
     @property
     def shown_banner(self) -> str:
@@ -236,7 +155,7 @@ class LinuxKernel:
     @functools.cached_property
     def virtual_base(self) -> int:
         """Virtual address of the image's start, _text."""
-        return self.address("_text") or self.address("_stext") or self._runs[0].start
+        return self.address("_text") or self.address("_stext") or self.runs[0].start
 
     @functools.cached_property
     def virtual_end(self) -> int:
@@ -245,13 +164,13 @@ class LinuxKernel:
         return self.address("_end") or self.address("_etext") or self.virtual_base
 
     @functools.cached_property
-    def physical_base(self) -> int:
+    def physical_base(self) -> Optional[int]:
         """Guest-physical address of the image's start."""
         try:
             return self.tables.translate(self.virtual_base)[0]
         except AddressError:
             # The image is in one piece, whatever is left of its page tables.
-            run = self._runs[0]
+            run = self.runs[0]
             return run.physical - (run.start - self.virtual_base)
 
     @functools.cached_property
@@ -304,12 +223,30 @@ class LinuxKernel:
                 return notes[match.end() : match.end() + size].hex() or None
         return None
 
-    def read_btf(self) -> Btf:
-        """Reads and indexes the kernel's types.
+    @property
+    def btf(self) -> Btf:
+        """The kernel's types, read once.
 
         Raises:
             BtfError: the kernel has none, or they are damaged.
         """
+        if isinstance(self._btf, BtfError):
+            raise self._btf
+        return self._btf
+
+    @functools.cached_property
+    def types(self) -> Optional[Btf]:
+        """The kernel's types, or None when there are none that can be read; see `btf`."""
+        return None if isinstance(self._btf, BtfError) else self._btf
+
+    @functools.cached_property
+    def _btf(self) -> Union[Btf, BtfError]:
+        try:
+            return self._read_btf()
+        except BtfError as error:
+            return error
+
+    def _read_btf(self) -> Btf:
         for names in _BTF_SYMBOLS:
             start, stop = map(self.address, names)
             if start is not None and stop is not None and stop != start:
@@ -322,6 +259,44 @@ class LinuxKernel:
             return Btf(self.read(start, stop - start))
         except AddressError as error:
             raise BtfError(f"the kernel's BTF is not in the dump: {error}") from error
+
+    @property
+    def orc(self) -> OrcTable:
+        """The kernel's unwinding tables, read once.
+
+        Raises:
+            OrcError: the kernel has none, or they are damaged.
+        """
+        if isinstance(self._orc, OrcError):
+            raise self._orc
+        return self._orc
+
+    @functools.cached_property
+    def _orc(self) -> Union[OrcTable, OrcError]:
+        try:
+            return self._read_orc()
+        except OrcError as error:
+            return error
+
+    def _read_orc(self) -> OrcTable:
+        tables = []
+        for name in ("orc_unwind_ip", "orc_unwind"):
+            start, stop = self.address(f"__start_{name}"), self.address(f"__stop_{name}")
+            if start is None or stop is None:
+                raise OrcError("the kernel has no unwinding tables (ORC)")
+            if not 0 <= stop - start <= _ORC_LIMIT:
+                raise OrcError(f"the kernel's {name} table would have {stop - start} bytes")
+            try:
+                tables.append((start, self.read(start, stop - start)))
+            except AddressError as error:
+                raise OrcError(f"the kernel's {name} table is not in the dump") from error
+        (place, ips), (_, entries) = tables
+        return OrcTable(ips, entries, place, find_form(entries))
+
+    @functools.cached_property
+    def modules(self) -> Optional[Modules]:
+        """The modules that the kernel has loaded; None without types, which tell where they are."""
+        return Modules(self, self.types) if self.types is not None else None
 
     def isolates_page_tables(self) -> Optional[bool]:
         """Whether page-table isolation is on, or None when that cannot be told.
@@ -342,84 +317,3 @@ class LinuxKernel:
         except AddressError:
             return False
         return same and not user.maps(data)
-
-
-def find_kernel(read: Read, vcpus: Iterable[VCPU]) -> Optional[LinuxKernel]:
-    """Finds the Linux kernel that the vCPUs run.
-
-    Args:
-        read: reads guest-physical memory.
-        vcpus: of the guest; each is tried, for some may be in a useless state.
-
-    Returns:
-        The kernel, or None when the guest is not Linux, or has not come far enough to tell.
-    """
-    found = None
-    for kernel in itertools.islice(_kernels(read, vcpus), _ATTEMPTS):
-        if kernel.kallsyms is not None:
-            return kernel
-        found = found or kernel
-    return found
-
-
-def _kernels(read: Read, vcpus: Iterable[VCPU]) -> Iterator[LinuxKernel]:
-    """Yields what may be the kernel: pieces of the image that have a banner."""
-    for vcpu, tables in candidate_tables(read, vcpus):
-        runs = list(_image_runs(vcpu, tables))
-        for run in runs:
-            banners = _banners(tables, run)
-            if banners:
-                yield LinuxKernel(tables, vcpu, runs, run, banners)
-
-
-def _image_runs(vcpu: VCPU, tables: PageTables) -> Iterator[Run]:
-    """Yields what the page tables map where the kernel's image lies or may lie."""
-    if tables.mode.is_64bit:
-        start, end = IMAGE_START, IMAGE_END
-    else:
-        start, end = 0, 0
-        for handler in _first_handler(vcpu, tables):
-            start = max(0, handler - _IMAGE_REACH_32) & -PAGE_SIZE
-            end = min(1 << 32, handler + _IMAGE_REACH_32)
-    left = _IMAGE_LIMIT
-    for address, physical, size in tables.runs(start, end):
-        yield Run(address, physical, min(size, left))
-        left -= size
-        if left <= 0:
-            return
-
-
-def _first_handler(vcpu: VCPU, tables: PageTables) -> Iterator[int]:
-    """Yields the address of the handler of divide errors, the IDT's first, if there is an IDT."""
-    is_64bit = tables.mode.is_64bit
-    with contextlib.suppress(AddressError):
-        gate = tables.read(vcpu["idt_base"], 16 if is_64bit else 8)
-        yield int.from_bytes(gate[:2] + gate[6 : 12 if is_64bit else 8], "little")
-
-
-def _read_present(
-    tables: PageTables, physical: int, size: int
-) -> tuple[bytes, Optional[AddressError]]:
-    """Reads physical memory as far as the dump has it; returns also why not all."""
-    try:
-        return tables.read_physical(physical, size), None
-    except AddressError as error:
-        present = error.address - physical
-        return tables.read_physical(physical, present) if present > 0 else b"", error
-
-
-def _banners(tables: PageTables, run: Run) -> dict[int, bytes]:
-    """Returns the addresses and texts of what looks like linux_banner in a piece of the image."""
-    for offset in range(0, run.size, _CHUNK):
-        size = min(_CHUNK + _BANNER_LIMIT, run.size - offset)
-        chunk, _ = _read_present(tables, run.physical + offset, size)
-        banners: dict[int, bytes] = {}
-        place = chunk.find(_BANNER_START)
-        while place >= 0 and len(banners) < _BANNERS_LIMIT:
-            match = _BANNER.match(chunk, place)
-            if match:
-                banners[run.start + offset + place] = match[0].rstrip(b"\0\n")
-            place = chunk.find(_BANNER_START, place + 1)
-        if banners:
-            return banners
-    return {}

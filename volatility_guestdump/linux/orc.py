@@ -188,6 +188,9 @@ class OrcTable:
         address: where `ips` lies in the kernel's memory.
         form: of the entries, one of `FORMS`.
 
+    Attributes:
+        form: as given.
+
     Raises:
         OrcError: the tables are empty, or do not belong together.
     """
@@ -201,7 +204,7 @@ class OrcTable:
             self._offsets.byteswap()
         self._entries = entries
         self._address = address
-        self._form = FORMS[form]
+        self.form = form
 
     def _place(self, index: int) -> int:
         return self._address + IP_SIZE * index + self._offsets[index]
@@ -224,4 +227,4 @@ class OrcTable:
         sp_offset, bp_offset, flags = struct.unpack_from(
             "<hhH", self._entries, (low - 1) * ENTRY_SIZE
         )
-        return self._form.decode(sp_offset, bp_offset, flags)
+        return FORMS[self.form].decode(sp_offset, bp_offset, flags)

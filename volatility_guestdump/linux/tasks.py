@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Optional
 
 from volatility_guestdump.exceptions import AddressError, BtfError, KernelError
-from volatility_guestdump.guestfile import VCPU
 from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.paging import CR0_PG, PTI_USER_HALF
-from volatility_guestdump.printable import printable
+from volatility_guestdump.machine import VCPU
+from volatility_guestdump.text import printable
+from volatility_guestdump.x86.paging import CR0_PG, PTI_USER_HALF
 
 #: CONFIG_NR_CPUS is at most 8192.
 _MAXIMUM_CPUS = 8192

@@ -21,20 +21,20 @@ except ImportError:
     # Given with -p to a Volatility that lives elsewhere: the package is around this folder.
     sys.path.append(str(pathlib.Path(__file__).resolve().parents[2]))
 
-from volatility_guestdump import automagic, guest, info, registers
-from volatility_guestdump.exceptions import GuestDumpError, KernelError
-from volatility_guestdump.guestfile import REGISTERS, VCPU
-from volatility_guestdump.layers import GuestDumpLayer
-from volatility_guestdump.linux.backtrace import Stack, Stacks
-from volatility_guestdump.linux.isf import IsfView
+from volatility_guestdump import kernels
+from volatility_guestdump.exceptions import KernelError
+from volatility_guestdump.framework import installed, windows_symbols
+from volatility_guestdump.framework.machines import MachineRequirement, machine_below
+from volatility_guestdump.linux.isf.document import IsfView
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.paging import find_paging
+from volatility_guestdump.linux.stacks import Stack, Stacks
+from volatility_guestdump.machine import REGISTERS, VCPU, Machine
+from volatility_guestdump.report import facts, rows
 from volatility_guestdump.windows.kernel import WindowsKernel
-from volatility_guestdump.windows.symbols import WindowsSymbols, installed, load
+from volatility_guestdump.x86 import registers
+from volatility_guestdump.x86.paging import find_paging
 
 vollog = logging.getLogger(__name__)
-
-UNKNOWN = "-"
 
 
 class GuestDumpPlugin(interfaces.plugins.PluginInterface):
@@ -47,51 +47,45 @@ class GuestDumpPlugin(interfaces.plugins.PluginInterface):
     def get_requirements(cls) -> list[interfaces.configuration.RequirementInterface]:
         """Returns what the plugin needs, and its options."""
         return [
-            automagic.GuestDumpRequirement(
+            MachineRequirement(
                 name="primary", description="A guest dump: debug.guest or debug.vmem of VMware ESXi"
             )
         ]
 
     @property
-    def dump(self) -> GuestDumpLayer:
-        """The layer of the guest dump."""
-        layer = automagic.guest_dump_below(self.context, str(self.config["primary"]))
-        assert layer is not None, "the requirement is satisfied by nothing else"
-        return layer
+    def machine(self) -> Machine:
+        """The machine that is looked at."""
+        machine = machine_below(self.context, str(self.config["primary"]))
+        assert machine is not None, "the requirement is satisfied by nothing else"
+        return machine
 
     def linux_kernel(self) -> Optional[LinuxKernel]:
-        """Returns the Linux kernel of the guest, or None, with a warning when memory is damaged."""
-        try:
-            return guest.linux_kernel(self.dump)
-        except GuestDumpError as error:
-            vollog.warning(f"The kernel of the guest cannot be found: {error}")
-            return None
+        """Returns the Linux kernel of the guest, or None."""
+        return kernels.linux_kernel(self.machine)
 
     def windows_kernel(self) -> Optional[WindowsKernel]:
         """Returns the Windows kernel of the guest, or None."""
-        try:
-            return guest.windows_kernel(self.dump)
-        except GuestDumpError:
-            # That memory is damaged was said in the search for a Linux kernel.
-            return None
+        return kernels.windows_kernel(self.machine)
 
     def no_kernel(self) -> str:
         """Returns why there is no Linux kernel, in words."""
-        if self.dump.memory_location is None:
+        if self.machine.origin.memory_location is None:
             return "the guest's memory is missing"
         windows = self.windows_kernel()
         if windows is not None:
             return f"this guest runs {windows.system}"
         return "in the guest's memory there is none that can be recognised"
 
-    def windows_symbols(self, kernel: WindowsKernel) -> Optional[WindowsSymbols]:
+    def windows_symbols(self, kernel: WindowsKernel) -> Optional[windows_symbols.WindowsSymbols]:
         """Returns the symbols of a Windows kernel, when they are on this machine."""
         pdb = kernel.image.pdb
-        if pdb is None or installed(pdb) is None:
+        if pdb is None or installed.windows_isf(pdb) is None:
             return None
         path = interfaces.configuration.path_join(self.config_path, "symbols")
-        table = load(self.context, pdb, path)
-        return None if table is None else WindowsSymbols(kernel, self.context, table)
+        table = windows_symbols.load(self.context, pdb, path)
+        if table is None:
+            return None
+        return windows_symbols.WindowsSymbols(kernel, self.context, table)
 
 
 class Info(GuestDumpPlugin):
@@ -101,20 +95,19 @@ class Info(GuestDumpPlugin):
     hidden = False
 
     def _generator(self) -> Iterator[tuple[int, tuple[str, str]]]:
-        dump = self.dump
-        yield from ((0, row) for row in info.file_variables(dump))
-        values = self._kernel_values(dump)
-        for variable in info.KERNEL_VARIABLES:
-            yield 0, (variable, values.get(variable) or UNKNOWN)
+        yield from ((0, row) for row in rows.machine_rows(facts.machine_facts(self.machine)))
+        yield from ((0, row) for row in rows.kernel_rows(self._kernel_facts()))
 
-    def _kernel_values(self, dump: GuestDumpLayer) -> info.Values:
+    def _kernel_facts(self) -> facts.KernelFacts:
         kernel = self.linux_kernel()
         if kernel is not None:
-            return info.linux_variables(dump, kernel)
+            return facts.linux_facts(self.machine, kernel, installed.linux_isf(kernel)[1])
         windows = self.windows_kernel()
         if windows is not None:
-            return info.windows_variables(windows, self.windows_symbols(windows))
-        return info.unknown_variables(dump)
+            pdb = windows.image.pdb
+            location = None if pdb is None else installed.windows_isf(pdb)
+            return facts.windows_facts(windows, location, self.windows_symbols(windows))
+        return facts.unknown_kernel_facts(self.machine)
 
     def run(self) -> renderers.TreeGrid:
         """Returns the rows."""
@@ -135,11 +128,11 @@ class Registers(GuestDumpPlugin):
     def _generator(
         self,
     ) -> Iterator[tuple[int, tuple[int, str, format_hints.Hex, str]]]:
-        dump = self.dump
+        machine = self.machine
         kernel = self.linux_kernel()
         symbolize = kernel.symbolize if kernel else self._windows_symbolize()
-        for vcpu in selected_vcpus(dump, self.config.get("vcpu", None)):
-            mode, tables = find_paging(dump.memory.read, vcpu)
+        for vcpu in selected_vcpus(machine, self.config.get("vcpu", None)):
+            mode, tables = find_paging(machine.memory.read, vcpu)
             user_half = None
             if kernel and tables:
                 mode = kernel.tables.mode
@@ -176,9 +169,9 @@ def _vcpu_requirement() -> requirements.ListRequirement:
     )
 
 
-def selected_vcpus(dump: GuestDumpLayer, numbers: Optional[list[int]]) -> list[VCPU]:
+def selected_vcpus(machine: Machine, numbers: Optional[list[int]]) -> list[VCPU]:
     """Returns the vCPUs of the given numbers, or all; a number that is none is warned of."""
-    vcpus = dump.guest.vcpus
+    vcpus = machine.vcpus
     for number in numbers or ():
         if not 0 <= number < len(vcpus):
             vollog.warning(f"There is no vCPU {number}: the guest has {len(vcpus)}, from 0")
@@ -223,7 +216,9 @@ class Backtrace(GuestDumpPlugin):
         if kernel.bits != 64:
             vollog.error("Only the stacks of 64-bit kernels can be unwound")
             return
-        stacks = Stacks(kernel, self.dump.guest.vcpus)
+        stacks = Stacks(kernel, self.machine.vcpus)
+        if stacks.tasks_missing:
+            vollog.warning(f"The guest's tasks and modules cannot be told: {stacks.tasks_missing}")
         pids = self.config.get("pid", None) or []
         missing = set(pids)
         # Whoever asks for a task wants it, running or not.
@@ -253,7 +248,7 @@ class Backtrace(GuestDumpPlugin):
 
     def _chosen(self, stacks: Stacks, with_tasks: bool) -> Iterator[Stack]:
         numbers = self.config.get("vcpu", None)
-        for vcpu in selected_vcpus(self.dump, numbers):
+        for vcpu in selected_vcpus(self.machine, numbers):
             yield stacks.of_vcpu(vcpu)
         if with_tasks:
             yield from stacks.of_tasks()
@@ -287,7 +282,9 @@ class Isf(GuestDumpPlugin):
         except KernelError as error:
             vollog.error(f"No ISF can be made for {banner}: {error}")
             return
-        name = re.sub(r"[^A-Za-z0-9.+_-]", "_", f"{kernel.release}-{kernel.build_id}")
+        name = re.sub(
+            r"[^A-Za-z0-9.+_-]", "_", "-".join(filter(None, (kernel.release, kernel.build_id)))
+        )
         with self.open(f"{name}.json.xz") as output:
             # More effort makes a file that is a tenth smaller, in four times the time.
             with lzma.open(output, "wt", preset=1, encoding="utf-8") as text:

@@ -1,0 +1,218 @@
+"""Layers: the memory file of a guest dump, and its guest-physical memory."""
+
+import functools
+from typing import Any, Optional
+
+from volatility3.framework import exceptions, interfaces
+from volatility3.framework.configuration import requirements
+from volatility3.framework.layers import physical, segmented
+
+from volatility_guestdump.exceptions import AddressError, SourceError
+from volatility_guestdump.files.location import (
+    STREAM_ERRORS,
+    display_name,
+    file_state,
+    open_location,
+)
+from volatility_guestdump.files.memory_file import MemoryFile, MemoryStream, open_memory_file
+from volatility_guestdump.files.physical import PhysicalMemory
+from volatility_guestdump.framework.structures import StructuresTable
+from volatility_guestdump.kept import Kept
+from volatility_guestdump.machine import Machine, Origin, read_padded
+from volatility_guestdump.sources.debug_guest import GuestFile
+
+
+class GuestDumpFormatException(exceptions.LayerException):
+    """Thrown when the debug.guest file behind a layer is not valid."""
+
+
+def open_guest_file(location: str) -> GuestFile:
+    """Reads and validates a debug.guest file; one that did not change since is not read again.
+
+    Args:
+        location: URL of the file.
+
+    Raises:
+        UnrecognizedSource: nothing in the file looks like a guest dump.
+        SourceError: the file is damaged, not supported or cannot be read.
+    """
+    return _guests.get((location, file_state(location)), lambda: _read_guest_file(location))
+
+
+def _read_guest_file(location: str) -> GuestFile:
+    name = display_name(location)
+    try:
+        with open_location(location) as stream:
+            return GuestFile.parse(stream, name)
+    except STREAM_ERRORS as error:
+        raise SourceError(f"{name}: {error}") from error
+
+
+#: Two of each, for whoever compares two guests.
+_guests: Kept[GuestFile] = Kept(2)
+_machines: Kept[Machine] = Kept(2)
+
+
+def open_machine(guest_location: str, memory_location: Optional[str]) -> Machine:
+    """Returns the machine of a debug.guest file and its memory file.
+
+    Args:
+        guest_location: URL of debug.guest.
+        memory_location: URL of its memory file, or None when there is none.
+
+    Raises:
+        SourceError: debug.guest is not valid.
+        MemoryFileError: the memory file cannot be opened.
+    """
+    locations = filter(None, (guest_location, memory_location))
+    identity = tuple((location, file_state(location)) for location in locations)
+
+    def make() -> Machine:
+        guest = open_guest_file(guest_location)
+        file = None if memory_location is None else open_memory_file(memory_location)
+        origin = Origin(
+            guest.format, guest_location, guest.ranges, memory_location, file.size if file else 0
+        )
+        return Machine(PhysicalMemory(guest.ranges, file), guest.vcpus, identity, origin)
+
+    return _machines.get(identity, make)
+
+
+class MemoryFileLayer(physical.FileLayer):
+    """The memory file of a guest dump, with random access to compressed files too.
+
+    Raises:
+        MemoryFileError: the file cannot be opened or decompressed.
+    """
+
+    @property
+    def memory_file(self) -> MemoryFile:
+        """The file, for those who need no layer."""
+        return open_memory_file(str(self.config["location"]))
+
+    @property
+    def _file(self) -> Any:
+        # Every access to the file goes through this property.
+        stream: Any = self._file_ or MemoryStream(self.memory_file)
+        self._file_ = stream
+        return stream
+
+    def read(self, offset: int, length: int, pad: bool = False) -> bytes:
+        """Reads the file; where the medium fails, `pad` puts zeros for the pages that it lacks."""
+        try:
+            return bytes(super().read(offset, length, pad))
+        except AddressError as error:
+            if pad:
+                return read_padded(super().read, offset, length)[0]
+            raise exceptions.InvalidAddressException(
+                self.name, error.address, str(error)
+            ) from error
+
+
+class GuestDumpLayer(segmented.SegmentedLayer):
+    """The guest-physical memory of a debug.guest + debug.vmem pair.
+
+    debug.guest is the meta layer, debug.vmem the base layer. When there is no memory file the
+    base layer is debug.guest too, with no segment that refers to it: the vCPUs can be looked at,
+    and every address is invalid.
+    """
+
+    provides = {"type": "physical"}
+
+    def __init__(
+        self,
+        context: interfaces.context.ContextInterface,
+        config_path: str,
+        name: str,
+        metadata: Optional[dict[str, Any]] = None,
+    ) -> None:
+        # Construct these so we can use self.config
+        self._context = context
+        self._config_path = config_path
+        self._meta_layer = str(self.config["meta_layer"])
+        self._base_layer: str = str(self.config["base_layer"])
+        try:
+            version = open_guest_file(self.guest_location).version
+            # Opens the memory file too.
+            assert self.machine
+        except SourceError as error:
+            raise GuestDumpFormatException(name, str(error)) from error
+        context.symbol_space.append(
+            StructuresTable(
+                context,
+                interfaces.configuration.path_join(config_path, "structures"),
+                context.symbol_space.free_table_name("guestdump"),
+                version,
+            )
+        )
+        super().__init__(context, config_path, name, metadata)
+
+    @property
+    def guest_location(self) -> str:
+        """URL of the debug.guest file."""
+        return str(self.context.layers[self._meta_layer].config["location"])
+
+    @property
+    def memory_location(self) -> Optional[str]:
+        """URL of the memory file, or None when there is none."""
+        location = str(self.context.layers[str(self._base_layer)].config["location"])
+        return None if location == self.guest_location else location
+
+    @functools.cached_property
+    def machine(self) -> Machine:
+        """The machine that the two files describe, for those who need no layer."""
+        return open_machine(self.guest_location, self.memory_location)
+
+    def describe_system(self, metadata: dict[str, Any]) -> None:
+        """Adds to the layer's metadata what is known of the system that the guest runs."""
+        self._metadata = {**self._metadata, **metadata}
+
+    def _load_segments(self) -> None:
+        self._segments = [
+            (run.start, run.file_offset, run.size, run.size) for run in self.machine.memory.ranges
+        ]
+
+    @property
+    def minimum_address(self) -> int:
+        """The first address of memory, whether the memory file covers it or not."""
+        return self.machine.origin.ranges[0].start
+
+    @property
+    def maximum_address(self) -> int:
+        """The last address of memory, whether the memory file covers it or not."""
+        return self.machine.origin.ranges[-1].end - 1
+
+    def is_valid(self, offset: int, length: int = 1) -> bool:
+        """Returns whether all of a piece of memory can be read."""
+        return self.machine.memory.covers(offset, length)
+
+    def read(  # type: ignore[override] # Volatility's is behind an lru_cache
+        self, offset: int, length: int, pad: bool = False
+    ) -> bytes:
+        """Reads guest-physical memory; see `DataLayerInterface.read`."""
+        try:
+            return self.machine.memory.read(offset, length)
+        except AddressError as error:
+            if pad:
+                # The layer below puts zeros for no more than the pages that are lacking.
+                return bytes(super().read(offset, length, pad))
+            raise exceptions.InvalidAddressException(
+                self.name, error.address, str(error)
+            ) from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves the open file out; it is opened again when it is needed."""
+        return {name: value for name, value in self.__dict__.items() if name != "machine"}
+
+    @property
+    def dependencies(self) -> list[str]:
+        """The layers of the memory file and of debug.guest."""
+        return list(dict.fromkeys([str(self._base_layer), self._meta_layer]))
+
+    @classmethod
+    def get_requirements(cls) -> list[interfaces.configuration.RequirementInterface]:
+        """Returns the two layers that this one needs."""
+        return [
+            requirements.TranslationLayerRequirement(name="base_layer", optional=False),
+            requirements.TranslationLayerRequirement(name="meta_layer", optional=False),
+        ]
