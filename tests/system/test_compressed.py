@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import Vol
 from tests.helpers import IDLE_VCPU, info, real_guest, rows, write_pair
 from tests.lab import Guest
-from volatility_guestdump.exceptions import MemoryFileError
+from volatility_guestdump.exceptions import MediumError, MemoryFileError
 from volatility_guestdump.files.memory_file import MemoryFile
 
 PAGE = 4096
@@ -229,5 +229,5 @@ def test_an_error_of_the_medium(tmp_path: pathlib.Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(os, "pread", failing)
     assert file.read(0, 0x2000) == MEMORY[:0x2000]
-    with pytest.raises(MemoryFileError, match=r"debug\.vmem: 16 bytes at 0x2ff8: .*Input/output"):
+    with pytest.raises(MediumError, match=r"debug\.vmem: 16 bytes at 0x2ff8: .*Input/output"):
         file.read(0x2FF8, 16)

@@ -55,7 +55,7 @@ class MemoryFile:
                 raise MemoryFileError(
                     f"{display_name(location)}: only gzip can be read at any offset; unpack it"
                 )
-            self._file = open_location(location)
+            self._file = open_location(location, as_it_is=True)
             self.size = self._file.seek(0, os.SEEK_END)
         except STREAM_ERRORS as error:
             reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or error
