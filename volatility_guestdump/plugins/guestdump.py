@@ -15,11 +15,18 @@ from volatility3.framework import interfaces, renderers
 from volatility3.framework.configuration import requirements
 from volatility3.framework.renderers import format_hints
 
-try:
-    import volatility_guestdump  # noqa: F401
-except ImportError:
-    # Given with -p to a Volatility that lives elsewhere: the package is around this folder.
-    sys.path.append(str(pathlib.Path(__file__).resolve().parents[2]))
+# Given with -p to a Volatility that lives elsewhere, the plugins bring the package along that is
+# around them, and nothing that lies beside it. Other processes of Volatility get the same path.
+_PATH_ENTRY = pathlib.Path(__file__).resolve().parents[1] / "path_entry"
+if "volatility_guestdump" not in sys.modules and _PATH_ENTRY.is_dir():
+    sys.path.insert(0, str(_PATH_ENTRY))
+
+import volatility_guestdump
+
+if volatility_guestdump.registration_error is not None:
+    raise ImportError(
+        f"volatility_guestdump: {volatility_guestdump.registration_error}"
+    ) from volatility_guestdump.registration_error
 
 from volatility_guestdump import kernels
 from volatility_guestdump.exceptions import KernelError
