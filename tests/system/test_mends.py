@@ -22,7 +22,7 @@ _ZOMBIE = {"mm": 0, "active_mm": 0, "fs": 0, "files": 0, "nsproxy": 0, "exit_sta
 
 @pytest.mark.parametrize("guest", ["5.10", "hole-pti", "6.12", "newest"])
 def test_capabilities(vol: Vol, guest: str) -> None:
-    """init may do everything."""
+    """The first process may do everything."""
     found = rows(vol("-r", "json", "-f", real_guest(guest).guest_path, "linux.capabilities"))
     init = next(row for row in found if row["Pid"] == 1)
     assert (init["cap_effective"], init["cap_bounding"], init["cap_inheritable"]) == (
@@ -79,9 +79,7 @@ def test_place_relative_kallsyms(vol: Vol, plugin: str) -> None:
 
 
 def _kernel(folder: pathlib.Path) -> LinuxKernel:
-    machine = open_machine(
-        (folder / "debug.guest").as_uri(), (folder / "debug.vmem").as_uri()
-    )
+    machine = open_machine((folder / "debug.guest").as_uri(), (folder / "debug.vmem").as_uri())
     kernel = kernels.linux_kernel(machine)
     assert kernel is not None
     return kernel

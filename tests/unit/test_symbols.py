@@ -71,7 +71,8 @@ class FakeKernel:
             {"kallsyms_names": TEXT + SHIFT + 0x5000},
         )
 
-    def read_btf(self) -> Btf:
+    @property
+    def btf(self) -> Btf:
         """Returns the types."""
         return Btf(self._btf.build())
 

@@ -208,7 +208,7 @@ def test_a_cpu_that_was_not_started() -> None:
 
 def modules_of(kernel: FakeKernel) -> Modules:
     """Returns the modules of a kernel."""
-    return Modules(cast(LinuxKernel, cast(Any, kernel)), cast(Btf, cast(Any, FakeBtf())), None)
+    return Modules(cast(LinuxKernel, cast(Any, kernel)), cast(Btf, cast(Any, FakeBtf())))
 
 
 def with_modules() -> FakeKernel:

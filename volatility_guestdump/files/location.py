@@ -213,8 +213,13 @@ def packed_guest_dump(location: str) -> Optional[str]:
     return packed_message(location, packing) if named else None
 
 
-def open_location(location: str) -> BinaryIO:
-    """Opens a URL for reading; what begins like a compressed file is decompressed.
+def open_location(location: str, as_it_is: bool = False) -> BinaryIO:
+    """Opens a URL for reading.
+
+    Args:
+        location: the URL.
+        as_it_is: read what begins like a compressed file as it is, instead of decompressing it:
+            what a guest has at address 0 may look like anything.
 
     Raises:
         OSError: nothing can be opened there. Reading may raise `STREAM_ERRORS`.
@@ -223,6 +228,8 @@ def open_location(location: str) -> BinaryIO:
     if path is None:
         return _opener(location)
     stream = open(path, "rb", buffering=0)  # noqa: SIM115 # the caller closes it
+    if as_it_is:
+        return stream
     try:
         start = stream.read(max(map(len, _COMPRESSED)))
         stream.seek(0)

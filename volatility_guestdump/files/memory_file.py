@@ -61,10 +61,7 @@ class MemoryFile:
                 return
             if path is not None:
                 _refuse_packed(path, location, expected_size)
-                # As it is: what a guest has at address 0 may look like anything.
-                self._file = open(path, "rb", buffering=0)  # noqa: SIM115 # stays open
-            else:
-                self._file = open_location(location)
+            self._file = open_location(location, as_it_is=True)
             self.size = self._file.seek(0, os.SEEK_END)
         except STREAM_ERRORS as error:
             reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or error

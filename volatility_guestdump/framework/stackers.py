@@ -37,6 +37,7 @@ from volatility_guestdump.framework.intel import (
 from volatility_guestdump.framework.layers import GuestDumpLayer, MemoryFileLayer, open_guest_file
 from volatility_guestdump.framework.machines import machine_of
 from volatility_guestdump.machine import Machine
+from volatility_guestdump.windows.kernel import WindowsKernel
 from volatility_guestdump.x86.paging import PagingMode, find_paging
 
 vollog = logging.getLogger(__name__)
@@ -84,9 +85,11 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
             memory = cls._find_memory(guest, [layer.location], progress_callback)
             if memory is not None:
                 # Volatility asks this layer for its size, in a message that it may not even log.
-                size = open_guest_file(guest).memory_size
-                stream: Any = MemoryStream(open_memory_file(memory, size))
+                # Where it sends layers to other processes the file is dropped, but not the size.
+                file = open_memory_file(memory, open_guest_file(guest).memory_size)
+                stream: Any = MemoryStream(file)
                 layer._file_ = stream
+                layer._maximum_address = file.size - 1
         join = interfaces.configuration.path_join
         new_name = context.layers.free_layer_name("GuestDumpLayer")
         path = join("GuestDumpHelper", new_name)
@@ -240,10 +243,7 @@ class GuestDumpWindowsStacker(interfaces.automagic.StackerLayerInterface):
         if kernel is None or not isinstance(layer, GuestDumpLayer):
             return None
         if kernel.tables.mode is PagingMode.FIVE_LEVEL:
-            vollog.warning(
-                "Volatility has no layer for Windows with 5-level page tables; guestdump.Info and "
-                "guestdump.Registers work"
-            )
+            # GuestDumpSystemStacker says why.
             return None
         layer.describe_system(
             {
@@ -307,7 +307,12 @@ class GuestDumpSystemStacker(interfaces.automagic.StackerLayerInterface):
         """Warns when the kernel is known, but was not looked for."""
         machine = machine_of(context.layers[layer_name])
         found = None if machine is None else kernels.kernel(machine)
-        if found is not None:
-            vollog.warning(
-                f"This guest runs {found.system}: only plugins for that system can be used"
+        if found is None:
+            return
+        advice = "only plugins for that system can be used"
+        if isinstance(found, WindowsKernel) and found.tables.mode is PagingMode.FIVE_LEVEL:
+            advice = (
+                "Volatility has no layer for Windows with 5-level page tables; guestdump.Info and "
+                "guestdump.Registers work"
             )
+        vollog.warning(f"This guest runs {found.system}: {advice}")

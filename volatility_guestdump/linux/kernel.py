@@ -142,10 +142,11 @@ class LinuxKernel:
         data = self.address("init_task")
         if data is None or not vcpu["cr3"] & PTI_USER_HALF:
             return False
-        mode, read = self.tables.mode, self.tables.read_physical
-        return PageTables(read, mode, vcpu["cr3"] & ~PTI_USER_HALF).maps(data) and not PageTables(
-            read, mode, vcpu["cr3"]
-        ).maps(data)
+        kernel_half, loaded = (
+            self.tables.at(vcpu["cr3"] & ~PTI_USER_HALF),
+            self.tables.at(vcpu["cr3"]),
+        )
+        return kernel_half.maps(data) and not loaded.maps(data)
 
     @property
     def page_map(self) -> int:
@@ -307,9 +308,7 @@ class LinuxKernel:
         entry, data = self.address("__entry_text_start"), self.address("init_task")
         if entry is None or data is None:
             return None
-        user = PageTables(
-            self.tables.read_physical, self.tables.mode, self.page_map | PTI_USER_HALF
-        )
+        user = self.tables.at(self.page_map | PTI_USER_HALF)
         if user.root == self.page_map:
             return False
         try:

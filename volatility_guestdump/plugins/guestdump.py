@@ -294,7 +294,7 @@ class Isf(GuestDumpPlugin):
         """Writes the file, unless there is one; returns what to say of it in its column."""
         packed = io.BytesIO()
         # More effort makes a file that is a tenth smaller, in four times the time.
-        with lzma.open(packed, "wt", preset=1, encoding="utf-8") as text:
+        with io.TextIOWrapper(lzma.LZMAFile(packed, "w", preset=1), encoding="utf-8") as text:
             json.dump(document, text)
         file = None
         try:
