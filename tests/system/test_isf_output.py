@@ -40,11 +40,12 @@ def test_a_folder_that_cannot_be_written(vol: Vol) -> None:
 def test_a_disk_that_is_full(vol: Vol, tmp_path: pathlib.Path) -> None:
     """Nothing is left behind: no part of the file, and none under another name."""
     rows(vol("-r", "json", "-f", real_guest(GUEST).guest_path, "guestdump.Info"))
-    folder = tmp_path / "output"
+    folder, cache = tmp_path / "output", tmp_path / "cache"
     folder.mkdir()
+    cache.mkdir()
     done = subprocess.run(
         [
-            *(program("vol"), "-q", "--offline", "--cache-path", tmp_path / "cache"),
+            *(program("vol"), "-q", "--offline", "--cache-path", cache),
             *("-r", "json", "-o", folder, "-f", real_guest(GUEST).guest_path, "guestdump.Isf"),
         ],
         capture_output=True,

@@ -55,7 +55,7 @@ class FakeKernel:
     """A kernel of which no more is known than its types and symbols."""
 
     bits = 64
-    kaslr_shift = SHIFT
+    symbol_shift = SHIFT
     banner = b"Linux version 6.1.0 (me@here) #1 SMP"
     kallsyms_error = "no symbols here"
 

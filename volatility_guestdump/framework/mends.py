@@ -44,8 +44,9 @@ class KernelSymbol(extensions.kernel_symbol):
     """An exported symbol.
 
     Plugin: linux.kallsyms, of modules; kernels from 4.19 on; Volatility 2.28.2.
-    Cause: names are found relative to the place of the symbol, as an integer, and then read by a
-    function that takes nothing but pointers: "pointer_to_string takes a Pointer".
+    Cause: a name is found by an offset from the member that holds it. Volatility adds that to the
+    place of the whole symbol, and gives the integer to a function that takes nothing but
+    pointers: "pointer_to_string takes a Pointer".
     No longer needed when: kernel_symbol.get_name returns the name.
     """
 
@@ -66,7 +67,7 @@ class KernelSymbol(extensions.kernel_symbol):
         text = self._context.object(
             self.get_symbol_table_name() + "!string",
             layer_name=self.vol.layer_name,
-            offset=self._offset_to_ptr(offset),
+            offset=self._offset_to_ptr(offset.vol.offset - self.vol.offset + offset),
             max_length=linux_constants.KSYM_NAME_LEN,
             errors="ignore",
         )
@@ -180,13 +181,19 @@ def install(table: Any) -> None:
         table.optional_set_type_class(name, object_class)
 
 
-def refuse_unreadable_kallsyms(kernel: LinuxKernel, symbol: str, table_name: str) -> None:
-    """Says that Volatility cannot read the symbol table in memory, before it ends in a traceback.
+#: What Volatility takes all offsets in kallsyms for, and what there was before offsets.
+_READABLE = (Encoding.ABSOLUTE_PERCPU, Encoding.ABSOLUTE)
 
-    Plugins: linux.kallsyms, linux.pscallstack; kernels from 7.0 on; Volatility 2.28.2.
-    Cause: the addresses in kallsyms are relative to their own place, and there is no
-    `kallsyms_relative_base` any more. Nothing that a symbol table says can mend that.
-    No longer needed when: Kallsyms (symbols/linux/kallsyms.py) works without that symbol.
+
+def refuse_unreadable_kallsyms(kernel: LinuxKernel, symbol: str, table_name: str) -> None:
+    """Says that Volatility cannot read the symbol table in memory, before it fails.
+
+    Plugins: linux.kallsyms, linux.pscallstack; kernels from 6.15 on, and before those for 32 bits
+    or without SMP; Volatility 2.28.2.
+    Cause: it takes the addresses in kallsyms for "absolute percpu" ones. Where they are relative
+    it shows false addresses; where they are relative to their own place, from 7.0 on, there is no
+    `kallsyms_relative_base` and it ends in a traceback. Nothing that a table says mends that.
+    No longer needed when: Kallsyms (symbols/linux/kallsyms.py) knows all of these encodings.
 
     Args:
         kernel: whose symbols are asked for.
@@ -200,12 +207,12 @@ def refuse_unreadable_kallsyms(kernel: LinuxKernel, symbol: str, table_name: str
     if (
         symbol == "kallsyms_num_syms"
         and kallsyms is not None
-        and kallsyms.encoding is Encoding.PLACE_RELATIVE
+        and kallsyms.encoding not in _READABLE
     ):
         raise exceptions.SymbolError(
             symbol,
             table_name,
-            f"Volatility cannot read the kallsyms of Linux {kernel.release} (place-relative, from "
-            f"7.0 on), which linux.kallsyms and linux.pscallstack need; guestdump.Backtrace "
-            f"--tasks shows the stacks of all tasks",
+            f"Volatility cannot read the kallsyms of Linux {kernel.release} (its addresses are "
+            f"{kallsyms.encoding.value}), which linux.kallsyms and linux.pscallstack need; "
+            f"guestdump.Backtrace --tasks shows the stacks of all tasks",
         )

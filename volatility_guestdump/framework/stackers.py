@@ -280,7 +280,7 @@ class GuestDumpLinuxStacker(interfaces.automagic.StackerLayerInterface):
         path = join("GuestDumpHelper", new_name)
         context.config[join(path, "memory_layer")] = layer_name
         context.config[join(path, "page_map_offset")] = kernel.page_map
-        context.config[join(path, "kernel_virtual_offset")] = kernel.kaslr_shift
+        context.config[join(path, "kernel_virtual_offset")] = kernel.symbol_shift
         context.config[join(path, linux.LinuxSymbolFinder.banner_config_key)] = str(
             linux_isf(kernel)[0], "latin-1"
         )

@@ -4,27 +4,33 @@ Its symbols (kallsyms), types (BTF), unwinding tables (ORC) and modules are each
 shared by all that ask. How a kernel is found is the subject of `find`.
 """
 
+import contextlib
 import functools
+import itertools
 import re
 from collections.abc import Sequence
 from typing import NamedTuple, Optional, Union
 
 from volatility_guestdump.exceptions import AddressError, BtfError, OrcError
-from volatility_guestdump.linux.btf import Btf
+from volatility_guestdump.linux.boot_header import preferred_address
+from volatility_guestdump.linux.btf import Btf, Kind, btf_headers
 from volatility_guestdump.linux.kallsyms import Kallsyms
 from volatility_guestdump.linux.modules import Modules
 from volatility_guestdump.linux.orc import OrcTable, find_form
 from volatility_guestdump.linux.place import Place
-from volatility_guestdump.machine import PAGE_SIZE, VCPU
+from volatility_guestdump.machine import PAGE_SIZE, VCPU, read_padded
 from volatility_guestdump.text import printable
 from volatility_guestdump.x86.paging import PTI_USER_HALF, PageTables
 
-#: Where _text is linked to: CONFIG_PHYSICAL_START is 16 MiB in every distribution.
-_LINK_ADDRESS_64 = 0xFFFFFFFF81000000
-_LINK_ADDRESS_32 = 0xC1000000
+#: Where a 64-bit kernel maps physical address 0 of what it is linked to (__START_KERNEL_map).
+_START_KERNEL_MAP = 0xFFFFFFFF80000000
+#: CONFIG_PHYSICAL_START of every distribution.
+_USUAL_PHYSICAL_START = 0x1000000
 
 #: A kernel's BTF has about 5 MiB.
 _BTF_LIMIT = 64 << 20
+#: What begins like BTF and is none.
+_BTF_ATTEMPTS = 16
 _NOTES_LIMIT = 64 << 10
 #: A distribution's kernel has about 3 MB of entries.
 _ORC_LIMIT = 64 << 20
@@ -125,6 +131,13 @@ class LinuxKernel:
         """What runs in the guest, "Linux 6.1.0-56-cloud-amd64 (x64)"."""
         return f"Linux {self.release} ({'x64' if self.bits == 64 else 'x86'})"
 
+    @property
+    def variables_missing(self) -> str:
+        """Why its symbols have no variables, which plugins start from; empty when they have."""
+        if self.kallsyms is None or "init_task" in self.kallsyms.index:
+            return ""
+        return "the kernel's symbol table has code alone (CONFIG_KALLSYMS_ALL is not set)"
+
     def locate(self, address: int) -> Optional[Place]:
         """Returns where an address in the kernel's image is, else None."""
         if self.kallsyms is None or not self.virtual_base <= address < self.virtual_end:
@@ -186,12 +199,37 @@ class LinuxKernel:
             return None
 
     @functools.cached_property
-    def kaslr_shift(self) -> int:
-        """How far the kernel runs from where it was linked to."""
+    def kaslr_shift(self) -> Optional[int]:
+        """How far the kernel runs from where it was linked to; None where nothing tells."""
         offset = self.vmcoreinfo.get("KERNELOFFSET", "")
         if re.fullmatch(r"[0-9a-f]{1,16}", offset):
             return int(offset, 16)
-        return self.virtual_base - (_LINK_ADDRESS_64 if self.bits == 64 else _LINK_ADDRESS_32)
+        preferred = preferred_address(self)
+        shift = None if preferred is None else self._shift_from(preferred)
+        return shift if shift is not None and shift >= 0 else None
+
+    @functools.cached_property
+    def symbol_shift(self) -> int:
+        """How far addresses are from those in a symbol table that is made of this kernel.
+
+        Where KASLR's shift is not known any whole number of pages would do: who uses such a table
+        for other memory finds its shift by comparing. The usual link address is taken then.
+        """
+        if self.kaslr_shift is not None:
+            return self.kaslr_shift
+        return self._shift_from(_USUAL_PHYSICAL_START) or 0
+
+    def _shift_from(self, physical_start: int) -> Optional[int]:
+        """Returns how far the kernel is from where it would be without KASLR.
+
+        Args:
+            physical_start: the physical address that it was linked to run at.
+        """
+        if self.bits == 64:
+            return self.virtual_base - (_START_KERNEL_MAP + physical_start)
+        # The whole of physical memory up to there is moved (PAGE_OFFSET), wherever the split of
+        # the address space is.
+        return None if self.physical_base is None else self.physical_base - physical_start
 
     @functools.cached_property
     def vmcoreinfo(self) -> dict[str, str]:
@@ -253,13 +291,27 @@ class LinuxKernel:
             if start is not None and stop is not None and stop != start:
                 break
         else:
-            raise BtfError("the kernel has no type information (BTF)")
+            found = self._search_btf() if self.variables_missing else None
+            if found is None:
+                raise BtfError("the kernel has no type information (BTF)")
+            return found
         if not 0 < stop - start <= _BTF_LIMIT:
             raise BtfError(f"the kernel's BTF would have {stop - start} bytes")
         try:
             return Btf(self.read(start, stop - start))
         except AddressError as error:
             raise BtfError(f"the kernel's BTF is not in the dump: {error}") from error
+
+    def _search_btf(self) -> Optional[Btf]:
+        """Returns what decodes as BTF in the image, or None: its place is a variable's too."""
+        for run in self.runs:
+            image, _ = read_padded(self.tables.read_physical, run.physical, run.size)
+            for place in itertools.islice(btf_headers(image), _BTF_ATTEMPTS):
+                with contextlib.suppress(BtfError):
+                    btf = Btf(image[place : place + _BTF_LIMIT])
+                    if btf.find("task_struct", Kind.STRUCT) is not None:
+                        return btf
+        return None
 
     @property
     def orc(self) -> OrcTable:

@@ -173,6 +173,8 @@ def linux_facts(machine: Machine, kernel: LinuxKernel, installed: Optional[str])
     except BtfError as error:
         has_types = False
         missing = missing or str(error)
+    if kernel.variables_missing:
+        missing = ", and ".join(filter(None, (missing, kernel.variables_missing)))
     return KernelFacts(
         kernel.tables.mode,
         kernel.isolates_page_tables(),

@@ -92,6 +92,8 @@ class IsfView:
         if kernel.kallsyms is None:
             raise KernelError(kernel.kallsyms_error)
         types = self.types = TypeConverter(kernel.btf, kernel.bits // 8)
+        if kernel.variables_missing:
+            raise KernelError(kernel.variables_missing)
         symbols = self._symbols = SymbolConverter(kernel, kernel.kallsyms, types)
         origin = f"guest dump, volatility_guestdump {__version__}"
         self.document: dict[str, Any] = {
