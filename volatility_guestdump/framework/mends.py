@@ -61,7 +61,7 @@ class KernelSymbol(extensions.kernel_symbol):
         """Reads a text that is given by its offset; None where it is given by a pointer."""
         if not self.has_member(f"{member}_offset"):
             return None
-        offset = self.member(f"{member}_offset")
+        offset: Any = self.member(f"{member}_offset")
         if not offset:
             return ""
         text = self._context.object(

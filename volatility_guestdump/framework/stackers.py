@@ -42,9 +42,8 @@ from volatility_guestdump.x86.paging import PagingMode, find_paging
 
 vollog = logging.getLogger(__name__)
 
-#: Where the option --guest-memory is kept: beside the options of LayerStacker, whose configuration
-#: GuestDumpStackers shares.
-MEMORY_OPTION = "automagic.LayerStacker.guest_memory"
+#: Where the automagic keeps what the user gave with --guest-memory.
+MEMORY_OPTION = "automagic.GuestDumpStackers.guest_memory"
 
 _LINUX_LAYERS: dict[PagingMode, type[intel.Intel]] = {
     PagingMode.LEGACY: GuestDumpIntel,

@@ -27,6 +27,9 @@ _START_KERNEL_MAP = 0xFFFFFFFF80000000
 #: CONFIG_PHYSICAL_START of every distribution.
 _USUAL_PHYSICAL_START = 0x1000000
 
+#: What is said of a kernel without CONFIG_KALLSYMS_ALL.
+CODE_ALONE = "symbol table has code alone (CONFIG_KALLSYMS_ALL is not set)"
+
 #: A kernel's BTF has about 5 MiB.
 _BTF_LIMIT = 64 << 20
 #: What begins like BTF and is none.
@@ -132,11 +135,12 @@ class LinuxKernel:
         return f"Linux {self.release} ({'x64' if self.bits == 64 else 'x86'})"
 
     @property
-    def variables_missing(self) -> str:
-        """Why its symbols have no variables, which plugins start from; empty when they have."""
-        if self.kallsyms is None or "init_task" in self.kallsyms.index:
-            return ""
-        return "the kernel's symbol table has code alone (CONFIG_KALLSYMS_ALL is not set)"
+    def has_code_alone(self) -> bool:
+        """Whether its symbols are those of code alone: CONFIG_KALLSYMS_ALL is not set then.
+
+        Plugins start from variables.
+        """
+        return self.kallsyms is not None and "init_task" not in self.kallsyms.index
 
     def locate(self, address: int) -> Optional[Place]:
         """Returns where an address in the kernel's image is, else None."""
@@ -174,8 +178,12 @@ class LinuxKernel:
     @functools.cached_property
     def virtual_end(self) -> int:
         """The first virtual address behind the image, or behind what symbols reach of it."""
-        # Without KALLSYMS_ALL there are symbols of code alone.
-        return self.address("_end") or self.address("_etext") or self.virtual_base
+        end = self.address("_end") or self.address("_etext")
+        if end is not None or self.kallsyms is None:
+            return end or self.virtual_base
+        # Symbols of code alone: the page where the last function starts.
+        last = self.kallsyms.at((1 << self.bits) - 1)
+        return (last[0].address | (PAGE_SIZE - 1)) + 1 if last else self.virtual_base
 
     @functools.cached_property
     def physical_base(self) -> Optional[int]:
@@ -291,9 +299,10 @@ class LinuxKernel:
             if start is not None and stop is not None and stop != start:
                 break
         else:
-            found = self._search_btf() if self.variables_missing else None
+            found = self._search_btf() if self.has_code_alone else None
             if found is None:
-                raise BtfError("the kernel has no type information (BTF)")
+                also = f", and its {CODE_ALONE}" if self.has_code_alone else ""
+                raise BtfError(f"the kernel has no type information (BTF){also}")
             return found
         if not 0 < stop - start <= _BTF_LIMIT:
             raise BtfError(f"the kernel's BTF would have {stop - start} bytes")
@@ -336,6 +345,8 @@ class LinuxKernel:
         for name in ("orc_unwind_ip", "orc_unwind"):
             start, stop = self.address(f"__start_{name}"), self.address(f"__stop_{name}")
             if start is None or stop is None:
+                if self.has_code_alone:
+                    raise OrcError(f"no ORC: the kernel's {CODE_ALONE}")
                 raise OrcError("the kernel has no unwinding tables (ORC)")
             if not 0 <= stop - start <= _ORC_LIMIT:
                 raise OrcError(f"the kernel's {name} table would have {stop - start} bytes")
