@@ -16,7 +16,8 @@ from volatility_guestdump.linux.boot_header import preferred_address
 from volatility_guestdump.linux.btf import Btf, Kind, btf_headers
 from volatility_guestdump.linux.kallsyms import Kallsyms
 from volatility_guestdump.linux.modules import Modules
-from volatility_guestdump.linux.orc import OrcTable, find_form
+from volatility_guestdump.linux.orc import ENTRY_SIZE, IP_SIZE, OrcTable, find_form
+from volatility_guestdump.linux.orc_search import find_orc
 from volatility_guestdump.linux.place import Place
 from volatility_guestdump.machine import PAGE_SIZE, VCPU, read_padded
 from volatility_guestdump.text import printable
@@ -341,12 +342,12 @@ class LinuxKernel:
             return error
 
     def _read_orc(self) -> OrcTable:
+        if self.has_code_alone:
+            return self._search_orc()
         tables = []
         for name in ("orc_unwind_ip", "orc_unwind"):
             start, stop = self.address(f"__start_{name}"), self.address(f"__stop_{name}")
             if start is None or stop is None:
-                if self.has_code_alone:
-                    raise OrcError(f"no ORC: the kernel's {CODE_ALONE}")
                 raise OrcError("the kernel has no unwinding tables (ORC)")
             if not 0 <= stop - start <= _ORC_LIMIT:
                 raise OrcError(f"the kernel's {name} table would have {stop - start} bytes")
@@ -356,6 +357,18 @@ class LinuxKernel:
                 raise OrcError(f"the kernel's {name} table is not in the dump") from error
         (place, ips), (_, entries) = tables
         return OrcTable(ips, entries, place, find_form(entries))
+
+    def _search_orc(self) -> OrcTable:
+        # Code that is only run at the end (.exit.text) lies behind what has symbols.
+        end = self.runs[-1].start + self.runs[-1].size
+        for run in self.runs:
+            image, _ = read_padded(self.tables.read_physical, run.physical, run.size)
+            found = find_orc(image, run.start, self.virtual_base, end)
+            if found is not None:
+                ips = image[found.ips : found.ips + IP_SIZE * found.count]
+                entries = image[found.entries : found.entries + ENTRY_SIZE * found.count]
+                return OrcTable(ips, entries, run.start + found.ips, find_form(entries))
+        raise OrcError("the kernel has no unwinding tables (ORC) that can be found")
 
     @functools.cached_property
     def modules(self) -> Optional[Modules]:
