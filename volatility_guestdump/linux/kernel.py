@@ -337,13 +337,11 @@ class LinuxKernel:
     @functools.cached_property
     def _orc(self) -> Union[OrcTable, OrcError]:
         try:
-            return self._read_orc()
+            return self._search_orc() if self.has_code_alone else self._read_orc()
         except OrcError as error:
             return error
 
     def _read_orc(self) -> OrcTable:
-        if self.has_code_alone:
-            return self._search_orc()
         tables = []
         for name in ("orc_unwind_ip", "orc_unwind"):
             start, stop = self.address(f"__start_{name}"), self.address(f"__stop_{name}")
@@ -365,8 +363,8 @@ class LinuxKernel:
             image, _ = read_padded(self.tables.read_physical, run.physical, run.size)
             found = find_orc(image, run.start, self.virtual_base, end)
             if found is not None:
-                ips = image[found.ips : found.ips + IP_SIZE * found.count]
-                entries = image[found.entries : found.entries + ENTRY_SIZE * found.count]
+                ips = image[found.ips : found.ips + IP_SIZE * found.size]
+                entries = image[found.entries : found.entries + ENTRY_SIZE * found.size]
                 return OrcTable(ips, entries, run.start + found.ips, find_form(entries))
         raise OrcError("the kernel has no unwinding tables (ORC) that can be found")
 

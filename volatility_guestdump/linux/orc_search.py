@@ -25,8 +25,10 @@ _BLOCK = 256
 #: ascend. A kernel has hundreds of thousands.
 _STRIDE = 64
 _SHORTEST = 64
-#: How many words before and behind the table may happen to ascend with it.
+#: How many words before and behind the table may happen to ascend with it; behind it are entries,
+#: and two of those that are looked at may.
 _SLACK = 8
+_SLACK_BEHIND = 2 * _STRIDE + _SLACK
 #: How many entries of .orc_lookup have to agree.
 _CHECKS = 64
 
@@ -37,12 +39,12 @@ class Found(NamedTuple):
     Attributes:
         ips: offset of the table of places.
         entries: offset of the table of entries.
-        count: of entries.
+        size: number of entries.
     """
 
     ips: int
     entries: int
-    count: int
+    size: int
 
 
 def find_orc(image: bytes, base: int, text: int, end: int) -> Optional[Found]:
@@ -105,7 +107,7 @@ class _Search:
     def exact(self, first: int, last: int) -> Optional[Found]:
         """Returns where the tables are, given about where that of places is."""
         for start, stop in itertools.product(
-            range(first, first + _SLACK), range(last + 1, last + 1 - _SLACK, -1)
+            range(first, first + _SLACK), range(last + 1, last + 1 - _SLACK_BEHIND, -1)
         ):
             # .orc_unwind was aligned to six bytes once.
             for unit in (2, 6):
