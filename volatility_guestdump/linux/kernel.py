@@ -33,6 +33,8 @@ CODE_ALONE = "symbol table has code alone (CONFIG_KALLSYMS_ALL is not set)"
 
 #: A kernel's BTF has about 5 MiB.
 _BTF_LIMIT = 64 << 20
+#: More than a kernel's image has.
+_SEARCH_LIMIT = 128 << 20
 #: What begins like BTF and is none.
 _BTF_ATTEMPTS = 16
 _NOTES_LIMIT = 64 << 10
@@ -315,13 +317,17 @@ class LinuxKernel:
     def _search_btf(self) -> Optional[Btf]:
         """Returns what decodes as BTF in the image, or None: its place is a variable's too."""
         for run in self.runs:
-            image, _ = read_padded(self.tables.read_physical, run.physical, run.size)
+            image = self._image_of(run)
             for place in itertools.islice(btf_headers(image), _BTF_ATTEMPTS):
                 with contextlib.suppress(BtfError):
                     btf = Btf(image[place : place + _BTF_LIMIT])
                     if btf.find("task_struct", Kind.STRUCT) is not None:
                         return btf
         return None
+
+    def _image_of(self, run: Run) -> bytes:
+        size = min(run.size, _SEARCH_LIMIT)
+        return read_padded(self.tables.read_physical, run.physical, size)[0]
 
     @property
     def orc(self) -> OrcTable:
@@ -359,8 +365,8 @@ class LinuxKernel:
     def _search_orc(self) -> OrcTable:
         # Code that is only run at the end (.exit.text) lies behind what has symbols.
         end = self.runs[-1].start + self.runs[-1].size
-        for run in self.runs:
-            image, _ = read_padded(self.tables.read_physical, run.physical, run.size)
+        for run in self.runs if self.bits == 64 else ():
+            image = self._image_of(run)
             found = find_orc(image, run.start, self.virtual_base, end)
             if found is not None:
                 ips = image[found.ips : found.ips + IP_SIZE * found.size]

@@ -29,6 +29,7 @@ _SHORTEST = 64
 #: and two of those that are looked at may.
 _SLACK = 8
 _SLACK_BEHIND = 2 * _STRIDE + _SLACK
+_ATTEMPTS = 16
 #: How many entries of .orc_lookup have to agree.
 _CHECKS = 64
 
@@ -60,7 +61,9 @@ def find_orc(image: bytes, base: int, text: int, end: int) -> Optional[Found]:
     if sys.byteorder == "big":
         words.byteswap()
     search = _Search(image, words, base, text, end)
-    for first, last in search.ascending():
+    # It is one of the longest; only memory that is all zeros ascends as well.
+    stretches = sorted(search.ascending(), key=lambda each: each[0] - each[1])
+    for first, last in stretches[:_ATTEMPTS]:
         found = search.exact(first, last)
         if found is not None:
             return found
