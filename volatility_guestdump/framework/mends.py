@@ -164,6 +164,30 @@ class Task(extensions.task_struct):
         )
 
 
+class Memory(extensions.mm_struct):
+    """The memory of a process.
+
+    Plugin: linux.envars; all kernels; Volatility 2.28.2.
+    Cause: of tasks without memory it passes over threads of the kernel alone. One that ends, or has
+    ended, has none either: there is a null pointer to it, which the plugin follows.
+    No longer needed when: Envars.get_task_env_variables checks task.mm.
+    """
+
+    @property
+    def env_start(self) -> int:
+        """Address of the environment; 0 without memory."""
+        return self._bound("env_start")
+
+    @property
+    def env_end(self) -> int:
+        """Address behind the environment; 0 without memory."""
+        return self._bound("env_end")
+
+    def _bound(self, name: str) -> int:
+        address: Any = self.member(name) if self.vol.offset else 0
+        return int(address)
+
+
 #: Name of a type -> the class of its objects.
 CLASSES: Mapping[str, type[interfaces.objects.ObjectInterface]] = {
     "kernel_cap_t": Capabilities,
@@ -172,6 +196,7 @@ CLASSES: Mapping[str, type[interfaces.objects.ObjectInterface]] = {
     "taint_flag": TaintFlag,
     "page": Page,
     "task_struct": Task,
+    "mm_struct": Memory,
 }
 
 
