@@ -81,3 +81,6 @@ def test_zombies(vol: Vol) -> None:
     for plugin in ("linux.lsof", "linux.psaux", "linux.envars", "linux.proc.Maps", "linux.elfs"):
         done = vol("-f", guest.guest_path, plugin)
         assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    # They have no time namespace, and are none.
+    boottime = rows(vol("-r", "json", "-f", guest.guest_path, "linux.boottime"))
+    assert len(boottime) == 1 and boottime[0]["TIME NS"]

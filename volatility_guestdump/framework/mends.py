@@ -145,6 +145,17 @@ class Task(extensions.task_struct):
         """Returns whether this looks like a task, running or ended."""
         return bool(super().is_valid()) or self._is_valid_exited()
 
+    def get_time_namespace(self) -> Optional[interfaces.objects.ObjectInterface]:
+        """Returns the time namespace; of a task that has none any more, the kernel's first one.
+
+        linux.boottime asks all tasks for theirs, to list those that there are.
+        """
+        if self.has_member("nsproxy") and not self.nsproxy:
+            kernel = linux.LinuxUtilities.get_module_from_volobj_type(self._context, self)
+            first: Any = kernel.object_from_symbol("init_task")
+            return first.get_time_namespace() if first.nsproxy else None
+        return super().get_time_namespace()
+
     def _is_valid_exited(self) -> bool:
         layer = self._context.layers[self.vol.layer_name]
         if not layer.is_valid(self.vol.offset, self.vol.size):
