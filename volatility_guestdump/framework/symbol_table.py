@@ -87,7 +87,8 @@ class _GuestDumpFormat(intermed.Version8Format):
     def get_type(self, type_name: str) -> interfaces.objects.Template:
         """Resolves an individual type, without its members."""
         if type_name not in self._json_object["user_types"]:
-            return super().get_type(type_name)
+            template = super().get_type(type_name)
+            return quick(template) if isinstance(template, templates.ObjectTemplate) else template
         kind, size = self._view.types.outline(type_name)
         object_class = self.get_type_class(type_name)
         if object_class is objects.AggregateType:
