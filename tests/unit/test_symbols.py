@@ -2,11 +2,14 @@
 
 import base64
 import contextlib
+import copy
 import functools
+import gc
 import json
 import pathlib
 import pickle
 import struct
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Optional, cast
 
@@ -17,12 +20,12 @@ from hypothesis import strategies as st
 from volatility3 import schemas
 from volatility3.framework import contexts, exceptions, interfaces
 from volatility3.framework.layers import physical
-from volatility3.framework.objects import PrimitiveObject, templates
+from volatility3.framework.objects import PrimitiveObject, StructType, templates
 from volatility3.framework.symbols import intermed
 
 from tests.handmade.btf import BOOL, SIGNED, BtfBuilder
 from volatility_guestdump.exceptions import BtfError, KernelError
-from volatility_guestdump.framework.templates import quick
+from volatility_guestdump.framework.templates import StructureTemplate, quick, with_quick_members
 from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.isf.document import ISF_FORMAT, IsfView, LazyMapping
 from volatility_guestdump.linux.isf.types import Isf, TypeConverter
@@ -699,6 +702,77 @@ def test_quick_templates_can_be_changed(tmp_path: pathlib.Path) -> None:
     assert array[0] == 0
     array.count = 3
     assert (array.vol.count, array.vol.size) == (3, 12)
+
+
+def quick_task(tmp_path: pathlib.Path) -> Callable[[], Any]:
+    """Returns what makes a structure whose members, and theirs, come from quick templates."""
+    context = loaded(view_of(FakeKernel(sample())).expanded(), tmp_path, bytes(range(256)) * 2)
+    template = context.symbol_space.get_type("t!task_struct")
+    members = {}
+    for name, (offset, own) in template.vol.members.items():
+        refers = isinstance(own, templates.ReferenceTemplate)
+        member = context.symbol_space.get_type(own.vol.type_name) if refers else own
+        members[name] = offset, quick(member)
+    made = StructureTemplate(
+        with_quick_members(template.vol.object_class), "t!task_struct", size=256, members=members
+    )
+    info = interfaces.objects.ObjectInformation("m", 0, "m", size=256)
+    return lambda: made(context, info)
+
+
+def test_members_do_not_keep_their_parent(tmp_path: pathlib.Path) -> None:
+    """No cycle keeps an object alive; who asks a member for its parent gets it all the same."""
+    make = quick_task(tmp_path)
+    task = make()
+    kept = [task.low, task.lock, task.comm, task.grid[1], task.parent, task.state, task.rate]
+    values = [{k: o.vol[k] for k in VALUES if k in o.vol and k != "parent"} for o in kept]
+    for each in kept:
+        assert each.vol.parent is task or each.vol.parent.vol.parent is task
+    gone = weakref.ref(task)
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        del task
+        assert gone() is None
+    finally:
+        if enabled:
+            gc.enable()
+    assert [{k: o.vol[k] for k in VALUES if k in o.vol and k != "parent"} for o in kept] == values
+    for each in (kept[0], kept[1], kept[3].vol.parent):
+        parent = each.vol.parent
+        assert each.vol.parent is parent and type(parent) is type(make())
+        assert (parent.vol.type_name, parent.vol.offset) == ("t!task_struct", 0)
+        assert parent.vol.parent is None and parent.low == kept[0]
+    pointed = kept[4].dereference()
+    assert pointed.vol.parent == kept[4] and pointed.vol.parent.vol.member_name == "parent"
+
+
+def test_an_array_that_was_changed_is_its_elements_parent(tmp_path: pathlib.Path) -> None:
+    """What a parent's own values are, they are too when it is made again."""
+    grid = quick_task(tmp_path)().grid
+    grid.count = 1
+    row = grid[0]
+    del grid
+    assert (row.vol.parent.count, row.vol.parent.vol.size) == (1, 12)
+
+
+def test_classes_of_structures(tmp_path: pathlib.Path) -> None:
+    """They look like Volatility's, and are those once they are copied elsewhere."""
+    task = quick_task(tmp_path)()
+    assert isinstance(task, StructType)
+    names = (type(task).__name__, type(task).__qualname__, type(task).__module__)
+    assert names == (StructType.__name__, StructType.__qualname__, StructType.__module__)
+    assert type(copy.copy(task)) is StructType
+    for absent in ("absent", "_absent", "_a__absent", "__absent"):
+        assert not hasattr(task, absent)
+        with pytest.raises(AttributeError, match="has no attribute"):
+            getattr(task, absent)
+
+    class Own(StructType):
+        def __getattr__(self, attr: str) -> Any:
+            return attr
+
+    assert with_quick_members(Own) is Own
 
 
 def usable(btf: bytes) -> None:

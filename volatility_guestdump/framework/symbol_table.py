@@ -19,7 +19,7 @@ from volatility3.framework.symbols import intermed, linux
 from volatility3.framework.symbols.linux.extensions import network  # noqa: F401
 
 from volatility_guestdump.framework.machines import machine_of
-from volatility_guestdump.framework.templates import StructureTemplate, quick
+from volatility_guestdump.framework.templates import StructureTemplate, quick, with_quick_members
 from volatility_guestdump.kernels import linux_kernel
 from volatility_guestdump.linux.isf.document import IsfView
 from volatility_guestdump.linux.kernel import LinuxKernel
@@ -48,6 +48,11 @@ class _Members(Mapping[str, tuple[int, interfaces.objects.Template]]):
             offset, descriptor = self._fields[name]
             member = self._made[name] = (offset, self._table.template(descriptor))
         return member
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Returns a member, or a default."""
+        member = self._made.get(name)
+        return member or (self[name] if name in self._fields else default)
 
     def __contains__(self, name: object) -> bool:
         return name in self._fields
@@ -94,7 +99,7 @@ class _GuestDumpFormat(intermed.Version8Format):
         if object_class is objects.AggregateType:
             object_class = objects.StructType if kind == "struct" else objects.UnionType
         return StructureTemplate(
-            object_class,
+            with_quick_members(object_class),
             self.name + constants.BANG + type_name,
             size=size,
             members=_Members(self, type_name),

@@ -13,6 +13,8 @@ of a memory that does not change.
 """
 
 import collections
+import copyreg
+import functools
 import weakref
 from collections.abc import MutableMapping
 from typing import Any, Optional, Union
@@ -29,24 +31,21 @@ class _Values(dict[str, Any]):
 
     Args:
         values: all but the parent.
+
+    Attributes:
         parent: the object's parent, or what the `vol` of its parent holds.
         template: makes the object.
         context: that it is made in.
     """
 
-    __slots__ = ("_context", "_object", "_parent", "_template")
+    __slots__ = ("_object", "context", "parent", "template")
 
-    def __init__(
-        self,
-        values: dict[str, Any],
-        parent: Union["_Values", _Object, None],
-        template: "ObjectTemplate",
-        context: interfaces.context.ContextInterface,
-    ) -> None:
+    parent: Union["_Values", _Object, None]
+    template: "ObjectTemplate"
+    context: interfaces.context.ContextInterface
+
+    def __init__(self, values: dict[str, Any]) -> None:
         super().__init__(values)
-        self._parent = parent
-        self._template = template
-        self._context = context
         self._object: Optional[weakref.ref[_Object]] = None
 
     def __contains__(self, key: object) -> bool:
@@ -55,7 +54,7 @@ class _Values(dict[str, Any]):
     def __missing__(self, key: str) -> Any:
         if key != "parent":
             raise KeyError(key)
-        return self._parent.object() if isinstance(self._parent, _Values) else self._parent
+        return self.parent.object() if isinstance(self.parent, _Values) else self.parent
 
     def get(self, key: str, default: Any = None) -> Any:
         """Returns a value, or a default."""
@@ -68,7 +67,7 @@ class _Values(dict[str, Any]):
         """Returns the object."""
         found = None if self._object is None else self._object()
         if found is None:
-            found = self._template(self._context, self._information())
+            found = self.template(self.context, self._information())
             _give(found, self)
             self.belongs_to(found)
         return found
@@ -102,53 +101,99 @@ def _give(owner: Any, values: _Values) -> None:
 class ObjectTemplate(templates.ObjectTemplate):
     """A template of any object."""
 
-    _arguments: Optional[dict[str, Any]] = None
+    #: Class of the objects, what they are constructed with, and their size; None: not known yet.
+    _made_of: Optional[tuple[type[_Object], dict[str, Any]]] = None
+    _size: Optional[int] = None
 
     def __call__(
-        self,
-        context: interfaces.context.ContextInterface,
-        object_info: interfaces.objects.ObjectInformation,
-    ) -> interfaces.objects.ObjectInterface:
+        self, context: interfaces.context.ContextInterface, object_info: _Information
+    ) -> _Object:
         """Constructs the object."""
-        arguments = self._arguments
-        if arguments is None:
-            arguments = self._arguments = dict(self._vol)
-            del arguments["object_class"]
-        made: interfaces.objects.ObjectInterface = self._vol["object_class"](
-            context=context, object_info=object_info, **arguments
-        )
+        if self._made_of is None:
+            arguments = dict(self._vol)
+            self._made_of = arguments.pop("object_class"), arguments
+        object_class, arguments = self._made_of
+        made = object_class(context=context, object_info=object_info, **arguments)
         own, located, *_ = made._vol.maps
-        parent: Union[_Values, _Object, None] = object_info.parent
-        if object_info.parent is not None:
-            held: object = object_info.parent._vol
+        values = _Values(arguments)
+        values["layer_name"] = object_info.layer_name
+        values["native_layer_name"] = object_info.native_layer_name
+        values["member_name"] = object_info.member_name
+        values["size"] = object_info.size
+        values.update(located)
+        if own:
+            values.update(own)
+        values.parent = parent = object_info.parent
+        values.template = self
+        values.context = context
+        if parent is not None:
+            held: object = parent._vol
             if isinstance(held, _Values):
-                held.belongs_to(object_info.parent)
-                parent = held
-        values = {
-            **arguments,
-            "layer_name": object_info.layer_name,
-            "native_layer_name": object_info.native_layer_name,
-            "member_name": object_info.member_name,
-            "size": object_info.size,
-            **located,
-            **own,
-        }
-        _give(made, _Values(values, parent, self, context))
+                held.belongs_to(parent)
+                values.parent = held
+        _give(made, values)
         return made
 
     def update_vol(self, **new_arguments: Any) -> None:
         """Updates the arguments that objects are constructed with."""
-        self._arguments = None
+        self._made_of = self._size = None
         super().update_vol(**new_arguments)
 
     @property
     def size(self) -> int:
         """The size in bytes."""
-        if issubclass(self._vol["object_class"], objects.PrimitiveObject):
-            length: int = self._vol["data_format"].length
-            return length
-        size: int = super().size
-        return size
+        if self._size is None:
+            if issubclass(self._vol["object_class"], objects.PrimitiveObject):
+                self._size = int(self._vol["data_format"].length)
+            else:
+                return int(super().size)
+        return self._size
+
+
+class _QuickMembers(objects.AggregateType):
+    """A structure that asks its `vol` once for what its members need."""
+
+    def __getattr__(self, attr: str) -> Any:
+        values: object = self.__dict__.get("_vol")
+        # Volatility gives some names with an underscore a meaning of their own.
+        if isinstance(values, _Values) and not attr.startswith("_"):
+            found = values["members"].get(attr)
+            if found is not None and not isinstance(found[1], templates.ReferenceTemplate):
+                return self._made_member(attr, values, *found)
+        return super().__getattr__(attr)
+
+    def _made_member(
+        self, name: str, values: _Values, offset: int, template: interfaces.objects.Template
+    ) -> Any:
+        member: Any = self._concrete_members.get(name)
+        if member is None:
+            layer_name = values["layer_name"]
+            mask = self._context.layers[layer_name].address_mask
+            information = _Information(
+                layer_name=layer_name,
+                offset=mask & (values["offset"] + offset),
+                member_name=name,
+                parent=self,
+                native_layer_name=values["native_layer_name"] or layer_name,
+                size=template.size,
+            )
+            member = template(context=self._context, object_info=information)
+            self._concrete_members[name] = member
+        return member
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # Where it is copied to it is what Volatility would have made.
+        return copyreg.__newobj__, (type(self).__bases__[1],), self.__dict__  # type: ignore[attr-defined]
+
+
+@functools.cache
+def with_quick_members(object_class: type[_Object]) -> type[_Object]:
+    """Returns a class of structures of the same name and behaviour that finds members quickly."""
+    if object_class.__getattr__ is not objects.AggregateType.__getattr__:
+        return object_class
+    names = ("__module__", "__qualname__", "__doc__")
+    attributes = {name: getattr(object_class, name) for name in names}
+    return type(object_class.__name__, (_QuickMembers, object_class), attributes)
 
 
 class StructureTemplate(ObjectTemplate):
