@@ -25,7 +25,7 @@ from volatility3.framework.symbols import intermed
 
 from tests.handmade.btf import BOOL, SIGNED, BtfBuilder
 from volatility_guestdump.exceptions import BtfError, KernelError
-from volatility_guestdump.framework.templates import StructureTemplate, quick, with_quick_members
+from volatility_guestdump.framework.templates import StructureTemplate, quick, quick_class
 from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.isf.document import ISF_FORMAT, IsfView, LazyMapping
 from volatility_guestdump.linux.isf.types import Isf, TypeConverter
@@ -711,10 +711,10 @@ def quick_task(tmp_path: pathlib.Path) -> Callable[[], Any]:
     members = {}
     for name, (offset, own) in template.vol.members.items():
         refers = isinstance(own, templates.ReferenceTemplate)
-        member = context.symbol_space.get_type(own.vol.type_name) if refers else own
+        member: Any = context.symbol_space.get_type(own.vol.type_name) if refers else own
         members[name] = offset, quick(member)
     made = StructureTemplate(
-        with_quick_members(template.vol.object_class), "t!task_struct", size=256, members=members
+        quick_class(template.vol.object_class), "t!task_struct", size=256, members=members
     )
     info = interfaces.objects.ObjectInformation("m", 0, "m", size=256)
     return lambda: made(context, info)
@@ -772,7 +772,7 @@ def test_classes_of_structures(tmp_path: pathlib.Path) -> None:
         def __getattr__(self, attr: str) -> Any:
             return attr
 
-    assert with_quick_members(Own) is Own
+    assert quick_class(Own) is Own
 
 
 def usable(btf: bytes) -> None:

@@ -12,6 +12,7 @@ from volatility3.framework.layers import intel
 
 from volatility_guestdump.exceptions import AddressError
 from volatility_guestdump.framework.machines import machine_of
+from volatility_guestdump.framework.templates import KeepsMembers, KeptMembers
 from volatility_guestdump.machine import PAGE_SIZE, Read
 
 _PAGE_BITS = PAGE_SIZE.bit_length() - 1
@@ -20,13 +21,14 @@ _OFFSET = PAGE_SIZE - 1
 _MAXIMUM_PAGES = 1 << 16
 
 
-class _ShortPath(intel.Intel):
+class _ShortPath(KeepsMembers, intel.Intel):
     """Remembers where pages are, and reads what lies inside one page from there."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         #: Number of a virtual page -> its address in the layer below.
         self._places: dict[int, int] = {}
+        self.kept_members = KeptMembers()
 
     @functools.cached_property
     def _below(self) -> interfaces.layers.DataLayerInterface:
@@ -80,7 +82,7 @@ class _ShortPath(intel.Intel):
         """Leaves out what can be found again."""
         found_again = ("_below", "_read_below")
         state = {name: value for name, value in self.__dict__.items() if name not in found_again}
-        return {**state, "_places": {}}
+        return {**state, "_places": {}, "kept_members": KeptMembers()}
 
 
 class GuestDumpIntel(_ShortPath, intel.LinuxIntel):

@@ -19,7 +19,7 @@ from volatility3.framework.symbols import intermed, linux
 from volatility3.framework.symbols.linux.extensions import network  # noqa: F401
 
 from volatility_guestdump.framework.machines import machine_of
-from volatility_guestdump.framework.templates import StructureTemplate, quick, with_quick_members
+from volatility_guestdump.framework.templates import StructureTemplate, quick, quick_class
 from volatility_guestdump.kernels import linux_kernel
 from volatility_guestdump.linux.isf.document import IsfView
 from volatility_guestdump.linux.kernel import LinuxKernel
@@ -99,7 +99,7 @@ class _GuestDumpFormat(intermed.Version8Format):
         if object_class is objects.AggregateType:
             object_class = objects.StructType if kind == "struct" else objects.UnionType
         return StructureTemplate(
-            with_quick_members(object_class),
+            quick_class(object_class),
             self.name + constants.BANG + type_name,
             size=size,
             members=_Members(self, type_name),

@@ -26,6 +26,40 @@ _Object = interfaces.objects.ObjectInterface
 _Information = interfaces.objects.ObjectInformation
 
 
+#: Structures of which a layer keeps the members that were made last.
+_KEPT_STRUCTURES = 512
+
+
+class KeptMembers:
+    """Members of structures in a memory that does not change, of those that were made last."""
+
+    def __init__(self) -> None:
+        self._members: collections.OrderedDict[Any, dict[str, Any]] = collections.OrderedDict()
+
+    def of(self, structure: Any) -> dict[str, Any]:
+        """Returns the members of a structure by their names, as far as they are made.
+
+        Args:
+            structure: what tells it from all others.
+        """
+        members = self._members.get(structure)
+        if members is None:
+            if len(self._members) >= _KEPT_STRUCTURES:
+                self._members.popitem(last=False)
+            members = self._members[structure] = {}
+        return members
+
+
+class KeepsMembers:
+    """A layer whose structures share members.
+
+    Attributes:
+        kept_members: the members.
+    """
+
+    kept_members: KeptMembers
+
+
 class _Values(dict[str, Any]):
     """What an object's `vol` holds; its parent is made when it is asked for.
 
@@ -150,6 +184,60 @@ class ObjectTemplate(templates.ObjectTemplate):
         return self._size
 
 
+def _part(
+    whole: _Object,
+    values: _Values,
+    offset: int,
+    template: interfaces.objects.Template,
+    name: Optional[str] = None,
+) -> _Object:
+    """Returns a member or an element of an object.
+
+    Args:
+        whole: the object.
+        values: what its `vol` holds.
+        offset: of the part in it.
+        template: of the part.
+        name: of a member.
+    """
+    context = whole._context
+    if isinstance(template, templates.ReferenceTemplate):
+        template = context.symbol_space.get_type(template.vol.type_name)
+    layer_name = values["layer_name"]
+    information = _Information(
+        layer_name,
+        context.layers[layer_name].address_mask & (values["offset"] + offset),
+        values["native_layer_name"] or layer_name,
+        name,
+        whole,
+        template.size,
+    )
+    made: _Object = template(context=context, object_info=information)
+    return made
+
+
+class _QuickArray(objects.Array):
+    """An array that asks its `vol` once for what an element needs."""
+
+    def __getitem__(self, index: Any) -> Any:
+        values: object = self._vol
+        if isinstance(values, _Values) and isinstance(index, int):
+            template, count = values["subtype"], values["count"]
+            if -count <= index < count:
+                place = index if index >= 0 else count + index
+                return _part(self, values, template.size * place, template)
+        return super().__getitem__(index)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _as_stock(self)
+
+
+def _as_stock(made: _Object) -> Any:
+    """Returns what copies an object of a quick class as one of the class that it stands for."""
+    stock = next(base for base in type(made).__mro__[1:] if base not in _QUICK)
+    return copyreg.__newobj__, (stock,), made.__dict__  # type: ignore[attr-defined]
+
+
 class _QuickMembers(objects.AggregateType):
     """A structure that asks its `vol` once for what its members need."""
 
@@ -157,47 +245,64 @@ class _QuickMembers(objects.AggregateType):
         values: object = self.__dict__.get("_vol")
         # Volatility gives some names with an underscore a meaning of their own.
         if isinstance(values, _Values) and not attr.startswith("_"):
+            made: dict[str, Any] = self._concrete_members
+            if attr in made:
+                return made[attr]
             found = values["members"].get(attr)
-            if found is not None and not isinstance(found[1], templates.ReferenceTemplate):
-                return self._made_member(attr, values, *found)
+            if found is not None:
+                offset, template = found
+                member = made[attr] = _part(self, values, offset, template, attr)
+                return member
         return super().__getattr__(attr)
 
-    def _made_member(
-        self, name: str, values: _Values, offset: int, template: interfaces.objects.Template
-    ) -> Any:
-        member: Any = self._concrete_members.get(name)
-        if member is None:
-            layer_name = values["layer_name"]
-            mask = self._context.layers[layer_name].address_mask
-            information = _Information(
-                layer_name=layer_name,
-                offset=mask & (values["offset"] + offset),
-                member_name=name,
-                parent=self,
-                native_layer_name=values["native_layer_name"] or layer_name,
-                size=template.size,
-            )
-            member = template(context=self._context, object_info=information)
-            self._concrete_members[name] = member
-        return member
-
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # Where it is copied to it is what Volatility would have made.
-        return copyreg.__newobj__, (type(self).__bases__[1],), self.__dict__  # type: ignore[attr-defined]
+        return _as_stock(self)
+
+
+_QUICK: tuple[type[_Object], ...] = (_QuickArray, _QuickMembers)
 
 
 @functools.cache
-def with_quick_members(object_class: type[_Object]) -> type[_Object]:
-    """Returns a class of structures of the same name and behaviour that finds members quickly."""
-    if object_class.__getattr__ is not objects.AggregateType.__getattr__:
+def quick_class(object_class: type[_Object]) -> type[_Object]:
+    """Returns a class of the same name and behaviour whose objects find their parts quickly.
+
+    Args:
+        object_class: the class. One that is not of structures or arrays, or that has its own way to
+            their parts, is returned itself.
+    """
+    if issubclass(object_class, objects.AggregateType):
+        quick_base: type[_Object] = _QuickMembers
+        unchanged = object_class.__getattr__ is objects.AggregateType.__getattr__
+    else:
+        quick_base = _QuickArray
+        unchanged = object_class is objects.Array
+    if not unchanged:
         return object_class
     names = ("__module__", "__qualname__", "__doc__")
     attributes = {name: getattr(object_class, name) for name in names}
-    return type(object_class.__name__, (_QuickMembers, object_class), attributes)
+    return type(object_class.__name__, (quick_base, object_class), attributes)
 
 
 class StructureTemplate(ObjectTemplate):
-    """A structure, for the symbol space without children: it would resolve them all at once."""
+    """A structure, for the symbol space without children: it would resolve them all at once.
+
+    Structures at the same address share their members: lists of open files, for one, lead to the
+    same directories again and again.
+    """
+
+    def __call__(
+        self, context: interfaces.context.ContextInterface, object_info: _Information
+    ) -> _Object:
+        """Constructs the object."""
+        made = super().__call__(context, object_info)
+        layer = context.layers[object_info.layer_name]
+        if isinstance(layer, KeepsMembers):
+            values = made._vol
+            state: dict[str, Any] = made.__dict__
+            state["_concrete_members"] = layer.kept_members.of(
+                (type(made), values["type_name"], values["offset"], values["native_layer_name"])
+            )
+        return made
 
     @property
     def children(self) -> list[interfaces.objects.Template]:
@@ -214,6 +319,7 @@ class StructureTemplate(ObjectTemplate):
 def quick(template: templates.ObjectTemplate) -> ObjectTemplate:
     """Returns the same template as one of ours."""
     updates, *constructed = template._vol.maps
-    made = ObjectTemplate(**collections.ChainMap(*constructed))
+    arguments = dict(collections.ChainMap(*constructed))
+    made = ObjectTemplate(quick_class(arguments.pop("object_class")), **arguments)
     made.update_vol(**updates)
     return made
