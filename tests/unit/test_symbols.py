@@ -684,6 +684,26 @@ def test_objects_hold_what_those_of_volatility_hold(tmp_path: pathlib.Path, memb
             assert {k: copied.vol[k] for k in VALUES[:7]} == {k: first[k] for k in VALUES[:7]}
 
 
+@pytest.mark.parametrize("length", [7, 9])
+@pytest.mark.parametrize("name", ["string", "bytes"])
+def test_quick_templates_of_what_has_any_length(
+    tmp_path: pathlib.Path, name: str, length: int
+) -> None:
+    """They are of no format, but of the length that they are updated with."""
+    memory = b"swapper".ljust(512, b"\0")
+    context = loaded(view_of(FakeKernel(sample())).expanded(), tmp_path, memory)
+    template: Any = context.symbol_space.get_type(f"t!{name}")
+    info = interfaces.objects.ObjectInformation("m", 0, "m", size=length)
+    made = []
+    for kind in (template, quick(template)):
+        clone = kind.clone()
+        clone.update_vol(**{"max_length" if name == "string" else "length": length})
+        assert clone.size == length
+        made.append(clone(context, info))
+    assert made[0] == made[1] == ("swapper" if name == "string" else memory[:length])
+    assert type(made[0]) is type(made[1])
+
+
 def test_quick_templates_can_be_changed(tmp_path: pathlib.Path) -> None:
     """Arguments that are updated reach the next object, and no clone."""
     context = loaded(view_of(FakeKernel(sample())).expanded(), tmp_path, bytes(512))

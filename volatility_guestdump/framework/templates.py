@@ -148,6 +148,9 @@ class ObjectTemplate(templates.ObjectTemplate):
             self._made_of = arguments.pop("object_class"), arguments
         object_class, arguments = self._made_of
         made = object_class(context=context, object_info=object_info, **arguments)
+        # A string that ends before its length is a plain one.
+        if not isinstance(made, interfaces.objects.ObjectInterface):
+            return made
         own, located, *_ = made._vol.maps
         values = _Values(arguments)
         values["layer_name"] = object_info.layer_name
@@ -177,10 +180,10 @@ class ObjectTemplate(templates.ObjectTemplate):
     def size(self) -> int:
         """The size in bytes."""
         if self._size is None:
-            if issubclass(self._vol["object_class"], objects.PrimitiveObject):
-                self._size = int(self._vol["data_format"].length)
-            else:
+            # Strings and bytes have none, and others that can grow are asked each time.
+            if "data_format" not in self._vol:
                 return int(super().size)
+            self._size = int(self._vol["data_format"].length)
         return self._size
 
 
