@@ -66,6 +66,8 @@ class PackedNames:
         self._count = count
         self._texts = [token.decode("latin-1") for token in tokens]
         self._whole: Optional[tuple[list[str], str]] = None
+        #: Number -> (name, type) of those that were asked for.
+        self._expanded: dict[int, tuple[str, str]] = {}
         self.names: Strings = _Names(self)
         self.types: Strings = _Types(self)
 
@@ -77,6 +79,12 @@ class PackedNames:
         if self._whole is not None:
             names, types = self._whole
             return names[number], types[number]
+        found = self._expanded.get(number)
+        if found is None:
+            found = self._expanded[number] = self._expand_one(number)
+        return found
+
+    def _expand_one(self, number: int) -> tuple[str, str]:
         if not 0 <= number < self._count:
             raise IndexError(number)
         packed = self._packed
