@@ -20,12 +20,18 @@ from hypothesis import strategies as st
 from volatility3 import schemas
 from volatility3.framework import contexts, exceptions, interfaces
 from volatility3.framework.layers import physical
-from volatility3.framework.objects import PrimitiveObject, StructType, templates
+from volatility3.framework.objects import Array, PrimitiveObject, StructType, templates
 from volatility3.framework.symbols import intermed
 
 from tests.handmade.btf import BOOL, SIGNED, BtfBuilder
 from volatility_guestdump.exceptions import BtfError, KernelError
-from volatility_guestdump.framework.templates import StructureTemplate, quick, quick_class
+from volatility_guestdump.framework.templates import (
+    KeepsMembers,
+    KeptMembers,
+    StructureTemplate,
+    quick,
+    quick_class,
+)
 from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.isf.document import ISF_FORMAT, IsfView, LazyMapping
 from volatility_guestdump.linux.isf.types import Isf, TypeConverter
@@ -724,8 +730,21 @@ def test_quick_templates_can_be_changed(tmp_path: pathlib.Path) -> None:
     assert (array.vol.count, array.vol.size) == (3, 12)
 
 
-def quick_task(tmp_path: pathlib.Path) -> Callable[[], Any]:
-    """Returns what makes a structure whose members, and theirs, come from quick templates."""
+class KeepingLayer(KeepsMembers, physical.BufferDataLayer):
+    """Memory in which structures share their members."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.kept_members = KeptMembers()
+
+
+def quick_task(tmp_path: pathlib.Path, keeps: bool = False) -> Callable[..., Any]:
+    """Returns what makes a structure whose members, and theirs, come from quick templates.
+
+    Args:
+        tmp_path: for the symbols.
+        keeps: whether structures at one address share their members.
+    """
     context = loaded(view_of(FakeKernel(sample())).expanded(), tmp_path, bytes(range(256)) * 2)
     template = context.symbol_space.get_type("t!task_struct")
     members = {}
@@ -736,8 +755,15 @@ def quick_task(tmp_path: pathlib.Path) -> Callable[[], Any]:
     made = StructureTemplate(
         quick_class(template.vol.object_class), "t!task_struct", size=256, members=members
     )
-    info = interfaces.objects.ObjectInformation("m", 0, "m", size=256)
-    return lambda: made(context, info)
+    if keeps:
+        context.add_layer(KeepingLayer(context, "k", "k", bytes(range(256)) * 8))
+    name = "k" if keeps else "m"
+
+    def make(offset: int = 0, native: str = "m") -> Any:
+        info = interfaces.objects.ObjectInformation(name, offset, native, size=256)
+        return made(context, info)
+
+    return make
 
 
 def test_members_do_not_keep_their_parent(tmp_path: pathlib.Path) -> None:
@@ -765,6 +791,43 @@ def test_members_do_not_keep_their_parent(tmp_path: pathlib.Path) -> None:
         assert parent.vol.parent is None and parent.low == kept[0]
     pointed = kept[4].dereference()
     assert pointed.vol.parent == kept[4] and pointed.vol.parent.vol.member_name == "parent"
+
+
+def test_structures_at_one_address_share_members(tmp_path: pathlib.Path) -> None:
+    """Others do not, and no more of them are kept than the last."""
+    make = quick_task(tmp_path, keeps=True)
+    first = make(64)
+    assert make(64).lock is first.lock and make(64).low is first.low
+    assert first.lock.vol.parent.vol.offset == 64
+    for other in (make(65), make(64, "n")):
+        assert other.lock is not first.lock and other.lock.vol.offset == other.vol.offset + 40
+    assert first.lock.vol.native_layer_name == "m"
+    assert make(64, "n").lock.vol.native_layer_name == "n"
+    for offset in range(256, 256 + 1024):
+        make(offset)
+    assert make(64).lock is not first.lock and make(64).lock.slock == first.lock.slock
+    # Without such a layer none are shared.
+    make = quick_task(tmp_path)
+    assert make().lock is not make().lock
+
+
+def test_clones_have_what_was_not_updated(tmp_path: pathlib.Path) -> None:
+    """Whether objects were made before or not."""
+    context = loaded(view_of(FakeKernel(sample())).expanded(), tmp_path, bytes(512))
+    grid = context.symbol_space.get_type("t!task_struct").vol.members["grid"][1]
+    info = interfaces.objects.ObjectInformation("m", 0, "m")
+    plain = templates.ObjectTemplate(Array, "t!array", count=2, subtype=grid.vol.subtype)
+    template: Any = quick(plain)
+    first = template.clone()
+    assert template(context, info).vol.count == 2 and template.size == 24
+    template.update_vol()
+    template.update_vol(count=1)
+    assert template(context, info).vol.count == 1
+    for clone in (first, template.clone()):
+        assert clone(context, info).vol.count == 2 and clone.size == 24
+        clone.update_vol(count=3)
+        assert clone(context, info).vol.count == 3
+    assert template(context, info).vol.count == 1
 
 
 def test_an_array_that_was_changed_is_its_elements_parent(tmp_path: pathlib.Path) -> None:

@@ -17,6 +17,8 @@ from volatility_guestdump.machine import PAGE_SIZE, Read
 
 _PAGE_BITS = PAGE_SIZE.bit_length() - 1
 _OFFSET = PAGE_SIZE - 1
+#: What plugins ask for is a structure: task_struct has 10 KiB.
+_MAXIMUM_PIECE = 1 << 16
 #: More pages than a plugin usually reads, in 8 MiB.
 _MAXIMUM_PAGES = 1 << 16
 
@@ -72,9 +74,9 @@ class _ShortPath(KeepsMembers, intel.Intel):
 
     def is_valid(self, offset: int, length: int = 1) -> bool:
         """Returns whether all of a piece of memory can be read."""
-        if (offset & _OFFSET) + length <= PAGE_SIZE:
-            number = offset >> _PAGE_BITS
-            if number in self._places or self._place(number) is not None:
+        if 0 < length <= _MAXIMUM_PIECE:
+            pages = range(offset >> _PAGE_BITS, (offset + length - 1 >> _PAGE_BITS) + 1)
+            if all(page in self._places or self._place(page) is not None for page in pages):
                 return True
         return bool(super().is_valid(offset, length))
 

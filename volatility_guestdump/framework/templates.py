@@ -13,6 +13,7 @@ of a memory that does not change.
 """
 
 import collections
+import copy
 import copyreg
 import functools
 import weakref
@@ -70,9 +71,10 @@ class _Values(dict[str, Any]):
         parent: the object's parent, or what the `vol` of its parent holds.
         template: makes the object.
         context: that it is made in.
+        owner: the object, if anything asked for it already.
     """
 
-    __slots__ = ("_object", "context", "parent", "template")
+    __slots__ = ("context", "owner", "parent", "template")
 
     parent: Union["_Values", _Object, None]
     template: "ObjectTemplate"
@@ -80,7 +82,7 @@ class _Values(dict[str, Any]):
 
     def __init__(self, values: dict[str, Any]) -> None:
         super().__init__(values)
-        self._object: Optional[weakref.ref[_Object]] = None
+        self.owner: Optional[weakref.ref[_Object]] = None
 
     def __contains__(self, key: object) -> bool:
         return key == "parent" or dict.__contains__(self, key)
@@ -99,7 +101,7 @@ class _Values(dict[str, Any]):
 
     def object(self) -> _Object:
         """Returns the object."""
-        found = None if self._object is None else self._object()
+        found = None if self.owner is None else self.owner()
         if found is None:
             found = self.template(self.context, self._information())
             _give(found, self)
@@ -109,8 +111,8 @@ class _Values(dict[str, Any]):
     def belongs_to(self, owner: _Object) -> None:
         """Notes which object has these values."""
         # What derives from int or bytes cannot be referred to weakly: it is made again.
-        if not isinstance(owner, objects.PrimitiveObject):
-            self._object = weakref.ref(owner)
+        if not self.template.makes_primitives:
+            self.owner = weakref.ref(owner)
 
     def _information(self) -> _Information:
         fields = ("layer_name", "offset", "native_layer_name", "member_name", "parent", "size")
@@ -148,10 +150,11 @@ class ObjectTemplate(templates.ObjectTemplate):
             self._made_of = arguments.pop("object_class"), arguments
         object_class, arguments = self._made_of
         made = object_class(context=context, object_info=object_info, **arguments)
-        # A string that ends before its length is a plain one.
-        if not isinstance(made, interfaces.objects.ObjectInterface):
+        chain = getattr(made, "_vol", None)
+        if chain is None:
+            # A string that ends before its length is a plain one.
             return made
-        own, located, *_ = made._vol.maps
+        own, located, *_ = chain.maps
         values = _Values(arguments)
         values["layer_name"] = object_info.layer_name
         values["native_layer_name"] = object_info.native_layer_name
@@ -166,15 +169,31 @@ class ObjectTemplate(templates.ObjectTemplate):
         if parent is not None:
             held: object = parent._vol
             if isinstance(held, _Values):
-                held.belongs_to(parent)
+                if held.owner is None:
+                    held.belongs_to(parent)
                 values.parent = held
         _give(made, values)
         return made
 
+    @property
+    def makes_primitives(self) -> bool:
+        """Whether the objects are integers, strings and the like."""
+        return issubclass(self._vol["object_class"], objects.PrimitiveObject)
+
+    def clone(self) -> "ObjectTemplate":
+        """Returns a copy without what was updated."""
+        updates, *constructed = self._vol.maps
+        made = copy.copy(self)
+        made._vol = collections.ChainMap({}, *constructed)
+        if updates:
+            made._made_of = made._size = None
+        return made
+
     def update_vol(self, **new_arguments: Any) -> None:
         """Updates the arguments that objects are constructed with."""
-        self._made_of = self._size = None
-        super().update_vol(**new_arguments)
+        if new_arguments:
+            self._made_of = self._size = None
+            super().update_vol(**new_arguments)
 
     @property
     def size(self) -> int:
@@ -315,8 +334,9 @@ class StructureTemplate(ObjectTemplate):
     @property
     def size(self) -> int:
         """The size in bytes."""
-        size: int = self._vol["size"]
-        return size
+        if self._size is None:
+            self._size = int(self._vol["size"])
+        return self._size
 
 
 def quick(template: templates.ObjectTemplate) -> ObjectTemplate:
