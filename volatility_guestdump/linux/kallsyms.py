@@ -226,6 +226,12 @@ class Kallsyms:
         first = bisect_left(addresses, addresses[last])
         return self[order[first]], address - addresses[first]
 
+    def between(self, first: int, last: int) -> Iterator[Symbol]:
+        """Yields the symbols from one address to another, both included, ascending."""
+        addresses, order = self._by_address
+        for place in range(bisect_left(addresses, first), bisect_right(addresses, last)):
+            yield self[order[place]]
+
     def next_address(self, address: int) -> Optional[int]:
         """Returns the address of the nearest symbol above an address, or None."""
         addresses, _ = self._by_address

@@ -117,12 +117,31 @@ class SymbolConverter:
             for symbol in self._kallsyms
             if usable(symbol.name)
         ]
+        places += self._not_in_kallsyms()
+        return sorted(
+            {(self._linked(address, relocated) & mask, name) for name, address, relocated in places}
+        )
+
+    def between(self, first: int, last: int) -> list[tuple[int, str]]:
+        """Returns what `by_location` has from one linked address to another, both included."""
+        shift = self._kernel.kaslr_shift
+        found = {
+            (self._linked(symbol.address, symbol.relocated), symbol.name)
+            for low, high in ((first, last), (first + shift, last + shift))
+            for symbol in self._kallsyms.between(low, high)
+            if usable(symbol.name)
+        }
+        found.update(
+            (self._linked(address, relocated), name)
+            for name, address, relocated in self._not_in_kallsyms()
+        )
+        return sorted((place, name) for place, name in found if first <= place <= last)
+
+    def _not_in_kallsyms(self) -> Iterator[tuple[str, int, bool]]:
+        """Yields name, address, and whether KASLR moved it, of further symbols."""
         for name in (*self._kallsyms.tables, *_SUCCESSORS):
             if name in self.symbols and name not in self._kallsyms.index:
-                places.append((name, *self._place(name, self.symbols[name])))
-        return sorted(
-            (self._linked(address, relocated) & mask, name) for name, address, relocated in places
-        )
+                yield (name, *self._place(name, self.symbols[name]))
 
     def _type(self, name: str, address: int, relocated: bool) -> Isf:
         for candidate in _globals().get(name, ()):
