@@ -121,6 +121,15 @@ class IsfView:
         """
         return self._symbols.by_location(mask)
 
+    def symbols_between(self, first: int, last: int) -> list[tuple[int, str]]:
+        """Returns those of `symbols_by_location`, without a mask, in a range of linked addresses.
+
+        Args:
+            first: the lowest address.
+            last: the highest.
+        """
+        return self._symbols.between(first, last)
+
     def expanded(self) -> dict[str, Any]:
         """Returns all of it as plain dictionaries; what is damaged is left out.
 
