@@ -23,6 +23,7 @@ if VOLATILITY < OLDEST_VOLATILITY:
     )
 
 from volatility_guestdump.framework import automagic as automagic  # noqa: E402
+from volatility_guestdump.framework import reasons as reasons  # noqa: E402
 
 # Files of other places than this machine come as Volatility gets them, and indexes lie where it
 # keeps what --clear-cache deletes.
