@@ -201,11 +201,19 @@ def index_of(found: Kallsyms) -> NameIndex:
     return found.index
 
 
-def whole_index(rows: Iterable[Row]) -> dict[str, int]:
-    """Returns the number of the symbol that a name means: the last global one, else the last."""
+def whole_index(rows: Sequence[Row]) -> dict[str, int]:
+    """Returns the number of the symbol that a name means: the last global one, else the last.
+
+    A name that had something put behind it is meant without that too, if it is the only one.
+    """
     index: dict[str, int] = {}
     order = sorted(enumerate(rows), key=lambda pair: (pair[1][1].isupper(), pair[0]))
     index.update((name, number) for number, (name, _, _) in order)
+    promoted = [name.partition(".llvm.")[0] for name, _, _ in rows if ".llvm." in name]
+    for number, (name, _, _) in enumerate(rows):
+        base = name.partition(".llvm.")[0]
+        if promoted.count(base) == 1:
+            index.setdefault(base, number)
     return index
 
 
@@ -217,7 +225,14 @@ ALIKE = [
             *(("foo.llvm.1", "t"), ("foo", "t"), ("foo.cold", "t"), ("foo", "T"), ("foo.5", "d")),
             *(("foo0", "t"), ("foo.llvm.0", "t"), ("foo", "t"), ("fo", "T"), ("foo_", "t")),
             *((".L1", "t"), (".L1", "t"), ("foo.isra.0.llvm.3", "t"), ("foo.isra.0", "t")),
-            *(("__key.0", "b"), ("__key.10", "b"), ("__key.9", "b"), ("__key.0", "B")),
+            *(("one.llvm.7", "t"), ("two.llvm.7", "t"), ("two.llvm.8", "t"), ("two_", "t")),
+            *(
+                ("one.cold.llvm.7", "t"),
+                ("__key.0", "b"),
+                ("__key.10", "b"),
+                ("__key.9", "b"),
+                ("__key.0", "B"),
+            ),
         ]
     )
 ]
@@ -513,3 +528,37 @@ def test_noise(data: bytes) -> None:
         for bits in (32, 64):
             with pytest.raises(KallsymsError):
                 find_kallsyms(content, 0, [("_stext", [0])], bits)
+
+
+@every_form
+def test_static_symbols_of_clang(form: Form) -> None:
+    """One that has a hash behind its name is known by the name alone, unless that is unclear."""
+    at = text(form)
+    extra = [
+        ("do_it.llvm.123456", "t", at + 0x100),
+        ("twice.llvm.1", "t", at + 0x200),
+        ("twice.llvm.2", "t", at + 0x300),
+        ("plain.llvm.7", "t", at + 0x400),
+        ("plain", "t", at + 0x500),
+    ]
+    found = decode(image(kernel(form, extra), form))
+    assert found.address("do_it") == found.address("do_it.llvm.123456") == at + 0x100
+    assert found.address("twice") is None and found.address("twice.llvm.2") == at + 0x300
+    assert found.address("plain") == at + 0x500
+    # A place goes by the name that the kernel prints.
+    place = found.at(at + 0x101)
+    assert place is not None and place[0].name == "do_it.llvm.123456"
+    assert [symbol.name for symbol in found].count("do_it") == 0
+
+
+@pytest.mark.parametrize("start", [0x41000000, 0x79000000, 0x81000000, 0xC1000000])
+def test_splits_of_the_address_space(start: int) -> None:
+    """A 32-bit kernel's half starts where it is configured to; below it are constants."""
+    names = ["_text", "function", "constant"]
+    index = {name: number for number, name in enumerate(names)}
+    addresses = [start, start + 0x1000, 0x20]
+    found = Kallsyms(names, "TtA", index, addresses, Encoding.RELATIVE, {}, 32)
+    assert [symbol.relocated for symbol in found] == [True, True, False]
+    place = found.at(start + 0x1004)
+    assert place is not None and (place[0].name, place[1]) == ("function", 4)
+    assert found.at(0x24) is None

@@ -154,7 +154,8 @@ class Kallsyms:
 
     Attributes:
         index: as given. Of several symbols with one name it has the global one, else the last, as
-            a linker's symbol table read from start to end would leave it.
+            a linker's symbol table read from start to end would leave it. Where clang made
+            "name.llvm.123" of a static "name", and no other symbol has that, it has both.
         encoding: as given.
         tables: as given.
     """
@@ -177,6 +178,10 @@ class Kallsyms:
         self.tables = tables
         # What lies below the kernel's half of the address space is a per-CPU offset or a constant.
         self._kernel_half = 1 << (bits - 1)
+        start = index.get("_text", index.get("_stext"))
+        if bits == 32 and start is not None:
+            # How much of it the kernel has is configured there (CONFIG_VMSPLIT_1G to _3G).
+            self._kernel_half = min(self._kernel_half, addresses[start])
 
     def __len__(self) -> int:
         return len(self._names)

@@ -30,6 +30,10 @@ SEPARATOR = "\n"
 #: to do without the index; those that a search meets are checked too.
 _SAMPLES = 64
 
+#: What clang's link-time optimization (CONFIG_LTO_CLANG_THIN) puts between the name of a static
+#: function or variable and a hash, when it makes it known to other units.
+_PROMOTED = ".llvm."
+
 #: What ends the part of a name that the index is ordered by in every kernel.
 _DOT = "."
 
@@ -167,6 +171,9 @@ class _Types(_Names):
 class NameIndex(Mapping[str, int]):
     """Name -> number of the symbol; of several with one name the last global one, else the last.
 
+    A name that a compiler put something behind (".llvm.") is found without that too, when no other
+    symbol can be meant.
+
     Args:
         packed: the names.
         sequences: what may be the kernel's own index. Without any that is, all names are expanded
@@ -223,6 +230,8 @@ class NameIndex(Mapping[str, int]):
             if len(whole) < len(names):
                 is_global = map(str.isupper, types)
                 whole.update(itertools.compress(zip(names, range(len(names))), is_global))
+            promoted = ((name, at) for at, name in enumerate(names) if _PROMOTED in name)
+            _add_promoted(whole, promoted)
         return self._whole
 
     def _looks_sorted(self) -> bool:
@@ -259,14 +268,35 @@ class NameIndex(Mapping[str, int]):
             else:
                 high, above = middle, found
         group: dict[str, tuple[bool, int]] = {}
+        promoted: list[tuple[str, int]] = []
         for place in range(low, len(self._packed)):
             found, name, kind, number = self._at(place)
             if found != key:
                 if found < key:
                     raise _NotSortedError
                 break
+            if _PROMOTED in name:
+                promoted.append((name, number))
             group[name] = max(group.get(name, (False, -1)), (kind.isupper(), number))
-        return {name: number for name, (_, number) in group.items()}
+        numbers = {name: number for name, (_, number) in group.items()}
+        _add_promoted(numbers, promoted)
+        return numbers
+
+
+def _add_promoted(index: dict[str, int], promoted: Iterable[tuple[str, int]]) -> None:
+    """Adds names without what was put behind them to an index.
+
+    Args:
+        index: name -> number.
+        promoted: names with what was put behind them, and their numbers.
+    """
+    found: dict[str, list[int]] = {}
+    for name, number in promoted:
+        found.setdefault(name.partition(_PROMOTED)[0], []).append(number)
+    for name, numbers in found.items():
+        # Which of several is meant cannot be told.
+        if name not in index and len(numbers) == 1:
+            index[name] = numbers[0]
 
 
 class _NotSortedError(KallsymsError):

@@ -107,7 +107,7 @@ class SymbolConverter:
         return address, relocated
 
     def _linked(self, address: int, relocated: bool) -> int:
-        return address - self._kernel.kaslr_shift if relocated else address
+        return address - self._kernel.symbol_shift if relocated else address
 
     def by_location(self, mask: int) -> list[tuple[int, str]]:
         """Returns (linked address, name) of all symbols, ascending; see `IsfView`."""
@@ -124,7 +124,7 @@ class SymbolConverter:
 
     def between(self, first: int, last: int) -> list[tuple[int, str]]:
         """Returns what `by_location` has from one linked address to another, both included."""
-        shift = self._kernel.kaslr_shift
+        shift = self._kernel.symbol_shift
         found = {
             (self._linked(symbol.address, symbol.relocated), symbol.name)
             for low, high in ((first, last), (first + shift, last + shift))
