@@ -201,11 +201,19 @@ def index_of(found: Kallsyms) -> NameIndex:
     return found.index
 
 
-def whole_index(rows: Iterable[Row]) -> dict[str, int]:
-    """Returns the number of the symbol that a name means: the last global one, else the last."""
+def whole_index(rows: Sequence[Row]) -> dict[str, int]:
+    """Returns the number of the symbol that a name means: the last global one, else the last.
+
+    A name that had something put behind it is meant without that too, if it is the only one.
+    """
     index: dict[str, int] = {}
     order = sorted(enumerate(rows), key=lambda pair: (pair[1][1].isupper(), pair[0]))
     index.update((name, number) for number, (name, _, _) in order)
+    promoted = [name.partition(".llvm.")[0] for name, _, _ in rows if ".llvm." in name]
+    for number, (name, _, _) in enumerate(rows):
+        base = name.partition(".llvm.")[0]
+        if promoted.count(base) == 1:
+            index.setdefault(base, number)
     return index
 
 
@@ -217,7 +225,14 @@ ALIKE = [
             *(("foo.llvm.1", "t"), ("foo", "t"), ("foo.cold", "t"), ("foo", "T"), ("foo.5", "d")),
             *(("foo0", "t"), ("foo.llvm.0", "t"), ("foo", "t"), ("fo", "T"), ("foo_", "t")),
             *((".L1", "t"), (".L1", "t"), ("foo.isra.0.llvm.3", "t"), ("foo.isra.0", "t")),
-            *(("__key.0", "b"), ("__key.10", "b"), ("__key.9", "b"), ("__key.0", "B")),
+            *(("one.llvm.7", "t"), ("two.llvm.7", "t"), ("two.llvm.8", "t"), ("two_", "t")),
+            *(
+                ("one.cold.llvm.7", "t"),
+                ("__key.0", "b"),
+                ("__key.10", "b"),
+                ("__key.9", "b"),
+                ("__key.0", "B"),
+            ),
         ]
     )
 ]
