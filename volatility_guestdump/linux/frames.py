@@ -31,6 +31,7 @@ class Kind(enum.Enum):
     FRAME_POINTER = enum.auto()
     NOT_CODE = enum.auto()
     FIRST_INSTRUCTION = enum.auto()
+    CALL_FOUND = enum.auto()
 
     # Why there is no frame at all, or but one.
     NOT_STARTED = enum.auto()

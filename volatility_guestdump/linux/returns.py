@@ -126,7 +126,9 @@ def _function_graph(kernel: "LinuxKernel", btf: Btf, task: int) -> Iterator[_Ent
     if btf.kind(target) is TypeKind.STRUCT:
         if current < -1:
             current += _NOT_SHOWN
-        starts = (stack + index * size for index in range(min(current, _MAXIMUM_DEPTH - 1), -1, -1))
+        starts: Iterator[int] = (
+            stack + index * size for index in range(min(current, _MAXIMUM_DEPTH - 1), -1, -1)
+        )
     else:
         starts = _starts_in_words(kernel, stack, current)
     for start in starts:
@@ -178,7 +180,7 @@ def _kretprobe_offsets(btf: Btf) -> _Entry:
 
 def _nodes(kernel: "LinuxKernel", head: int) -> Iterator[int]:
     """Yields the nodes of a list that ends with a null pointer."""
-    seen = set()
+    seen: set[int] = set()
     node = kernel.pointer(head)
     while node and node not in seen and len(seen) < _MAXIMUM_NODES:
         seen.add(node)

@@ -62,7 +62,11 @@ _RETURN_ADDRESS = Entry(Type.CALL, Register.SP, 8, Register.UNDEFINED, 0)
 _SET_FRAME_POINTER = b"\x55\x48\x89\xe5"
 #: The instructions of BPF's trampolines before it take no more.
 _PROLOGUE = 64
-_RET, _JMP, _LEAVE = 0xC3, 0xE9, 0xC9
+_RET, _CALL, _JMP, _LEAVE = 0xC3, 0xE8, 0xE9, 0xC9
+_CALL_SIZE = 5
+_PUSH_BP = b"\x55"
+#: How far up the stack a return address is looked for.
+_SEARCHED_STACK = 1024
 
 #: Where threads of the kernel and CPUs begin. ORC up to 6.3 says of all code that it does not
 #: describe that it is the end of the stack.
@@ -86,6 +90,7 @@ class _State(NamedTuple):
     """The registers of a frame as far as they are known.
 
     Attributes:
+        bp: None where code may have changed it that tells nothing of that.
         exact: whether ip is where the CPU was, and not a return address.
         registers: others than these three, where an interrupt or a vCPU left them.
         found_by: how the frame was found, where that is to be said.
@@ -93,7 +98,7 @@ class _State(NamedTuple):
 
     ip: int
     sp: int
-    bp: int
+    bp: Optional[int]
     exact: bool
     registers: Mapping[str, int]
     found_by: tuple[Note, ...] = ()
@@ -323,7 +328,43 @@ class Unwinder:
             raise _EndOfTraceError(Note(border))
         if state.exact and offset.split(" ")[0] == "0x0":
             return _RETURN_ADDRESS, Note(Kind.FIRST_INSTRUCTION)
-        raise _EndOfTraceError(Note(Kind.UNDESCRIBED))
+        depth = self._call_on_stack(state)
+        if depth is None:
+            raise _EndOfTraceError(Note(Kind.UNDESCRIBED))
+        return _RETURN_ADDRESS._replace(sp_offset=depth + _WORD), Note(Kind.CALL_FOUND)
+
+    def _call_on_stack(self, state: _State) -> Optional[int]:
+        """Returns how far up the stack the first return address into a caller of this function is.
+
+        Where the function was called by a pointer, or left for by a jump, there is none.
+        """
+        start = self._start(state)
+        for depth in range(0, _SEARCHED_STACK if start is not None else 0, _WORD):
+            try:
+                address = self._word(state.sp + depth)
+                if not self._kernel.is_code(address - 1):
+                    continue
+                call = self._kernel.read(address - _CALL_SIZE, _CALL_SIZE)
+            except AddressError:
+                continue
+            distance = int.from_bytes(call[1:], "little", signed=True)
+            if call[0] == _CALL and (address + distance) & _MASK == start:
+                return depth
+        return None
+
+    def _start(self, state: _State) -> Optional[int]:
+        """Returns where the function begins that a frame is of, or None."""
+        place = state.ip if state.exact else state.ip - 1
+        found = self._locate(place)
+        return None if found is None else place - found.offset
+
+    def _may_change_bp(self, state: _State) -> bool:
+        """Whether a function's first instructions have what could save rbp, to use it itself."""
+        start = self._start(state)
+        try:
+            return start is None or _PUSH_BP in self._kernel.read(start, _PROLOGUE)
+        except AddressError:
+            return True
 
     def _frame_pointer(self, state: _State, symbol: str) -> tuple[Entry, Note]:
         """Returns how to step from code that has frame pointers, and no other description.
@@ -334,16 +375,14 @@ class Unwinder:
         if symbol.partition("+")[0] in _BEGINNINGS:
             raise _EndOfTraceError
         note = Note(Kind.FRAME_POINTER, detail=self.orc_missing)
-        if state.bp & 1:
+        if state.bp is not None and state.bp & 1:
             # Kernels with frame pointers mark those that point to registers.
             entry = _FRAME_POINTER._replace(
                 type=Type.REGISTERS, sp_offset=-1, bp_reg=Register.UNDEFINED
             )
             return entry, note
-        found = self._locate(state.ip) if state.exact else None
-        if found is None:
-            return _FRAME_POINTER, note
-        return self._by_instructions(state.ip, state.ip - found.offset), note
+        start = self._start(state) if state.exact else None
+        return _FRAME_POINTER if start is None else self._by_instructions(state.ip, start), note
 
     def _by_instructions(self, ip: int, start: int) -> Entry:
         """Returns what is on the stack of a function that sets a frame pointer.
@@ -391,7 +430,9 @@ class Unwinder:
         if entry.bp_reg is Register.PREV_SP:
             after = after._replace(bp=self._word(cfa + entry.bp_offset))
         elif entry.bp_reg is Register.BP:
-            after = after._replace(bp=self._word(state.bp + entry.bp_offset))
+            after = after._replace(bp=self._word(_known_bp(state) + entry.bp_offset))
+        elif note is not None and note.kind is Kind.CALL_FOUND and self._may_change_bp(state):
+            after = after._replace(bp=None)
         return after, note
 
     def _cfa(self, state: _State, entry: Entry) -> int:
@@ -400,11 +441,11 @@ class Unwinder:
         if register is Register.SP:
             cfa = state.sp + offset
         elif register is Register.BP:
-            cfa = state.bp + offset
+            cfa = _known_bp(state) + offset
         elif register is Register.SP_INDIRECT:
             cfa = self._word(state.sp) + offset
         elif register is Register.BP_INDIRECT:
-            cfa = self._word(state.bp + offset)
+            cfa = self._word(_known_bp(state) + offset)
         elif register.value in state.registers:
             cfa = state.registers[register.value] + offset
         else:
@@ -439,6 +480,12 @@ class Unwinder:
 
     def _word(self, address: int) -> int:
         return self._kernel.pointer(address & _MASK)
+
+
+def _known_bp(state: _State) -> int:
+    if state.bp is None:
+        raise _EndOfTraceError(Note(Kind.UNKNOWN_REGISTER, detail="rbp"))
+    return state.bp
 
 
 def _border(symbol: str) -> Optional[Kind]:

@@ -116,6 +116,7 @@ _NOTES: Mapping[Kind, str] = {
     Kind.FRAME_POINTER: "by frame pointer: {detail}",
     Kind.NOT_CODE: "no code: the return address is the last word on the stack",
     Kind.FIRST_INSTRUCTION: "first instruction: the return address is the last word on the stack",
+    Kind.CALL_FOUND: "no ORC: the return address is the first that follows a call of this function",
     Kind.NOT_STARTED: "paging is off: the kernel has not started this CPU",
     Kind.ONLY_64_BIT: "only the stacks of 64-bit kernels can be unwound",
     Kind.OTHER_KERNEL: "runs another kernel",
