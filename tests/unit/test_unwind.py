@@ -8,15 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.handmade.kernel import types
 from tests.helpers import IDLE_VCPU
 from tests.unit import test_orc as orc
 from volatility_guestdump.exceptions import AddressError
 from volatility_guestdump.linux.frames import Frame, Kind, Note
+from volatility_guestdump.linux.generated import Trampoline
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.orc import OrcTable
 from volatility_guestdump.linux.place import Place
+from volatility_guestdump.linux.returns import ReplacedReturns
+from volatility_guestdump.linux.tasks import Task, Tasks
 from volatility_guestdump.linux.unwind import MAXIMUM_FRAMES, Unwinder
 from volatility_guestdump.machine import VCPU
+from volatility_guestdump.report.rows import notes
 from volatility_guestdump.x86.paging import CR0_PG
 
 STACK = 0xFFFFC90000010000
@@ -34,6 +39,7 @@ class FakeKernel:
     types: Any = None
     modules: Any = None
     generated: Any = None
+    btf: Any = None
 
     def __init__(
         self, functions: Mapping[str, tuple[int, int, int]], with_orc: bool = True
@@ -505,3 +511,192 @@ def test_any_stack_and_any_entries_end(stack: bytes, rows: list[tuple[int, int]]
     frames = trace(kernel, "f0", sp, rbp=STACK + sp, r10=STACK + 8, r13=STACK + 16)
     assert 0 < len(frames) <= MAXIMUM_FRAMES + 1
     assert frames[-1].notes
+
+
+MADE = 0xFFFFFFFFC0100000
+
+
+class MadeCode:
+    """A trampoline at the start of the generated code, and two programs behind it.
+
+    Args:
+        source: of the trampoline.
+    """
+
+    def __init__(self, source: Optional[int] = None) -> None:
+        self._trampoline = Trampoline(MADE, MADE + 0x100, source)
+
+    def trampoline(self, address: int) -> Optional[Trampoline]:
+        """Returns the trampoline that an address is in."""
+        return self._trampoline if MADE <= address < MADE + 0x100 else None
+
+    def locate(self, address: int) -> Optional[Place]:
+        """Names an address."""
+        number, offset = divmod(address - MADE, 0x100)
+        return (
+            Place(("trampoline", "bpf_one", "bpf_two")[number], offset) if 0 <= number < 3 else None
+        )
+
+
+def test_a_trampoline_is_unwound_like_its_source() -> None:
+    """The entry is that for the same offset of what it is a copy of."""
+    kernel = FakeKernel({"leaf": CALL, "ftrace_caller": (32, 0, orc.flags(3, "call")), TOP: END})
+    kernel.generated = MadeCode(kernel.at("ftrace_caller", 0))
+    kernel.put(0x100, MADE + 9)
+    kernel.put(0x108 + 24, kernel.at(TOP))
+    frames = trace(kernel, "leaf", 0x100)
+    assert names(frames) == ["leaf", "trampoline", TOP]
+    assert kinds(frames[1]) == [Kind.TRAMPOLINE]
+
+
+def test_a_trampoline_of_an_unknown_source() -> None:
+    """It is named, and the trace ends."""
+    kernel = FakeKernel({"leaf": CALL, TOP: END})
+    kernel.generated = MadeCode()
+    kernel.put(0x100, MADE + 9, kernel.at(TOP))
+    frames = trace(kernel, "leaf", 0x100)
+    assert names(frames) == ["leaf", "trampoline"]
+    assert kinds(frames[1]) == [Kind.UNDESCRIBED]
+
+
+def test_two_programs_one_above_the_other() -> None:
+    """Compiled BPF has frame pointers: they lead from one to the other, and to the kernel."""
+    kernel = FakeKernel({"leaf": CALL, "runner": CALL, TOP: END})
+    kernel.generated = MadeCode()
+    kernel.put(0x100, MADE + 0x120)
+    kernel.put(0x180, STACK + 0x200, MADE + 0x240)
+    kernel.put(0x200, 0x77, kernel.at("runner"), kernel.at(TOP))
+    frames = trace(kernel, "leaf", 0x100, rbp=STACK + 0x180)
+    assert names(frames) == ["leaf", "bpf_one", "bpf_two", "runner", TOP]
+    assert [kinds(frame) for frame in frames] == [[], *[[Kind.FRAME_POINTER]] * 2, [], []]
+
+
+class Noted:
+    """What tracers noted: of one task and one place."""
+
+    def __init__(self, trampoline: int, task: int, place: int, address: int) -> None:
+        self._trampoline = trampoline
+        self._notes = {(task, place): address}
+
+    def tracer(self, address: int) -> Optional[Kind]:
+        """Returns who put an address on the stack."""
+        return Kind.FUNCTION_GRAPH if address == self._trampoline else None
+
+    def original(self, task: int, place: int) -> Optional[int]:
+        """Returns what was there before."""
+        return self._notes.get((task, place))
+
+
+@pytest.mark.parametrize("task", [0x5000, 0x6000, None])
+def test_a_return_address_that_a_tracer_noted(task: Optional[int]) -> None:
+    """It is that of this task and of this place on the stack; without it the trace ends."""
+    kernel = FakeKernel({"leaf": CALL, "return_to_handler": CALL, TOP: END})
+    kernel.put(0x100, kernel.at("return_to_handler", 0))
+    unwinder = Unwinder(cast(LinuxKernel, cast(Any, kernel)))
+    noted = Noted(kernel.at("return_to_handler", 0), 0x5000, STACK + 0x100, kernel.at(TOP))
+    unwinder._returns = cast(ReplacedReturns, cast(Any, noted))
+    values = {"rip": kernel.at("leaf"), "rsp": STACK + 0x100, "cs": 0x10, "cr0": CR0_PG}
+    frames = list(unwinder.of_vcpu(VCPU(0, {**IDLE_VCPU, **values}), task))
+    if task == 0x5000:
+        assert frames[1].symbol == "secondary_startup_64+0x5"
+        assert kinds(frames[1]) == [Kind.FUNCTION_GRAPH]
+    else:
+        assert frames[1].symbol == "return_to_handler+0x0"
+        assert kinds(frames[1]) == [Kind.REPLACED]
+
+
+class SleepingTasks:
+    """Tasks that left their stacks where one is told.
+
+    Args:
+        bounds: of the stack of each.
+        pointer: where each left it.
+    """
+
+    def __init__(self, bounds: Optional[range], pointer: int) -> None:
+        self._bounds = bounds
+        self._pointer = pointer
+
+    def stack(self, task: Task) -> Optional[range]:
+        """Returns where the stack lies."""
+        return self._bounds
+
+    def stack_pointer(self, task: Task) -> int:
+        """Returns where the task left it."""
+        return self._pointer
+
+
+def sleeping(kernel: FakeKernel, bounds: Optional[range], pointer: int) -> list[Frame]:
+    """Returns the frames of a task that waits."""
+    frame = {"bp": (0, 8), "ret_addr": (8, 8)}
+    kernel.types = types({"inactive_task_frame": (16, frame)})
+    kernel.btf = kernel.types
+    tasks = cast(Tasks, cast(Any, SleepingTasks(bounds, pointer)))
+    unwinder = Unwinder(cast(LinuxKernel, cast(Any, kernel)))
+    return list(unwinder.of_task(tasks, Task(0x5000, 7, 7, "sleeper")))
+
+
+BOUNDS = range(STACK, STACK + 0x200)
+
+
+def test_a_task_that_waits() -> None:
+    """Its trace starts from where it left its stack."""
+    kernel = FakeKernel({"__schedule": (24, 0, orc.flags(3, "call")), TOP: END})
+    kernel.put(0x100, 0, kernel.at("__schedule"), 1, 2, kernel.at(TOP))
+    frames = sleeping(kernel, BOUNDS, STACK + 0x100)
+    assert names(frames) == ["__schedule", TOP]
+    assert depths(frames) == [0x110, 0x128]
+
+
+def test_a_task_whose_stack_is_freed() -> None:
+    """There is one row, and nothing of what another task has at the same place now."""
+    kernel = FakeKernel({"__schedule": CALL, TOP: END})
+    kernel.put(0x100, 0, kernel.at("__schedule"), kernel.at(TOP))
+    assert sleeping(kernel, None, STACK + 0x100) == [Frame(None, None, "", (Note(Kind.EXITED),))]
+
+
+@pytest.mark.parametrize("place", [-8, 0x1F8, 0x200, 0x800])
+def test_a_stack_pointer_outside_of_the_stack(place: int) -> None:
+    """It leads to somebody else's frames: none is shown."""
+    kernel = FakeKernel({"__schedule": CALL, TOP: END})
+    kernel.put(0x1F8, kernel.at("__schedule"), kernel.at("__schedule"), kernel.at(TOP))
+    kernel.put(0x800, 0, kernel.at("__schedule"), kernel.at(TOP))
+    frames = sleeping(kernel, BOUNDS, STACK + place)
+    assert frames == [Frame(None, None, "", (Note(Kind.SP_ELSEWHERE, STACK + place),))]
+
+
+def test_a_trace_that_leaves_the_stack() -> None:
+    """Beyond the end of a task's stack lies another's."""
+    kernel = FakeKernel({"__schedule": (0x100, 0, orc.flags(3, "call")), TOP: END})
+    kernel.put(0x180, 0, kernel.at("__schedule"))
+    kernel.put(0x190 + 0xF8, kernel.at(TOP))
+    (frame,) = sleeping(kernel, BOUNDS, STACK + 0x180)
+    assert frame.notes == (Note(Kind.OUTSIDE_STACK, STACK + 0x290),)
+
+
+@pytest.mark.parametrize("word", [0, STACK])
+def test_a_task_that_left_no_return_address(word: int) -> None:
+    """What is no code is no frame, and an address of 0 is no call through a null pointer."""
+    kernel = FakeKernel({"__schedule": CALL, TOP: END})
+    kernel.put(0x100, 0, word, kernel.at(TOP))
+    frames = sleeping(kernel, BOUNDS, STACK + 0x100)
+    assert frames == [Frame(None, None, "", (Note(Kind.NO_RETURN_ADDRESS, word),))]
+
+
+def test_registers_at_a_crash() -> None:
+    """The innermost frame says where they are from."""
+    kernel = FakeKernel({"leaf": CALL, TOP: END})
+    kernel.put(0x100, kernel.at(TOP))
+    registers = {**IDLE_VCPU, "rip": kernel.at("leaf"), "rsp": STACK + 0x100, "cs": 0x10}
+    unwinder = Unwinder(cast(LinuxKernel, cast(Any, kernel)))
+    note = Note(Kind.CRASH_NOTES, detail="0")
+    frames = list(unwinder.of_registers(registers, None, note))
+    assert [frame.notes for frame in frames] == [(note,), ()]
+
+
+def test_every_note_has_words() -> None:
+    """None is shown as nothing, and particulars are in them."""
+    for kind in Kind:
+        assert notes([Note(kind, 0x1234, "detail")])
+    assert "0x1234" in notes([Note(Kind.NO_RETURN_ADDRESS, 0x1234)])
+    assert notes([Note(Kind.NOT_CODE), Note(Kind.USER_MODE)]).endswith("; user mode")
