@@ -169,7 +169,11 @@ class Tasks:
         Raises:
             AddressError: the task is not in the dump.
         """
-        return self._on_cpu is not None and bool(self._value(task.address, self._on_cpu))
+        if self._on_cpu is None:
+            # The variable of the one CPU
+            current = _current_task_variable(self._kernel, self._btf)
+            return current is not None and self._kernel.pointer(current) == task.address
+        return bool(self._value(task.address, self._on_cpu))
 
     def __iter__(self) -> Iterator[Task]:
         """Yields every thread of every process, but no idle task; ends where a list is damaged."""
@@ -311,7 +315,7 @@ class Cpus:
             return None
 
     def _current_task_pointer(self, number: int) -> int:
-        variable = self._current_task_variable()
+        variable = _current_task_variable(self._kernel, self._btf)
         if variable is None:
             raise KernelError("the kernel does not name its current tasks")
         return (variable + self._offsets[number]) & ((1 << self._kernel.bits) - 1)
@@ -328,13 +332,15 @@ class Cpus:
         except (AddressError, KernelError):
             return None
 
-    def _current_task_variable(self) -> Optional[int]:
-        address = self._kernel.address("current_task")
-        if address is None and self._btf is not None:
-            hot = self._kernel.address("pcpu_hot")
-            if hot is not None:
-                try:
-                    address = hot + self._btf.offset("pcpu_hot", "current_task")
-                except KernelError:
-                    return None
-        return address
+
+def _current_task_variable(kernel: LinuxKernel, btf: Optional[Btf]) -> Optional[int]:
+    """Returns the address of the per-CPU variable that names the current task, or None."""
+    address = kernel.address("current_task")
+    if address is None and btf is not None:
+        hot = kernel.address("pcpu_hot")
+        if hot is not None:
+            try:
+                address = hot + btf.offset("pcpu_hot", "current_task")
+            except KernelError:
+                return None
+    return address
