@@ -199,7 +199,7 @@ def _structures() -> list[tuple[int, int]]:
     for stack in [*map(real.of_vcpu, guest.vcpus), *real.of_tasks()]:
         if stack.task is not None:
             found.append((stack.task.address, 0x2000))
-            found += [(frame.sp, 64) for frame in stack.frames[:4]]
+            found += [(frame.sp, 64) for frame in stack.frames[:4] if frame.sp is not None]
     places = []
     for place, size in found:
         with contextlib.suppress(AddressError):

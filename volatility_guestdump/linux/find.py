@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Optional
 
 from volatility_guestdump.exceptions import AddressError, KallsymsError
+from volatility_guestdump.linux.crash import is_second_kernel
 from volatility_guestdump.linux.kallsyms import Kallsyms, find_kallsyms
 from volatility_guestdump.linux.kernel import LinuxKernel, Run
 from volatility_guestdump.machine import PAGE_SIZE, Machine, read_padded
@@ -54,14 +55,18 @@ def find_kernel(machine: Machine) -> Optional[LinuxKernel]:
         machine: that is searched; each vCPU is tried, for some may be in a useless state.
 
     Returns:
-        The kernel, or None when the guest is not Linux, or has not come far enough to tell.
+        The kernel, or None when the guest is not Linux, or has not come far enough to tell. Of two,
+        it is the one that panicked, and not the one that kdump started then.
     """
-    found = None
+    found = second = None
     for kernel in itertools.islice(_kernels(machine), _ATTEMPTS):
-        if kernel.kallsyms is not None:
+        if kernel.kallsyms is None:
+            found = found or kernel
+        elif is_second_kernel(kernel):
+            second = second or kernel
+        else:
             return kernel
-        found = found or kernel
-    return found
+    return second or found
 
 
 def _kernels(machine: Machine) -> Iterator[LinuxKernel]:

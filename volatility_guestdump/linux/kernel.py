@@ -14,6 +14,7 @@ from typing import NamedTuple, Optional, Union
 from volatility_guestdump.exceptions import AddressError, BtfError, OrcError
 from volatility_guestdump.linux.boot_header import preferred_address
 from volatility_guestdump.linux.btf import Btf, Kind, btf_headers
+from volatility_guestdump.linux.generated import GeneratedCode
 from volatility_guestdump.linux.kallsyms import Kallsyms
 from volatility_guestdump.linux.modules import Modules
 from volatility_guestdump.linux.orc import ENTRY_SIZE, IP_SIZE, OrcTable, find_form
@@ -40,6 +41,9 @@ _BTF_ATTEMPTS = 16
 _NOTES_LIMIT = 64 << 10
 #: A distribution's kernel has about 3 MB of entries.
 _ORC_LIMIT = 64 << 20
+
+#: COMMAND_LINE_SIZE of x86 (arch/x86/include/asm/setup.h).
+_COMMAND_LINE_LIMIT = 2048
 
 #: An ELF note NT_GNU_BUILD_ID (3) of "GNU", up to its content; the size of that is not absurd.
 _BUILD_ID = re.compile(rb"\x04\0\0\0(.\0\0\0)\x03\0\0\0GNU\0", re.DOTALL)
@@ -378,6 +382,65 @@ class LinuxKernel:
     def modules(self) -> Optional[Modules]:
         """The modules that the kernel has loaded; None without types, which tell where they are."""
         return Modules(self, self.types) if self.types is not None else None
+
+    @functools.cached_property
+    def generated(self) -> Optional[GeneratedCode]:
+        """The code that the kernel made while it ran; None without types."""
+        return GeneratedCode(self, self.types) if self.types is not None else None
+
+    @functools.cached_property
+    def _code(self) -> Sequence[tuple[int, int]]:
+        """What of the image is code: (start, end)."""
+        bounds = (
+            (self.address(start), self.address(end))
+            for start, end in (("_stext", "_etext"), ("_sinittext", "_einittext"))
+        )
+        return [(start, end) for start, end in bounds if start is not None and end is not None]
+
+    def is_code(self, address: int) -> bool:
+        """Whether an address lies in code: of the image, of a module, or made by the kernel."""
+        if any(start <= address < end for start, end in self._code):
+            return True
+        if self.modules is not None and self.modules.at(address) is not None:
+            return True
+        return self.generated is not None and self.generated.has(address)
+
+    def locate_loaded(self, address: int) -> Optional[Place]:
+        """Returns where an address in a module or in generated code is, else None."""
+        for code in (self.modules, self.generated):
+            found = code.locate(address) if code is not None else None
+            if found is not None:
+                return found
+        return None
+
+    def runs_on(self, vcpu: VCPU) -> Optional[bool]:
+        """Whether a vCPU runs this kernel, by its page tables; None where they do not tell.
+
+        It does not where another kernel has taken the vCPU over, as after a panic with kdump: then
+        its page tables map what it runs, but not this kernel.
+        """
+        # With isolated page tables the user's half maps the entries into the kernel, and no more.
+        place = self.address("__entry_text_start") or self.virtual_base
+        try:
+            own = self.tables.translate(place)[0]
+        except AddressError:
+            return None
+        loaded = self.tables.at(vcpu["cr3"])
+        try:
+            return loaded.translate(place)[0] == own
+        except AddressError:
+            return False if loaded.maps(vcpu["rip"]) else None
+
+    @functools.cached_property
+    def command_line(self) -> Optional[str]:
+        """What the kernel was started with, or None where that cannot be told."""
+        address = self.address("saved_command_line")
+        if address is None:
+            return None
+        try:
+            return printable(self.read(self.pointer(address), _COMMAND_LINE_LIMIT))
+        except AddressError:
+            return None
 
     def isolates_page_tables(self) -> Optional[bool]:
         """Whether page-table isolation is on, or None when that cannot be told.

@@ -10,7 +10,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Iterator
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from volatility3.framework import interfaces, renderers
 from volatility3.framework.configuration import requirements
@@ -168,6 +168,10 @@ def _no_symbol(address: int) -> Optional[str]:
     return None
 
 
+def _address(value: Optional[int]) -> Union[format_hints.Hex, interfaces.renderers.BaseAbsentValue]:
+    return renderers.NotAvailableValue() if value is None else format_hints.Hex(value)
+
+
 def _vcpu_requirement() -> requirements.ListRequirement:
     return requirements.ListRequirement(
         name="vcpu",
@@ -189,8 +193,9 @@ def selected_vcpus(machine: Machine, numbers: Optional[list[int]]) -> list[VCPU]
 class Backtrace(GuestDumpPlugin):
     """Shows the task and the kernel's stack of every vCPU of a Linux guest.
 
-    The stack is unwound with the kernel's own tables (ORC), from the vCPU's registers. With --tasks
-    the tasks that no vCPU runs follow, from where they were switched away.
+    The stack is unwound with the kernel's own tables (ORC), from the vCPU's registers. Where kdump
+    has started a second kernel on a CPU, it is unwound from the registers that the first one saved.
+    With --tasks the tasks that no vCPU runs follow, from where they were switched away.
     """
 
     _version = (1, 0, 0)
@@ -243,11 +248,12 @@ class Backtrace(GuestDumpPlugin):
                         renderers.NotAvailableValue() if stack.vcpu is None else stack.vcpu.number,
                         task.pid if task else renderers.NotAvailableValue(),
                         task.comm if task else renderers.NotAvailableValue(),
+                        (task and task.state) or renderers.NotAvailableValue(),
                         number,
-                        format_hints.Hex(frame.sp),
-                        format_hints.Hex(frame.ip),
+                        _address(frame.sp),
+                        _address(frame.ip),
                         frame.symbol,
-                        frame.note,
+                        rows.notes(frame.notes),
                     ),
                 )
 
@@ -258,6 +264,8 @@ class Backtrace(GuestDumpPlugin):
         numbers = self.config.get("vcpu", None)
         for vcpu in selected_vcpus(self.machine, numbers):
             yield stacks.of_vcpu(vcpu)
+        if not numbers:
+            yield from stacks.at_crash()
         if with_tasks:
             yield from stacks.of_tasks()
 
@@ -265,7 +273,7 @@ class Backtrace(GuestDumpPlugin):
         """Returns the rows."""
         return renderers.TreeGrid(
             [
-                *(("vCPU", int), ("PID", int), ("COMM", str), ("Frame", int)),
+                *(("vCPU", int), ("PID", int), ("COMM", str), ("State", str), ("Frame", int)),
                 *(("SP", format_hints.Hex), ("IP", format_hints.Hex)),
                 *(("Symbol", str), ("Note", str)),
             ],

@@ -11,6 +11,7 @@ from typing import Optional, Protocol
 
 from volatility_guestdump.exceptions import BtfError
 from volatility_guestdump.files.location import file_state, memory_locations
+from volatility_guestdump.linux.crash import first_kernel_release, is_second_kernel
 from volatility_guestdump.linux.kernel import CODE_ALONE, LinuxKernel
 from volatility_guestdump.linux.log import panic_message
 from volatility_guestdump.linux.stacks import PanicTask, Stacks
@@ -84,6 +85,21 @@ class Symbols:
 
 
 @dataclass(frozen=True)
+class Kdump:
+    """Two kernels in one guest, the second of which kdump started when the first panicked.
+
+    Attributes:
+        is_second: whether the kernel looked at is the second.
+        first_release: of the first kernel, as the second knows it, or None.
+        other_vcpus: numbers of the vCPUs that run another kernel than the one looked at.
+    """
+
+    is_second: bool
+    first_release: Optional[str]
+    other_vcpus: Sequence[int]
+
+
+@dataclass(frozen=True)
 class KernelFacts:
     """A kernel; what is not known is None.
 
@@ -100,6 +116,7 @@ class KernelFacts:
         symbols: where they come from.
         panic: why it stopped.
         panic_task: who stopped it.
+        kdump: when there are two kernels.
     """
 
     paging: Optional[PagingMode] = None
@@ -114,6 +131,7 @@ class KernelFacts:
     symbols: Optional[Symbols] = None
     panic: Optional[str] = None
     panic_task: Optional[PanicTask] = None
+    kdump: Optional[Kdump] = None
 
 
 class BugChecks(Protocol):
@@ -188,7 +206,16 @@ def linux_facts(machine: Machine, kernel: LinuxKernel, installed: Optional[str])
         Symbols(installed, kernel.kallsyms is not None, has_types, missing),
         panic_message(kernel),
         Stacks(kernel, machine.vcpus).panic_task(),
+        _kdump(machine, kernel),
     )
+
+
+def _kdump(machine: Machine, kernel: LinuxKernel) -> Optional[Kdump]:
+    others = [vcpu.number for vcpu in machine.vcpus if kernel.runs_on(vcpu) is False]
+    is_second = is_second_kernel(kernel)
+    if not is_second and not others:
+        return None
+    return Kdump(is_second, first_kernel_release(kernel), others)
 
 
 def windows_facts(

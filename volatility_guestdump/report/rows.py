@@ -1,11 +1,13 @@
 """The facts in words: the rows of guestdump.Info."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Optional
 
+from volatility_guestdump.linux.frames import Kind, Note
 from volatility_guestdump.linux.stacks import PanicTask
 from volatility_guestdump.report.facts import (
     FileState,
+    Kdump,
     KernelFacts,
     MachineFacts,
     MemoryFileFacts,
@@ -60,6 +62,7 @@ def kernel_rows(facts: KernelFacts) -> Iterator[Row]:
         "Kernel physical base": _hexadecimal(facts.physical_base),
         "Page map (DTB)": _hexadecimal(facts.page_map),
         "Symbols": _symbols(facts.symbols) if facts.symbols else None,
+        "Kdump": _kdump(facts.kdump) if facts.kdump else None,
         "Panic": facts.panic,
         "Panic task": _panic_task(facts.panic_task) if facts.panic_task else None,
     }
@@ -86,6 +89,66 @@ def _symbols(symbols: Symbols) -> str:
     return f"{partly}: {symbols.missing}; plugins need an ISF for this banner"
 
 
+def _kdump(kdump: Kdump) -> str:
+    said = []
+    if kdump.is_second:
+        first = f"Linux {kdump.first_release}" if kdump.first_release else "another kernel"
+        said.append(f"started this kernel when {first} had panicked")
+    if kdump.other_vcpus:
+        numbers = ", ".join(map(str, kdump.other_vcpus))
+        said.append(f"another kernel runs on vCPU {numbers}")
+    return "; ".join(said)
+
+
 def _panic_task(panic: PanicTask) -> str:
+    cpu = f"CPU {panic.cpu}" if panic.vcpu is None else f"vCPU {panic.vcpu.number}"
     task = f"{panic.task.comm} (pid {panic.task.pid})" if panic.task else ""
-    return f"vCPU {panic.vcpu.number}: " + ", ".join(filter(None, (task, panic.place)))
+    return ": ".join(filter(None, (cpu, ", ".join(filter(None, (task, panic.place))))))
+
+
+#: The words for notes; {address} and {detail} are the note's, of those that have any.
+_NOTES: Mapping[Kind, str] = {
+    Kind.USER_MODE: "user mode",
+    Kind.SYSTEM_CALL: "system call",
+    Kind.INTERRUPT: "interrupt",
+    Kind.EXCEPTION: "exception",
+    Kind.OFFLINE: "the CPU is offline",
+    Kind.CRASH_NOTES: "CPU {detail} when the kernel panicked, from crash_notes",
+    Kind.FUNCTION_GRAPH: "found by what the function graph tracer noted",
+    Kind.KRETPROBE: "found by what a kretprobe noted",
+    Kind.TRAMPOLINE: "by ORC of what it is a copy of",
+    Kind.FRAME_POINTER: "by frame pointer: {detail}",
+    Kind.NOT_CODE: "no code: the return address is the last word on the stack",
+    Kind.FIRST_INSTRUCTION: "first instruction: the return address is the last word on the stack",
+    Kind.CALL_FOUND: "no ORC: the return address is the first that follows a call of this function",
+    Kind.NOT_STARTED: "paging is off: the kernel has not started this CPU",
+    Kind.ONLY_64_BIT: "only the stacks of 64-bit kernels can be unwound",
+    Kind.OTHER_KERNEL: "runs another kernel",
+    Kind.RUNNING: "runs on a CPU whose registers are not in the dump",
+    Kind.EXITED: "exited: its stack is freed",
+    Kind.NO_STACK: "no saved stack: {detail}",
+    Kind.SP_ELSEWHERE: "its stack pointer {address:#x} lies outside of its stack",
+    Kind.CIRCLE: "the stack runs in a circle",
+    Kind.DOWNWARDS: "the stack does not lead upwards",
+    Kind.OUTSIDE_STACK: "leads out of the task's stack, to {address:#x}",
+    Kind.NO_RETURN_ADDRESS: "{address:#x}, where the return address should be, is in no code",
+    Kind.REPLACED: "a tracer replaced the return address, and nothing tells the right one",
+    Kind.UNDESCRIBED: "nothing tells how to unwind this code",
+    Kind.DAMAGED_ORC: "{detail}",
+    Kind.UNKNOWN_REGISTER: "{detail}, which leads to the caller, is not known",
+    Kind.BAD_REGISTERS: "what lies at {address:#x} are no saved registers",
+    Kind.NOT_IN_DUMP: "the stack at {address:#x} is not in the dump",
+    Kind.TOO_DEEP: "more frames than a stack can have",
+}
+
+
+def notes(found: Sequence[Note]) -> str:
+    """Returns the notes of a frame in words."""
+    return "; ".join(_note(note) for note in found)
+
+
+def _note(note: Note) -> str:
+    detail = note.detail
+    if note.kind is Kind.FRAME_POINTER:
+        detail = detail or "no ORC for this code"
+    return _NOTES[note.kind].format(address=note.address, detail=detail)
