@@ -6,12 +6,13 @@ import pathlib
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
 from tests.lab import initramfs, packages, truth
 from tests.lab.errors import LabError
-from tests.lab.qemu import PROGRAM, VCPU, Machine, command_line
+from tests.lab.qemu import CHUNK, PROGRAM, VCPU, Machine, command_line, kernel_gs_bases
 from tests.lab.recipes import GUESTS, NMI, STOP, USER, Recipe
 from tests.lab.writer import pack_guest, write_vmem
 
@@ -143,7 +144,8 @@ def _write(recipe: Recipe, folder: pathlib.Path, scratch: pathlib.Path) -> None:
     archive = scratch / "initramfs"
     archive.write_bytes(initramfs.build(busybox, kernel.modules, recipe.start, recipe.end))
     _log.info("%s: booting %s", recipe.name, kernel.package)
-    command = command_line(recipe, kernel.image, archive, folder)
+    firmware = packages.firmware(recipe.firmware) if recipe.firmware else None
+    command = command_line(recipe, kernel.image, archive, folder, firmware)
     with Machine(command, scratch) as machine:
         vcpus = _run(recipe, machine, folder)
         if len(vcpus) != recipe.vcpus:
@@ -155,6 +157,12 @@ def _write(recipe: Recipe, folder: pathlib.Path, scratch: pathlib.Path) -> None:
         written = write_vmem(folder / "debug.vmem", machine.memory(regions))
         if written != size:
             raise LabError(f"QEMU gave {written:#x} bytes of memory instead of {size:#x}")
+        for name in recipe.dumps:
+            _keep_dump(machine.dump(name), folder / name)
+        if machine.vcpus() != vcpus:
+            raise LabError(f"vCPUs of guest {recipe.name} moved while it was written")
+    if "dump.elf" in recipe.dumps:
+        _add_kernel_gs_bases(vcpus, folder / "dump.elf")
     registers = [vcpu.registers for vcpu in vcpus]
     (folder / "debug.guest").write_bytes(pack_guest(recipe.format_version, regions, registers))
     expected = truth.expected(
@@ -167,6 +175,21 @@ def _write(recipe: Recipe, folder: pathlib.Path, scratch: pathlib.Path) -> None:
     )
     text = json.dumps(expected, indent=1) + "\n"
     (folder / "expected.json").write_text(text, encoding="utf-8")
+
+
+def _keep_dump(dump: pathlib.Path, final: pathlib.Path) -> None:
+    """Moves a dump to its place, with holes in the file where memory is zero."""
+    with dump.open("rb") as stream:
+        write_vmem(final, iter(lambda: stream.read(CHUNK), b""))
+    dump.unlink()
+
+
+def _add_kernel_gs_bases(vcpus: Sequence[VCPU], dump: pathlib.Path) -> None:
+    values = kernel_gs_bases(dump)
+    if len(values) != len(vcpus):
+        raise LabError(f"{dump} has notes of {len(values)} vCPUs instead of {len(vcpus)}")
+    for vcpu, value in zip(vcpus, values):
+        vcpu.registers["kernel_gs_base"] = value
 
 
 def _read(path: pathlib.Path) -> str:

@@ -13,6 +13,10 @@ LAB_VERSION = 1
 #: (softdog, a watchdog that nobody feeds), or runs until stopped.
 PANIC, NMI, MODULE, STOP = "panic", "nmi", "module", "stop"
 
+#: Fields of a recipe that came after guests had been made: at their defaults they say nothing new,
+#: so they do not count for the digest, and the guests stay what they are.
+_LATER_FIELDS = ("devices", "dumps", "firmware")
+
 #: What a vCPU does at the moment of the stop.
 USER, KERNEL, HALTED = "user", "kernel", "halted"
 
@@ -54,6 +58,11 @@ class Recipe:
         end: `PANIC`, `NMI` or `STOP`.
         modes: for a guest that is stopped, what each vCPU must be doing then.
         slow: whether it takes so much time or space that one has to ask for it.
+        devices: further devices of the machine, as QEMU's -device wants them.
+        dumps: dumps that QEMU itself writes beside debug.guest, of the same moment: names of files
+            from `qemu.DUMPS`.
+        firmware: the package of Debian that the firmware comes from, see `packages.FIRMWARE`; None
+            for QEMU's own BIOS.
     """
 
     name: str
@@ -70,11 +79,17 @@ class Recipe:
     end: str = PANIC
     modes: tuple[str, ...] = ()
     slow: bool = False
+    devices: tuple[str, ...] = ()
+    dumps: tuple[str, ...] = ()
+    firmware: Optional[str] = None
 
     @property
     def digest(self) -> str:
         """Tells whether a guest on disk was made by this very recipe and lab."""
         fields = dataclasses.asdict(self)
+        for field in dataclasses.fields(self):
+            if field.name in _LATER_FIELDS and fields[field.name] == field.default:
+                del fields[field.name]
         # Words only; they do not change the guest.
         del fields["reason"], fields["slow"]
         text = json.dumps([LAB_VERSION, fields], sort_keys=True)
@@ -225,6 +240,40 @@ _RECIPES = (
         format_version=6,
         start=MANY_PROCESSES,
         slow=True,
+    ),
+    Recipe(
+        name="qemu-elf",
+        reason="dumps that QEMU wrote itself, with a VMCOREINFO note: they have the registers too",
+        kernel=BOOKWORM,
+        format_version=6,
+        memory=192,
+        below_4g=128,
+        append="pti=on",
+        # Its driver hands VMCOREINFO to the device.
+        modules=("dummy", "loop", "qemu_fw_cfg"),
+        start=PROCESSES,
+        devices=("vmcoreinfo",),
+        dumps=("dump.elf", "dump-paging.elf", "dump.kdump"),
+    ),
+    Recipe(
+        name="qemu-elf-la57",
+        reason="QEMU's dumps with 5-level paging, and a vCPU whose gs_base is the user's",
+        kernel=SID,
+        format_version=7,
+        vcpus=3,
+        five_level=True,
+        start=f"on_cpu 1 {SPINNER}\non_cpu 2 dd if=/dev/zero of=/dev/null bs=64M\n",
+        end=STOP,
+        modes=(HALTED, USER, KERNEL),
+        dumps=("dump.elf", "dump-paging.elf"),
+    ),
+    Recipe(
+        name="uefi",
+        reason="booted by UEFI: memory in many small ranges, firmware that stays in memory",
+        kernel=BOOKWORM,
+        format_version=6,
+        start=PROCESSES,
+        firmware="ovmf",
     ),
 )
 

@@ -67,6 +67,7 @@ def expected(
         "memory_total_kib": _first_number(r"MemTotal: +(\d+) kB", facts["memtotal"]),
         "memory_regions": [{"start": hex(start), "size": hex(size)} for start, size in regions],
         "vcpus": [{name: hex(vcpu.registers[name]) for name in _REGISTERS} for vcpu in vcpus],
+        "vcpu_msrs": [_msrs(vcpu) for vcpu in vcpus],
         "vcpu_modes": [vcpu.mode for vcpu in vcpus],
         "vcpu_tasks": _vcpu_tasks(vcpus, facts["pinned"], panic, names),
         "panic_message": panic.message,
@@ -83,6 +84,12 @@ def expected(
         "mounts": [_mount(line) for line in facts["mountinfo"]],
         "maps": _maps(facts["maps"]),
     }
+
+
+def _msrs(vcpu: VCPU) -> dict[str, str]:
+    """Returns the model-specific registers of a vCPU that are known."""
+    names = ("efer", "kernel_gs_base")
+    return {name: hex(vcpu.registers[name]) for name in names if name in vcpu.registers}
 
 
 def _sections(log: str) -> dict[str, list[str]]:
