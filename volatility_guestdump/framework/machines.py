@@ -9,13 +9,13 @@ from typing import Optional
 from volatility3.framework import interfaces
 from volatility3.framework.configuration import requirements
 
-from volatility_guestdump.framework.layers import GuestDumpLayer
+from volatility_guestdump.framework.layers import MachineLayer
 from volatility_guestdump.machine import Machine
 
 
 def machine_of(layer: interfaces.layers.DataLayerInterface) -> Optional[Machine]:
     """Returns the machine whose guest-physical memory a layer is, or None."""
-    return layer.machine if isinstance(layer, GuestDumpLayer) else None
+    return layer.machine if isinstance(layer, MachineLayer) else None
 
 
 def machine_below(

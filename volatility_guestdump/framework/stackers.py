@@ -33,7 +33,12 @@ from volatility_guestdump.framework.intel import (
     GuestDumpIntelLA57,
     GuestDumpIntelPAE,
 )
-from volatility_guestdump.framework.layers import GuestDumpLayer, MemoryFileLayer, open_guest_file
+from volatility_guestdump.framework.layers import (
+    GuestDumpLayer,
+    MachineLayer,
+    MemoryFileLayer,
+    open_guest_file,
+)
 from volatility_guestdump.framework.machines import machine_of
 from volatility_guestdump.machine import Machine
 from volatility_guestdump.windows.kernel import WindowsKernel
@@ -224,7 +229,7 @@ class GuestDumpWindowsStacker(interfaces.automagic.StackerLayerInterface):
         layer = context.layers[layer_name]
         machine = machine_of(layer)
         kernel = None if machine is None else kernels.windows_kernel(machine)
-        if kernel is None or not isinstance(layer, GuestDumpLayer):
+        if kernel is None or not isinstance(layer, MachineLayer):
             return None
         if kernel.tables.mode is PagingMode.FIVE_LEVEL:
             # GuestDumpSystemStacker says why.
