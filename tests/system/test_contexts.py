@@ -5,6 +5,7 @@ import pathlib
 from typing import Any, Optional
 
 import pytest
+import volatility3.symbols
 from volatility3.framework import automagic, contexts, interfaces, plugins
 from volatility3.framework.automagic import stacker
 from volatility3.plugins.linux import lsof, pslist  # type: ignore[attr-defined]
@@ -74,7 +75,8 @@ def test_a_plugin_for_windows_behind_one_of_ours(
     """It finds the stackers that it needs."""
     guest = stand_in(tmp_path, "x64")
     monkeypatch.setattr("volatility3.framework.constants.CACHE_PATH", str(tmp_path))
-    monkeypatch.setattr("volatility3.symbols.__path__", [str(guest.symbols)])
+    folders = [str(guest.symbols), *volatility3.symbols.__path__]
+    monkeypatch.setattr("volatility3.symbols.__path__", folders)
     context = contexts.Context()
     assert run(Info, guest.guest_path, context)
     assert run(windows_info.Info, guest.guest_path, context, "later")

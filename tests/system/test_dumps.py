@@ -102,11 +102,14 @@ def test_name_without_suffix(tmp_path: pathlib.Path) -> None:
 def test_other_files_are_left_alone(
     tmp_path: pathlib.Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A file that is no guest dump is passed over in silence, even with the suffix."""
-    path = tmp_path / "debug.guest"
-    path.write_bytes(content)
-    assert isinstance(stack(path), physical.FileLayer)
-    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    """A file that is no guest dump is passed over in silence, unless it is named like one."""
+    for name in ("memory.raw", "debug.guest"):
+        path = tmp_path / name
+        path.write_bytes(content)
+        caplog.clear()
+        assert isinstance(stack(path), physical.FileLayer)
+        said = [each.message for each in caplog.records if each.levelname == "WARNING"]
+        assert len(said) == (name == "debug.guest") and all(name in each for each in said)
 
 
 def test_a_damaged_guest_file_is_said(

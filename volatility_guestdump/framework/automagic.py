@@ -31,12 +31,11 @@ class GuestDumpStackers(stacker.LayerStacker):
     # Before LayerStacker (10), which has nothing left to do then.
     priority = 5
 
-    def __init__(
-        self, context: interfaces.context.ContextInterface, config_path: str, *args: Any
-    ) -> None:
-        # The file to stack on is configured for LayerStacker alone.
-        parent = interfaces.configuration.parent_path(config_path)
-        super().__init__(context, join(parent, stacker.LayerStacker.__name__), *args)
+    @property
+    def config(self) -> interfaces.configuration.HierarchicalDict:
+        """The configuration of LayerStacker, the only one that has the file to stack on."""
+        parent = interfaces.configuration.parent_path(self.config_path)
+        return self.context.config.branch(join(parent, stacker.LayerStacker.__name__))
 
     def __call__(
         self,

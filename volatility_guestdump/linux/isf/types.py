@@ -137,7 +137,7 @@ class TypeConverter:
         """Returns what describes a type, and how deep it nests; `depth` is how deep it lies."""
         found = self._descriptors.get(number)
         if found is None:
-            # Before it is too deep for Python, whatever of it is known already.
+            # Check before recursing: a cached inner type does not bound this path.
             self._check_depth(number, depth)
             found = self._descriptors[number] = self._describe(number, depth)
         self._check_depth(number, depth + found[1])
