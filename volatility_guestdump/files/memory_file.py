@@ -1,10 +1,12 @@
 """Random access to a file of raw memory, plain or compressed."""
 
+import errno
 import io
 import logging
 import mmap
 import os
 import threading
+from collections.abc import Iterator
 from typing import Any, BinaryIO, Optional, Union
 
 from volatility_guestdump.exceptions import MediumError, MemoryFileError, MissingMemoryFile
@@ -99,6 +101,25 @@ class MemoryFile:
                 )
             data += rest
         return data
+
+    def stored(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """Yields offset and size of what of a piece of the file is no hole of a sparse file."""
+        end = offset + length
+        while offset < end:
+            first, last = offset, end
+            if self._descriptor is not None and hasattr(os, "SEEK_DATA"):
+                try:
+                    first = os.lseek(self._descriptor, offset, os.SEEK_DATA)
+                    last = min(end, os.lseek(self._descriptor, first, os.SEEK_HOLE))
+                except OSError as error:
+                    if error.errno == errno.ENXIO:
+                        return
+                    # The file system cannot tell.
+                    first, last = offset, end
+            if first >= end:
+                return
+            yield first, last - first
+            offset = last
 
     def map(self) -> Optional[mmap.mmap]:
         """Returns the file as mapped into memory, or None where that cannot be done."""

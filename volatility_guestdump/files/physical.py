@@ -9,7 +9,7 @@ medium that fails, after its pieces were read: the system may drop a piece and r
 
 import bisect
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Optional
 
 from volatility_guestdump.exceptions import AddressError, MediumError
@@ -82,6 +82,13 @@ class PhysicalMemory:
             length -= run.end - address
             address = run.end
         return True
+
+    def stored(self) -> Iterator[MemoryRange]:
+        """Yields the runs of memory that are no holes of a sparse file, ascending."""
+        for run in self.ranges:
+            assert self.file is not None
+            for offset, size in self.file.stored(run.file_offset, run.size):
+                yield MemoryRange(run.start + offset - run.file_offset, size, offset)
 
     def read(self, address: int, length: int) -> bytes:
         """Returns `length` bytes of guest-physical memory; none for a negative length.
