@@ -101,6 +101,11 @@ def search_linux(machine: Machine, progress: Progress = None) -> Optional[LinuxK
     return found.linux or (None if found.windows else found.search_linux(progress))
 
 
+def remember(machine: Machine, kernel: LinuxKernel) -> None:
+    """Tells which Linux kernel a machine runs, for whoever has searched for it."""
+    _of(machine).linux = kernel
+
+
 def windows_kernel(machine: Machine) -> Optional[WindowsKernel]:
     """Returns the Windows kernel that a machine runs, or None."""
     return _of(machine).windows

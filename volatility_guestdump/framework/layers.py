@@ -1,7 +1,8 @@
 """Layers: the memory file of a guest dump, and its guest-physical memory."""
 
 import functools
-from typing import Any, Optional
+from collections.abc import Hashable, Iterable
+from typing import Any, Callable, Optional
 
 from volatility3.framework import exceptions, interfaces
 from volatility3.framework.configuration import requirements
@@ -64,10 +65,8 @@ def open_machine(guest_location: str, memory_location: Optional[str]) -> Machine
         SourceError: debug.guest is not valid.
         MemoryFileError: the memory file cannot be opened.
     """
-    locations = filter(None, (guest_location, memory_location))
-    identity = tuple((location, file_state(location)) for location in locations)
 
-    def make() -> Machine:
+    def make(identity: Hashable) -> Machine:
         guest = open_guest_file(guest_location)
         file = None if memory_location is None else open_memory_file(memory_location)
         origin = Origin(
@@ -75,7 +74,22 @@ def open_machine(guest_location: str, memory_location: Optional[str]) -> Machine
         )
         return Machine(PhysicalMemory(guest.ranges, file), guest.vcpus, identity, origin)
 
-    return _machines.get(identity, make)
+    return kept_machine([guest_location, memory_location], make)
+
+
+def kept_machine(
+    locations: Iterable[Optional[str]], make: Callable[[Hashable], Machine], reading: str = ""
+) -> Machine:
+    """Returns the machine that some files make, made now or before.
+
+    Args:
+        locations: URLs of the files; None stands for one that there is not.
+        make: makes the machine, given its identity.
+        reading: tells it from other machines that the same files can be read as.
+    """
+    files = tuple((location, file_state(location)) for location in locations if location)
+    identity = (reading, files)
+    return _machines.get(identity, lambda: make(identity))
 
 
 class MemoryFileLayer(physical.FileLayer):

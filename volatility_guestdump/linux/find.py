@@ -259,6 +259,15 @@ def _image_runs(tables: PageTables, first_handlers: Sequence[int]) -> Iterator[R
             return
 
 
+def maps_an_image(tables: PageTables) -> bool:
+    """Whether page tables map something to where a 64-bit kernel's image may lie."""
+    try:
+        first = next(_image_runs(tables, ()), None)
+        return first is not None and bool(tables.read(first.start, 1))
+    except AddressError:
+        return False
+
+
 def _banners(tables: PageTables, run: Run) -> dict[int, bytes]:
     """Returns the addresses and texts of what looks like linux_banner in a piece of the image."""
     for offset in range(0, run.size, _CHUNK):

@@ -61,7 +61,7 @@ class GuestDumpPlugin(interfaces.plugins.PluginInterface):
 
     def linux_kernel(self) -> Optional[LinuxKernel]:
         """Returns the Linux kernel of the guest, or None."""
-        return kernels.linux_kernel(self.machine)
+        return kernels.search_linux(self.machine, self._progress_callback)
 
     def windows_kernel(self) -> Optional[WindowsKernel]:
         """Returns the Windows kernel of the guest, or None."""
