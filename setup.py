@@ -40,7 +40,7 @@ setuptools.setup(  # type: ignore[no-untyped-call]
             "cramjam>=2.11",
         ],
     },
-    install_requires=["volatility3>=2.28.2,<3", "pefile>=2023.2.7"],
+    install_requires=["volatility3>=2.28.2,<3", "pefile>=2023.2.7", "cramjam>=2.11"],
     packages=[
         *setuptools.find_packages(include=["volatility_guestdump", "volatility_guestdump.*"]),
         "volatility_guestdump.symbols",

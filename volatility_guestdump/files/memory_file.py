@@ -7,7 +7,7 @@ import mmap
 import os
 import threading
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Optional, Union
+from typing import Any, BinaryIO, Optional, Protocol, Union
 
 from volatility_guestdump.exceptions import MediumError, MemoryFileError, MissingMemoryFile
 from volatility_guestdump.files.gzip_index import MAGIC, Progress, SeekableGzip
@@ -23,6 +23,23 @@ from volatility_guestdump.files.location import (
 from volatility_guestdump.kept import Kept
 
 vollog = logging.getLogger(__name__)
+
+
+class Content(Protocol):
+    """What a guest's memory is read from: bytes at offsets."""
+
+    @property
+    def size(self) -> int:
+        """How many bytes there are."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Returns exactly `length` bytes, or raises MediumError."""
+
+    def stored(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """Yields offset and size of what of a piece is not known to be zero."""
+
+    def map(self) -> Optional[mmap.mmap]:
+        """Returns all as mapped into memory, or None where that cannot be done."""
 
 
 class MemoryFile:
@@ -161,7 +178,7 @@ class MemoryStream(io.RawIOBase):
         file: that is read.
     """
 
-    def __init__(self, file: MemoryFile) -> None:
+    def __init__(self, file: Content) -> None:
         super().__init__()
         self._memory = file
         self._position = 0

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Optional
 
 from volatility_guestdump.exceptions import AddressError, MediumError
-from volatility_guestdump.files.memory_file import MemoryFile
+from volatility_guestdump.files.memory_file import Content
 from volatility_guestdump.machine import PAGE_SIZE, MemoryRange
 
 #: From Linux, include/uapi/asm-generic/mman-common.h; Python has no name for it.
@@ -43,7 +43,7 @@ class PhysicalMemory:
         ranges: the runs that the file covers.
     """
 
-    def __init__(self, ranges: Sequence[MemoryRange], file: Optional[MemoryFile]) -> None:
+    def __init__(self, ranges: Sequence[MemoryRange], file: Optional[Content]) -> None:
         self.file = file
         available = file.size if file else 0
         self.ranges: tuple[MemoryRange, ...] = tuple(

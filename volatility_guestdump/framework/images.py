@@ -1,8 +1,10 @@
-"""Layers of images that have memory and no registers: raw memory and LiME, and their stackers."""
+"""Layers of images that have memory and no registers: raw, LiME, AVML, and their stackers."""
 
+import contextlib
 import logging
+import os
 from collections.abc import Hashable, Sequence
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from volatility3.framework import constants, exceptions, interfaces
 from volatility3.framework.configuration import requirements
@@ -20,22 +22,24 @@ from volatility_guestdump.files.location import (
     MEMORY_SUFFIX,
     STREAM_ERRORS,
     display_name,
+    file_state,
     has_suffix,
     is_readable,
     local_path,
     open_location,
     without_gzip,
 )
-from volatility_guestdump.files.memory_file import MemoryFile, MemoryStream, open_memory_file
+from volatility_guestdump.files.memory_file import Content, MemoryStream, open_memory_file
 from volatility_guestdump.files.physical import PhysicalMemory
 from volatility_guestdump.framework.layers import MachineLayer, MemoryFileLayer, kept_machine
+from volatility_guestdump.kept import Kept
 from volatility_guestdump.linux import memory_map
 from volatility_guestdump.linux.find import maps_an_image, search_kernel
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.low_memory import last_entries, low_memory_tables
 from volatility_guestdump.linux.search import Traces, search
 from volatility_guestdump.machine import Machine, MemoryRange, Origin
-from volatility_guestdump.sources import lime, raw
+from volatility_guestdump.sources import avml, lime, raw
 
 vollog = logging.getLogger(__name__)
 
@@ -50,7 +54,7 @@ class ImageFormatException(exceptions.LayerException):
 
 
 def _machine(
-    kind: str, location: str, ranges: Sequence[MemoryRange], file: MemoryFile, identity: Hashable
+    kind: str, location: str, ranges: Sequence[MemoryRange], file: Content, identity: Hashable
 ) -> Machine:
     memory = PhysicalMemory(ranges, file)
     size = sum(run.size for run in memory.ranges)
@@ -81,6 +85,37 @@ def open_lime(location: str) -> Machine:
         return _machine("LiME", location, ranges, file, identity)
 
     return kept_machine([location], make, "LiME")
+
+
+def open_avml(location: str) -> Machine:
+    """Returns the machine whose memory is in a file of AVML; raises the same as `open_lime`."""
+
+    def make(identity: Hashable) -> Machine:
+        file = open_avml_file(location)
+        return _machine("AVML", location, file.ranges, file, identity)
+
+    return kept_machine([location], make, "AVML")
+
+
+def open_avml_file(location: str) -> avml.AvmlFile:
+    """Returns the memory in a file of AVML, opened now or before."""
+    key = (location, os.getpid(), file_state(location))
+    return _avml_files.get(key, lambda: _open_avml_file(location))
+
+
+def _open_avml_file(location: str) -> avml.AvmlFile:
+    name = display_name(location)
+    try:
+        with open_location(location) as stream:
+            if stream.read(len(avml.MAGIC)) != avml.MAGIC:
+                raise UnrecognizedSource(f"{name} is not in AVML's format")
+        return avml.AvmlFile(open_memory_file(location), name)
+    except (*STREAM_ERRORS, AddressError) as error:
+        raise SourceError(f"{name}: {error}") from error
+
+
+#: Two, for whoever compares two guests.
+_avml_files: Kept[avml.AvmlFile] = Kept(2)
 
 
 def open_raw(location: str, hole: int) -> Machine:
@@ -158,7 +193,13 @@ def _checked_hole(location: str, kernel: LinuxKernel, hole: int, size: int) -> i
 
 
 class _ImageLayer(MachineLayer):
-    """A machine that one file makes."""
+    """A machine that one file makes.
+
+    Attributes:
+        file_layer: class of the layer of that file.
+    """
+
+    file_layer: type[MemoryFileLayer] = MemoryFileLayer
 
     def __init__(
         self,
@@ -187,6 +228,24 @@ class LimeMemoryLayer(_ImageLayer):
 
     def _make_machine(self) -> Machine:
         return open_lime(self._location)
+
+
+class AvmlFileLayer(MemoryFileLayer):
+    """What is in a file of AVML, decompressed."""
+
+    @property
+    def memory_file(self) -> Content:
+        """The content, for those who need no layer."""
+        return open_avml_file(str(self.config["location"]))
+
+
+class AvmlMemoryLayer(_ImageLayer):
+    """The guest-physical memory in a file of AVML."""
+
+    file_layer = AvmlFileLayer
+
+    def _make_machine(self) -> Machine:
+        return open_avml(self._location)
 
 
 class RawMemoryLayer(_ImageLayer):
@@ -248,8 +307,15 @@ class ImageStacker(interfaces.automagic.StackerLayerInterface):
         location: str,
         progress: constants.ProgressCallback,
     ) -> Optional[interfaces.layers.DataLayerInterface]:
-        open_lime(location)
-        return _new_layer(context, LimeMemoryLayer, location)
+        layers: tuple[tuple[Callable[[str], Machine], type[_ImageLayer]], ...] = (
+            (open_lime, LimeMemoryLayer),
+            (open_avml, AvmlMemoryLayer),
+        )
+        for open_machine, layer_class in layers:
+            with contextlib.suppress(UnrecognizedSource):
+                open_machine(location)
+                return _new_layer(context, layer_class, location)
+        return None
 
 
 def _new_layer(
@@ -262,7 +328,7 @@ def _new_layer(
     path = join("GuestDumpHelper", name)
     base = context.layers.free_layer_name("FileLayer")
     context.config[join(path, "base_layer", "location")] = location
-    context.layers.add_layer(MemoryFileLayer(context, join(path, "base_layer"), base))
+    context.layers.add_layer(layer_class.file_layer(context, join(path, "base_layer"), base))
     context.config[join(path, "base_layer")] = base
     if hole:
         context.config[join(path, "hole")] = hole

@@ -15,7 +15,7 @@ from volatility_guestdump.files.location import (
     file_state,
     open_location,
 )
-from volatility_guestdump.files.memory_file import MemoryFile, MemoryStream, open_memory_file
+from volatility_guestdump.files.memory_file import Content, MemoryStream, open_memory_file
 from volatility_guestdump.files.physical import PhysicalMemory
 from volatility_guestdump.framework.structures import StructuresTable
 from volatility_guestdump.kept import Kept
@@ -100,7 +100,7 @@ class MemoryFileLayer(physical.FileLayer):
     """
 
     @property
-    def memory_file(self) -> MemoryFile:
+    def memory_file(self) -> Content:
         """The file, for those who need no layer."""
         return open_memory_file(str(self.config["location"]))
 

@@ -100,6 +100,7 @@ class KernelFacts:
         symbols: where they come from.
         panic: why it stopped.
         panic_task: who stopped it.
+        found_by: how it was found: "registers", "low memory".
     """
 
     paging: Optional[PagingMode] = None
@@ -114,6 +115,7 @@ class KernelFacts:
     symbols: Optional[Symbols] = None
     panic: Optional[str] = None
     panic_task: Optional[PanicTask] = None
+    found_by: Optional[str] = None
 
 
 class BugChecks(Protocol):
@@ -186,6 +188,7 @@ def linux_facts(machine: Machine, kernel: LinuxKernel, installed: Optional[str])
         Symbols(installed, kernel.kallsyms is not None, has_types, missing),
         panic_message(kernel),
         Stacks(kernel, machine.vcpus).panic_task(),
+        kernel.found_by,
     )
 
 
@@ -209,4 +212,5 @@ def windows_facts(
         page_map=kernel.page_map,
         symbols=Symbols(installed, missing=missing, downloadable=not missing),
         panic=symbols.bug_check() if symbols else None,
+        found_by="registers",
     )

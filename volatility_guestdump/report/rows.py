@@ -62,6 +62,7 @@ def kernel_rows(facts: KernelFacts) -> Iterator[Row]:
         "Symbols": _symbols(facts.symbols) if facts.symbols else None,
         "Panic": facts.panic,
         "Panic task": _panic_task(facts.panic_task) if facts.panic_task else None,
+        "Kernel found by": facts.found_by,
     }
     for variable, value in values.items():
         yield variable, value or UNKNOWN
