@@ -10,6 +10,7 @@ from volatility3.framework.layers import resources
 
 from volatility_guestdump.files import gzip_index, location
 from volatility_guestdump.framework import automagic as automagic
+from volatility_guestdump.framework import reasons as reasons
 
 # Files of other places than this machine come as Volatility gets them, and indexes lie where it
 # keeps what --clear-cache deletes.

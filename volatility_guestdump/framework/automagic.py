@@ -180,6 +180,8 @@ class GuestDumpSymbolFinder(interfaces.automagic.AutomagicInterface):
         except (GuestDumpError, ValueError) as error:
             del context.config[join(path, "class")]
             advice = f"Install an ISF for the banner: {kernel.shown_banner}"
+            if kernel.has_code_alone and kernel.bits == 64:
+                advice += ". guestdump.Info, Registers and Backtrace show what is known without"
             if machine.origin.missing_memory > 0:
                 advice = "The memory file is incomplete: copy it again"
             vollog.warning(f"No symbols for this guest: {error}. {advice}")

@@ -291,7 +291,7 @@ class ImageStacker(interfaces.automagic.StackerLayerInterface):
         try:
             if has_suffix(location, GZIP_SUFFIX) and local_path(location):
                 # Random access to what Volatility would decompress to know its size.
-                stream: Any = MemoryStream(open_memory_file(location, progress_callback))
+                stream: Any = MemoryStream(open_memory_file(location, progress=progress_callback))
                 layer._file_ = stream
             return cls._stack(context, location, progress_callback)
         except UnrecognizedSource as error:

@@ -1,7 +1,6 @@
 """Stackers: debug.guest or debug.vmem -> GuestDumpLayer -> the kernel's Intel layer."""
 
 import logging
-from collections.abc import Sequence
 from typing import Any, Optional
 
 from volatility3.framework import constants, interfaces
@@ -23,6 +22,8 @@ from volatility_guestdump.files.location import (
     location_of,
     looks_like_guest_file,
     memory_locations,
+    packed_guest_dump,
+    packed_locations,
     without_gzip,
 )
 from volatility_guestdump.files.memory_file import MemoryStream, open_memory_file
@@ -90,7 +91,7 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
             if memory is not None:
                 # Volatility asks this layer for its size, in a message that it may not even log.
                 # Where it sends layers to other processes the file is dropped, but not the size.
-                file = open_memory_file(memory)
+                file = open_memory_file(memory, open_guest_file(guest).memory_size)
                 stream: Any = MemoryStream(file)
                 layer._file_ = stream
                 layer._maximum_address = file.size - 1
@@ -101,6 +102,9 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
             context, physical.FileLayer, guest, path, "meta_layer"
         )
         if memory is not None:
+            context.config[join(path, "base_layer", "memory_size")] = open_guest_file(
+                guest
+            ).memory_size
             base_layer = cls._add_layer(context, MemoryFileLayer, memory, path, "base_layer")
         context.config[join(path, "meta_layer")] = meta_layer
         context.config[join(path, "base_layer")] = base_layer
@@ -116,6 +120,10 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
             open_guest_file(location)
             return location
         except UnrecognizedSource as error:
+            packed = packed_guest_dump(location)
+            if packed is not None:
+                vollog.warning(packed)
+                return None
             # Whoever names a file so means it.
             level = logging.WARNING if looks_like_guest_file(location) else constants.LOGLEVEL_VV
             vollog.log(level, f"No guest dump: {error}")
@@ -138,25 +146,32 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
 
     @staticmethod
     def _find_memory(
-        guest: str, candidates: Sequence[str], progress: constants.ProgressCallback
+        guest: str, candidates: list[str], progress: constants.ProgressCallback
     ) -> Optional[str]:
         """Returns the first of the URLs at which there is a memory file that can be read."""
         missing = []
-        for candidate in candidates:
+        size = open_guest_file(guest).memory_size
+        for candidate in [*candidates, *packed_locations(candidates)]:
             if candidate == guest:
-                vollog.warning(f"{display_name(guest)} is not its own memory: see --guest-memory")
+                name = display_name(guest)
+                vollog.warning(
+                    f"{name} is not its own memory; where that lies is given by: "
+                    f"vol --guest-memory FILE -f {name} PLUGIN"
+                )
                 return None
             try:
-                open_memory_file(candidate, progress)
+                open_memory_file(candidate, size, progress)
                 return candidate
             except MissingMemoryFile:
                 missing.append(display_name(candidate))
             except MemoryFileError as error:
                 vollog.warning(f"The guest's memory cannot be read, only its registers: {error}")
                 return None
+        name = display_name(guest)
         vollog.warning(
-            f"{' or '.join(missing)}: no such file. The memory of {display_name(guest)} "
-            f"is expected beside it, or where --guest-memory says; only registers can be shown"
+            f"{' or '.join(dict.fromkeys(missing))}: no such file. Only registers can be shown. "
+            f"The memory of {name} is expected beside it; if it lies elsewhere: "
+            f"vol --guest-memory FILE -f {name} PLUGIN"
         )
         return None
 
@@ -271,7 +286,7 @@ class GuestDumpLinuxStacker(interfaces.automagic.StackerLayerInterface):
         path = join("GuestDumpHelper", new_name)
         context.config[join(path, "memory_layer")] = layer_name
         context.config[join(path, "page_map_offset")] = kernel.page_map
-        context.config[join(path, "kernel_virtual_offset")] = kernel.kaslr_shift
+        context.config[join(path, "kernel_virtual_offset")] = kernel.symbol_shift
         context.config[join(path, linux.LinuxSymbolFinder.banner_config_key)] = str(
             linux_isf(kernel)[0], "latin-1"
         )

@@ -98,6 +98,10 @@ _WORK_LIMIT = 32 << 20
 #: What no symbol's name has.
 _SEPARATOR = "\n"
 
+#: What clang's link-time optimization (CONFIG_LTO_CLANG_THIN) puts between the name of a static
+#: function or variable and a hash, when it makes it known to other units.
+_PROMOTED = ".llvm."
+
 #: Types that nm(1) gives to the symbols of a kernel.
 _TYPES = frozenset(b"AaBbCcDdGgIiNnRrSsTtUuVvWw?-")
 
@@ -141,7 +145,8 @@ class Kallsyms:
 
     Attributes:
         index: as given. Of several symbols with one name it has the global one, else the last, as
-            a linker's symbol table read from start to end would leave it.
+            a linker's symbol table read from start to end would leave it. Where clang made
+            "name.llvm.123" of a static "name", and no other symbol has that, it has both.
         encoding: as given.
         tables: as given.
     """
@@ -164,6 +169,10 @@ class Kallsyms:
         self.tables = tables
         # What lies below the kernel's half of the address space is a per-CPU offset or a constant.
         self._kernel_half = 1 << (bits - 1)
+        start = index.get("_text", index.get("_stext"))
+        if bits == 32 and start is not None:
+            # How much of it the kernel has is configured there (CONFIG_VMSPLIT_1G to _3G).
+            self._kernel_half = min(self._kernel_half, addresses[start])
 
     def __len__(self) -> int:
         return len(self._names)
@@ -521,4 +530,12 @@ def _index(names: Sequence[str], types: str) -> dict[str, int]:
     if len(index) < len(names):
         is_global = map(str.isupper, types)
         index.update(itertools.compress(zip(names, range(len(names))), is_global))
+    promoted: dict[str, list[int]] = {}
+    for number, name in enumerate(names):
+        if _PROMOTED in name:
+            promoted.setdefault(name.partition(_PROMOTED)[0], []).append(number)
+    for name, numbers in promoted.items():
+        # Which of several is meant cannot be told.
+        if name not in index and len(numbers) == 1:
+            index[name] = numbers[0]
     return index

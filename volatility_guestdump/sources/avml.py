@@ -21,14 +21,13 @@ import mmap
 import struct
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from typing import Any, Optional
+from typing import Any, Optional, Protocol
 
 from volatility_guestdump.exceptions import (
     MediumError,
     SourceError,
     UnrecognizedSource,
 )
-from volatility_guestdump.files.memory_file import MemoryFile
 from volatility_guestdump.machine import MemoryRange
 
 try:
@@ -51,6 +50,17 @@ _CHUNKS_LIMIT = 1 << 22
 _KEPT = 512
 
 
+class File(Protocol):
+    """A file that is read at any offset."""
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Returns exactly `length` bytes, or raises AddressError."""
+
+
 class AvmlFile:
     """The memory in an AVML file, its blocks one after another.
 
@@ -69,7 +79,7 @@ class AvmlFile:
         AddressError: it cannot be read.
     """
 
-    def __init__(self, file: MemoryFile, name: str) -> None:
+    def __init__(self, file: File, name: str) -> None:
         self._file = file
         self._name = name
         self._starts = array.array("Q")
