@@ -4,7 +4,7 @@ Sources make machines of files; kernels are found in machines. Nothing here know
 or Volatility.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, Optional, Protocol
 
@@ -85,6 +85,9 @@ class Memory(Protocol):
 
     def covers(self, address: int, length: int) -> bool:
         """Whether all of a piece of memory, of one byte at least, is there."""
+
+    def stored(self) -> Iterator[MemoryRange]:
+        """Yields the runs of memory outside of which all bytes are known to be zero, ascending."""
 
 
 @dataclass(frozen=True)

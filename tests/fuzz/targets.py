@@ -214,7 +214,7 @@ class _DamagedFile(MemoryFile):
 
     def __init__(self, rng: random.Random) -> None:
         _, _, memory = _real()
-        assert memory.file is not None
+        assert isinstance(memory.file, MemoryFile)
         self._sound = memory.file
         self.location, self.size = memory.file.location, memory.file.size
         # No map of the file: it would show what is sound.

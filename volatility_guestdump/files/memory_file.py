@@ -1,11 +1,13 @@
 """Random access to a file of raw memory, plain or compressed."""
 
+import errno
 import io
 import logging
 import mmap
 import os
 import threading
-from typing import Any, BinaryIO, Optional, Union
+from collections.abc import Iterator
+from typing import Any, BinaryIO, Optional, Protocol, Union
 
 from volatility_guestdump.exceptions import MediumError, MemoryFileError, MissingMemoryFile
 from volatility_guestdump.files.gzip_index import Progress, SeekableGzip
@@ -24,6 +26,23 @@ from volatility_guestdump.files.location import (
 from volatility_guestdump.kept import Kept
 
 vollog = logging.getLogger(__name__)
+
+
+class Content(Protocol):
+    """What a guest's memory is read from: bytes at offsets."""
+
+    @property
+    def size(self) -> int:
+        """How many bytes there are."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Returns exactly `length` bytes, or raises MediumError."""
+
+    def stored(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """Yields offset and size of what of a piece is not known to be zero."""
+
+    def map(self) -> Optional[mmap.mmap]:
+        """Returns all as mapped into memory, or None where that cannot be done."""
 
 
 class MemoryFile:
@@ -106,6 +125,25 @@ class MemoryFile:
             data += rest
         return data
 
+    def stored(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """Yields offset and size of what of a piece of the file is no hole of a sparse file."""
+        end = offset + length
+        while offset < end:
+            first, last = offset, end
+            if self._descriptor is not None and hasattr(os, "SEEK_DATA"):
+                try:
+                    first = os.lseek(self._descriptor, offset, os.SEEK_DATA)
+                    last = min(end, os.lseek(self._descriptor, first, os.SEEK_HOLE))
+                except OSError as error:
+                    if error.errno == errno.ENXIO:
+                        return
+                    # The file system cannot tell.
+                    first, last = offset, end
+            if first >= end:
+                return
+            yield first, last - first
+            offset = last
+
     def map(self) -> Optional[mmap.mmap]:
         """Returns the file as mapped into memory, or None where that cannot be done."""
         if self._descriptor is None:
@@ -165,7 +203,7 @@ class MemoryStream(io.RawIOBase):
         file: that is read.
     """
 
-    def __init__(self, file: MemoryFile) -> None:
+    def __init__(self, file: Content) -> None:
         super().__init__()
         self._memory = file
         self._position = 0

@@ -10,6 +10,7 @@ from volatility3.framework.configuration import requirements
 
 from volatility_guestdump import kernels
 from volatility_guestdump.exceptions import GuestDumpError
+from volatility_guestdump.framework.images import ImageStacker
 from volatility_guestdump.framework.machines import MachineRequirement, machine_below
 from volatility_guestdump.framework.stackers import MEMORY_OPTION
 from volatility_guestdump.framework.symbol_table import LinuxGuestDumpSymbols
@@ -54,7 +55,11 @@ class GuestDumpStackers(stacker.LayerStacker):
 
     def create_stackers_list(self) -> list[type[interfaces.automagic.StackerLayerInterface]]:
         """Returns the stackers for files; those for operating systems have an exclusion list."""
-        return [each for each in super().create_stackers_list() if not each.exclusion_list]
+        return [
+            each
+            for each in super().create_stackers_list()
+            if not each.exclusion_list or issubclass(each, ImageStacker)
+        ]
 
     @classmethod
     def get_requirements(cls) -> list[interfaces.configuration.RequirementInterface]:

@@ -34,8 +34,14 @@ from volatility_guestdump.framework.intel import (
     GuestDumpIntelLA57,
     GuestDumpIntelPAE,
 )
-from volatility_guestdump.framework.layers import GuestDumpLayer, MemoryFileLayer, open_guest_file
+from volatility_guestdump.framework.layers import (
+    GuestDumpLayer,
+    MachineLayer,
+    MemoryFileLayer,
+    open_guest_file,
+)
 from volatility_guestdump.framework.machines import machine_of
+from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.machine import Machine
 from volatility_guestdump.windows.kernel import WindowsKernel
 from volatility_guestdump.x86.paging import PagingMode, find_paging
@@ -237,9 +243,10 @@ class GuestDumpWindowsStacker(interfaces.automagic.StackerLayerInterface):
     ) -> Optional[interfaces.layers.DataLayerInterface]:
         """Attempts to find the kernel that the vCPUs run, and leaves the rest to Volatility."""
         layer = context.layers[layer_name]
-        machine = machine_of(layer)
-        kernel = None if machine is None else kernels.windows_kernel(machine)
-        if kernel is None or not isinstance(layer, GuestDumpLayer):
+        if not isinstance(layer, MachineLayer):
+            return None
+        kernel = kernels.windows_kernel(layer.machine)
+        if kernel is None:
             return None
         if kernel.tables.mode is PagingMode.FIVE_LEVEL:
             # GuestDumpSystemStacker says why.
@@ -271,7 +278,7 @@ class GuestDumpLinuxStacker(interfaces.automagic.StackerLayerInterface):
     ) -> Optional[interfaces.layers.DataLayerInterface]:
         """Attempts to find the kernel that the vCPUs run."""
         machine = machine_of(context.layers[layer_name])
-        kernel = None if machine is None else kernels.linux_kernel(machine)
+        kernel = None if machine is None else cls._find(machine, progress_callback)
         if kernel is None:
             return None
         join = interfaces.configuration.path_join
@@ -286,6 +293,21 @@ class GuestDumpLinuxStacker(interfaces.automagic.StackerLayerInterface):
         return _LINUX_LAYERS[kernel.tables.mode](
             context, config_path=path, name=new_name, metadata={"os": "Linux"}
         )
+
+    @classmethod
+    def _find(cls, machine: Machine, progress: constants.ProgressCallback) -> Optional[LinuxKernel]:
+        return kernels.linux_kernel(machine)
+
+
+class GuestDumpSearchStacker(GuestDumpLinuxStacker):
+    """Stacks the same layer after a search of all memory."""
+
+    # Behind Volatility's stackers for Linux: with an ISF they may do without.
+    stack_order = 37
+
+    @classmethod
+    def _find(cls, machine: Machine, progress: constants.ProgressCallback) -> Optional[LinuxKernel]:
+        return kernels.search_linux(machine, progress)
 
 
 class GuestDumpSystemStacker(interfaces.automagic.StackerLayerInterface):

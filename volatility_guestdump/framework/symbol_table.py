@@ -21,7 +21,7 @@ from volatility3.framework.symbols.linux.extensions import network  # noqa: F401
 from volatility_guestdump.framework import mends
 from volatility_guestdump.framework.machines import machine_of
 from volatility_guestdump.framework.templates import StructureTemplate, quick, quick_class
-from volatility_guestdump.kernels import linux_kernel
+from volatility_guestdump.kernels import search_linux
 from volatility_guestdump.linux.isf.document import IsfView
 from volatility_guestdump.linux.kernel import LinuxKernel
 
@@ -203,7 +203,7 @@ def _kernel_at(context: interfaces.context.ContextInterface, location: str) -> L
     for layer in context.layers.values():
         machine = machine_of(layer)
         if machine is not None and machine.origin.location == location:
-            kernel = linux_kernel(machine)
+            kernel = search_linux(machine)
             if kernel is not None:
                 return kernel
     raise exceptions.SymbolSpaceError(f"No layer has the Linux kernel of {location}")

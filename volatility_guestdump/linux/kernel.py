@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Optional, Union
 
 from volatility_guestdump.exceptions import AddressError, BtfError, OrcError
+from volatility_guestdump.linux import vmcoreinfo
 from volatility_guestdump.linux.boot_header import preferred_address
 from volatility_guestdump.linux.btf import Btf, Kind, btf_headers
 from volatility_guestdump.linux.generated import GeneratedCode
@@ -254,11 +255,9 @@ class LinuxKernel:
             return {}
         try:
             length = min(self.pointer(size), PAGE_SIZE)
-            text = self.read(self.pointer(data), length).decode("latin-1")
+            return vmcoreinfo.parse(self.read(self.pointer(data), length))
         except AddressError:
             return {}
-        lines = (line.partition("=") for line in text.splitlines())
-        return {name: value for name, equals, value in lines if equals}
 
     @functools.cached_property
     def build_id(self) -> Optional[str]:

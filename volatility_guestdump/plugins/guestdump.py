@@ -69,7 +69,7 @@ class GuestDumpPlugin(interfaces.plugins.PluginInterface):
 
     def linux_kernel(self) -> Optional[LinuxKernel]:
         """Returns the Linux kernel of the guest, or None."""
-        return kernels.linux_kernel(self.machine)
+        return kernels.search_linux(self.machine, self._progress_callback)
 
     def windows_kernel(self) -> Optional[WindowsKernel]:
         """Returns the Windows kernel of the guest, or None."""
@@ -137,6 +137,9 @@ class Registers(GuestDumpPlugin):
         self,
     ) -> Iterator[tuple[int, tuple[int, str, format_hints.Hex, str]]]:
         machine = self.machine
+        if not machine.vcpus:
+            vollog.error(f"{machine.origin.format}: this image has no registers")
+            return
         kernel = self.linux_kernel()
         symbolize = kernel.symbolize if kernel else self._windows_symbolize()
         for vcpu in selected_vcpus(machine, self.config.get("vcpu", None)):
@@ -229,6 +232,11 @@ class Backtrace(GuestDumpPlugin):
         if kernel.bits != 64:
             vollog.error("Only the stacks of 64-bit kernels can be unwound")
             return
+        if not self.machine.vcpus:
+            vollog.warning(
+                f"{self.machine.origin.format}: this image has no registers; the stacks of tasks "
+                f"that ran are not available, those of others with --tasks"
+            )
         stacks = Stacks(kernel, self.machine.vcpus)
         if stacks.tasks_missing:
             vollog.warning(f"The guest's tasks and modules cannot be told: {stacks.tasks_missing}")

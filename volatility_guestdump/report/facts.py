@@ -117,6 +117,7 @@ class KernelFacts:
         panic: why it stopped.
         panic_task: who stopped it.
         kdump: when there are two kernels.
+        found_by: how it was found: "registers", "low memory".
     """
 
     paging: Optional[PagingMode] = None
@@ -132,6 +133,7 @@ class KernelFacts:
     panic: Optional[str] = None
     panic_task: Optional[PanicTask] = None
     kdump: Optional[Kdump] = None
+    found_by: Optional[str] = None
 
 
 class BugChecks(Protocol):
@@ -207,6 +209,7 @@ def linux_facts(machine: Machine, kernel: LinuxKernel, installed: Optional[str])
         panic_message(kernel),
         Stacks(kernel, machine.vcpus).panic_task(),
         _kdump(machine, kernel),
+        kernel.found_by,
     )
 
 
@@ -238,4 +241,5 @@ def windows_facts(
         page_map=kernel.page_map,
         symbols=Symbols(installed, missing=missing, downloadable=not missing),
         panic=symbols.bug_check() if symbols else None,
+        found_by="registers",
     )

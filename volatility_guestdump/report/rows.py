@@ -65,6 +65,7 @@ def kernel_rows(facts: KernelFacts) -> Iterator[Row]:
         "Kdump": _kdump(facts.kdump) if facts.kdump else None,
         "Panic": facts.panic,
         "Panic task": _panic_task(facts.panic_task) if facts.panic_task else None,
+        "Kernel found by": facts.found_by,
     }
     for variable, value in values.items():
         yield variable, value or UNKNOWN
