@@ -10,6 +10,9 @@ from volatility3.framework.layers import resources
 
 from volatility_guestdump.files import gzip_index, location
 from volatility_guestdump.framework import automagic as automagic
+from volatility_guestdump.framework import qemu_elf as qemu_elf
+from volatility_guestdump.framework import unsupported as unsupported
+from volatility_guestdump.framework import vmware_state as vmware_state
 
 # Files of other places than this machine come as Volatility gets them, and indexes lie where it
 # keeps what --clear-cache deletes.

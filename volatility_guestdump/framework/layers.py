@@ -1,7 +1,8 @@
 """Layers: the memory file of a guest dump, and its guest-physical memory."""
 
 import functools
-from typing import Any, Optional
+from collections.abc import Hashable, Iterable
+from typing import Any, Callable, Optional
 
 from volatility3.framework import exceptions, interfaces
 from volatility3.framework.configuration import requirements
@@ -12,6 +13,7 @@ from volatility_guestdump.files.location import (
     STREAM_ERRORS,
     display_name,
     file_state,
+    memory_locations,
     open_location,
 )
 from volatility_guestdump.files.memory_file import MemoryFile, MemoryStream, open_memory_file
@@ -64,18 +66,34 @@ def open_machine(guest_location: str, memory_location: Optional[str]) -> Machine
         SourceError: debug.guest is not valid.
         MemoryFileError: the memory file cannot be opened.
     """
-    locations = filter(None, (guest_location, memory_location))
-    identity = tuple((location, file_state(location)) for location in locations)
 
-    def make() -> Machine:
+    def make(identity: Hashable) -> Machine:
         guest = open_guest_file(guest_location)
         file = None if memory_location is None else open_memory_file(memory_location)
         origin = Origin(
-            guest.format, guest_location, guest.ranges, memory_location, file.size if file else 0
+            guest.format,
+            guest_location,
+            guest.ranges,
+            memory_location,
+            file.size if file else 0,
+            memory_locations(guest_location),
         )
         return Machine(PhysicalMemory(guest.ranges, file), guest.vcpus, identity, origin)
 
-    return _machines.get(identity, make)
+    return kept_machine([guest_location, memory_location], make)
+
+
+def kept_machine(
+    locations: Iterable[Optional[str]], make: Callable[[Hashable], Machine]
+) -> Machine:
+    """Returns the machine that some files make, made now or before.
+
+    Args:
+        locations: URLs of the files; None stands for one that there is not.
+        make: makes the machine, given its identity.
+    """
+    identity = tuple((location, file_state(location)) for location in locations if location)
+    return _machines.get(identity, lambda: make(identity))
 
 
 class MemoryFileLayer(physical.FileLayer):
