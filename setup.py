@@ -30,7 +30,15 @@ setuptools.setup(  # type: ignore[no-untyped-call]
     python_requires=">=3.9",
     extras_require={
         "gzip": ["rapidgzip>=0.14"],
-        "test": ["pytest", "hypothesis", "jsonschema", "mypy", "ruff", "rapidgzip>=0.14"],
+        "test": [
+            "pytest",
+            "hypothesis",
+            "jsonschema",
+            "mypy",
+            "ruff",
+            "rapidgzip>=0.14",
+            "cramjam>=2.11",
+        ],
     },
     install_requires=["volatility3>=2.28.2,<3", "pefile>=2023.2.7"],
     packages=[

@@ -422,3 +422,37 @@ def test_noise(data: bytes) -> None:
         for bits in (32, 64):
             with pytest.raises(KallsymsError):
                 find_kallsyms(content, 0, [("_stext", [0])], bits)
+
+
+@every_form
+def test_static_symbols_of_clang(form: Form) -> None:
+    """One that has a hash behind its name is known by the name alone, unless that is unclear."""
+    at = text(form)
+    extra = [
+        ("do_it.llvm.123456", "t", at + 0x100),
+        ("twice.llvm.1", "t", at + 0x200),
+        ("twice.llvm.2", "t", at + 0x300),
+        ("plain.llvm.7", "t", at + 0x400),
+        ("plain", "t", at + 0x500),
+    ]
+    found = decode(image(kernel(form, extra), form))
+    assert found.address("do_it") == found.address("do_it.llvm.123456") == at + 0x100
+    assert found.address("twice") is None and found.address("twice.llvm.2") == at + 0x300
+    assert found.address("plain") == at + 0x500
+    # A place goes by the name that the kernel prints.
+    place = found.at(at + 0x101)
+    assert place is not None and place[0].name == "do_it.llvm.123456"
+    assert [symbol.name for symbol in found].count("do_it") == 0
+
+
+@pytest.mark.parametrize("start", [0x41000000, 0x79000000, 0x81000000, 0xC1000000])
+def test_splits_of_the_address_space(start: int) -> None:
+    """A 32-bit kernel's half starts where it is configured to; below it are constants."""
+    names = ["_text", "function", "constant"]
+    index = {name: number for number, name in enumerate(names)}
+    addresses = [start, start + 0x1000, 0x20]
+    found = Kallsyms(names, "TtA", index, addresses, Encoding.RELATIVE, {}, 32)
+    assert [symbol.relocated for symbol in found] == [True, True, False]
+    place = found.at(start + 0x1004)
+    assert place is not None and (place[0].name, place[1]) == ("function", 4)
+    assert found.at(0x24) is None

@@ -5,8 +5,7 @@ from typing import Optional
 import pytest
 
 from tests.helpers import IDLE_VCPU
-from volatility_guestdump.machine import VCPU
-from volatility_guestdump.sources.debug_guest import REGISTERS
+from volatility_guestdump.machine import REGISTERS, VCPU
 from volatility_guestdump.x86.paging import PagingMode
 from volatility_guestdump.x86.registers import decode, flag_names
 

@@ -55,7 +55,8 @@ class FakeKernel:
     """A kernel of which no more is known than its types and symbols."""
 
     bits = 64
-    kaslr_shift = SHIFT
+    symbol_shift = SHIFT
+    has_code_alone = False
     banner = b"Linux version 6.1.0 (me@here) #1 SMP"
     kallsyms_error = "no symbols here"
 
@@ -71,7 +72,8 @@ class FakeKernel:
             {"kallsyms_names": TEXT + SHIFT + 0x5000},
         )
 
-    def read_btf(self) -> Btf:
+    @property
+    def btf(self) -> Btf:
         """Returns the types."""
         return Btf(self._btf.build())
 
@@ -338,6 +340,33 @@ def test_base_types() -> None:
     ]
 
 
+INTEGERS = [
+    ("short int", "short", 2, True),
+    ("short unsigned int", "unsigned short", 2, False),
+    ("long int", "long", 8, True),
+    ("long unsigned int", "unsigned long", 8, False),
+    ("long long unsigned int", "unsigned long long", 8, False),
+]
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_integers_of_both_compilers(compiler: str, tmp_path: pathlib.Path) -> None:
+    """Volatility finds them by gcc's names, and by those of the compiler that was used."""
+    btf = BtfBuilder()
+    for gcc, clang, size, signed in INTEGERS:
+        btf.int_(gcc if compiler == "gcc" else clang, size, SIGNED if signed else 0)
+    btf.struct("task_struct", 8, [("flags", 4, 0)])
+    document = view_of(FakeKernel(btf)).expanded()
+    schema().validate(document)
+    space = loaded(document, tmp_path, struct.pack("<q", -2)).symbol_space
+    for gcc, clang, size, signed in INTEGERS:
+        for name in (gcc, clang):
+            found = space.get_type(f"t!{name}")
+            assert (found.size, found.vol.data_format.signed) == (size, signed), name
+    symbols = document["symbols"]
+    assert symbols["__per_cpu_offset"]["type"]["subtype"]["name"] == "long unsigned int"
+
+
 @pytest.mark.parametrize("name", ["a!b", "a\x1b[2J"])
 def test_other_names_that_cannot_be_shown(name: str) -> None:
     """Nor do the names of enumerators and of structures that are only declared get through."""
@@ -599,6 +628,14 @@ def test_a_kernel_without_symbols() -> None:
     kernel = FakeKernel(sample())
     kernel.kallsyms = None
     with pytest.raises(KernelError, match="no symbols here"):
+        view_of(kernel)
+
+
+def test_symbols_of_code_alone() -> None:
+    """A document without the variables that plugins start from would serve nobody."""
+    kernel = FakeKernel(sample())
+    kernel.has_code_alone = True
+    with pytest.raises(KernelError, match="has code alone"):
         view_of(kernel)
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Optional, cast
 import pytest
 
 from tests.helpers import IDLE_VCPU
-from volatility_guestdump.exceptions import AddressError
+from volatility_guestdump.exceptions import AddressError, BtfError
 from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.modules import Modules
@@ -206,9 +206,42 @@ def test_a_cpu_that_was_not_started() -> None:
     assert cpus_of([0x2000]).number(vcpu) is None
 
 
+class WithoutSmp(FakeBtf):
+    """The types of a kernel for one CPU."""
+
+    def member(self, structure: str, name: str) -> Member:
+        """There is no task_struct.on_cpu."""
+        raise BtfError(f"the kernel has no {structure}.{name}")
+
+
+def test_a_kernel_for_one_cpu() -> None:
+    """The current task of the one CPU is the one that runs, and it has a variable of its own."""
+    kernel = with_tasks()
+    two, variable = BASE + 0x200, BASE + 0x500
+    kernel.symbols["current_task"] = variable
+    kernel.put(variable, two)
+    linux, btf = cast(LinuxKernel, cast(Any, kernel)), cast(Btf, cast(Any, WithoutSmp()))
+    tasks = Tasks(linux, btf)
+    assert [(task.pid, tasks.is_running(task)) for task in tasks] == [
+        *((1, False), (2, True), (3, False))
+    ]
+    # The base of gs is where the stack protector's canary lies.
+    vcpu = VCPU(0, {**IDLE_VCPU, "cr0": CR0_PG, "cr3": 0x2000, "gs_base": BASE + 0x3000})
+    cpus = Cpus(linux, btf, [vcpu])
+    assert (cpus.number(vcpu), cpus.current_task(vcpu)) == (0, two)
+
+
+def test_a_kernel_for_one_cpu_that_does_not_name_its_task() -> None:
+    """Then it is not known which task runs, and all are listed."""
+    kernel = with_tasks()
+    btf = cast(Btf, cast(Any, WithoutSmp()))
+    tasks = Tasks(cast(LinuxKernel, cast(Any, kernel)), btf)
+    assert not any(tasks.is_running(task) for task in tasks)
+
+
 def modules_of(kernel: FakeKernel) -> Modules:
     """Returns the modules of a kernel."""
-    return Modules(cast(LinuxKernel, cast(Any, kernel)), cast(Btf, cast(Any, FakeBtf())), None)
+    return Modules(cast(LinuxKernel, cast(Any, kernel)), cast(Btf, cast(Any, FakeBtf())))
 
 
 def with_modules() -> FakeKernel:

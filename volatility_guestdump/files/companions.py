@@ -10,7 +10,6 @@ Each may be compressed, and written in upper or lower case.
 
 import os
 import re
-import urllib.parse
 from collections.abc import Iterator, Sequence
 
 from volatility_guestdump.files.location import (
@@ -19,6 +18,7 @@ from volatility_guestdump.files.location import (
     has_suffix,
     local_path,
     location_of,
+    of_all_names,
     without_gzip,
 )
 
@@ -49,13 +49,15 @@ def state_memory_locations(state_location: str) -> list[str]:
     Args:
         state_location: URL of the state file, which may be compressed.
     """
+    return of_all_names(state_location, _memory_names)
+
+
+def _memory_names(state_location: str) -> list[str]:
     stem, suffix = os.path.splitext(without_gzip(state_location))
     if suffix.lower() not in _STATE_SUFFIXES:
         stem += suffix
     stems = dict.fromkeys((stem, _NUMBERED.sub("", stem)))
-    return _as_on_disk(
-        [f"{each}{MEMORY_SUFFIX}{packed}" for each in stems for packed in ("", GZIP_SUFFIX)]
-    )
+    return [f"{each}{MEMORY_SUFFIX}{packed}" for each in stems for packed in ("", GZIP_SUFFIX)]
 
 
 def state_locations(memory_location: str) -> list[list[str]]:
@@ -67,10 +69,12 @@ def state_locations(memory_location: str) -> list[list[str]]:
     stem, suffix = os.path.splitext(without_gzip(memory_location))
     if suffix.lower() != MEMORY_SUFFIX:
         return []
-    names = [
-        f"{stem}{suffix}{packed}" for packed in ("", GZIP_SUFFIX) for suffix in _STATE_SUFFIXES
-    ]
-    return [_as_on_disk(names), list(_numbered_states(stem))]
+    return [of_all_names(memory_location, _state_names), list(_numbered_states(stem))]
+
+
+def _state_names(memory_location: str) -> list[str]:
+    stem, _ = os.path.splitext(without_gzip(memory_location))
+    return [f"{stem}{suffix}{packed}" for packed in ("", GZIP_SUFFIX) for suffix in _STATE_SUFFIXES]
 
 
 def _numbered_states(stem: str) -> Iterator[str]:
@@ -99,25 +103,6 @@ def _numbered_states(stem: str) -> Iterator[str]:
             if found > _MAXIMUM_STATES:
                 return
             yield location_of(os.path.join(folder, each))
-
-
-def _as_on_disk(locations: Sequence[str]) -> list[str]:
-    """Returns URLs with the names that the files have, in upper or lower case.
-
-    Of files that are not there, and of those elsewhere, the URLs are as given.
-    """
-    found = []
-    for location in locations:
-        path = local_path(location)
-        if path is None or os.path.exists(path):
-            found.append(location)
-            continue
-        folder, name = os.path.split(path)
-        same = sorted(each for each in _names(folder) if each.lower() == name.lower())
-        # Not built anew from the path: the same file has the same URL wherever it comes from.
-        base = location[: location.rindex("/") + 1]
-        found.append(base + urllib.parse.quote(same[0]) if same else location)
-    return found
 
 
 def _names(folder: str) -> Sequence[str]:

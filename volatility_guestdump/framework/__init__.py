@@ -11,6 +11,7 @@ from volatility3.framework.layers import resources
 from volatility_guestdump.files import gzip_index, location
 from volatility_guestdump.framework import automagic as automagic
 from volatility_guestdump.framework import qemu_elf as qemu_elf
+from volatility_guestdump.framework import reasons as reasons
 from volatility_guestdump.framework import unsupported as unsupported
 from volatility_guestdump.framework import vmware_state as vmware_state
 

@@ -31,12 +31,11 @@ class GuestDumpStackers(stacker.LayerStacker):
     # Before LayerStacker (10), which has nothing left to do then.
     priority = 5
 
-    def __init__(
-        self, context: interfaces.context.ContextInterface, config_path: str, *args: Any
-    ) -> None:
-        # The file to stack on is configured for LayerStacker alone.
-        parent = interfaces.configuration.parent_path(config_path)
-        super().__init__(context, join(parent, stacker.LayerStacker.__name__), *args)
+    @property
+    def config(self) -> interfaces.configuration.HierarchicalDict:
+        """The configuration of LayerStacker, the only one that has the file to stack on."""
+        parent = interfaces.configuration.parent_path(self.config_path)
+        return self.context.config.branch(join(parent, stacker.LayerStacker.__name__))
 
     def __call__(
         self,
@@ -176,6 +175,8 @@ class GuestDumpSymbolFinder(interfaces.automagic.AutomagicInterface):
         except (GuestDumpError, ValueError) as error:
             del context.config[join(path, "class")]
             advice = f"Install an ISF for the banner: {kernel.shown_banner}"
+            if kernel.has_code_alone and kernel.bits == 64:
+                advice += ". guestdump.Info, Registers and Backtrace show what is known without"
             if machine.origin.missing_memory > 0:
                 advice = "The memory file is incomplete: copy it again"
             vollog.warning(f"No symbols for this guest: {error}. {advice}")

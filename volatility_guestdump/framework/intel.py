@@ -103,4 +103,19 @@ class GuestDumpIntelLA57(_ShortPath, intel.LinuxMixin, intel.Intel32e):
     # which is what 5-level paging is for.
     _maxphyaddr = 52
     _maxvirtaddr = 57
+    #: Where memory encryption takes bits of the mask, entries without access rights (PROT_NONE) are
+    #: not inverted up to bit 51, as in kernels before 4.18.
+    _narrow_mask = (1 << 46) - 1
     _structure = [("page map layer 5", 9, False), *intel.Intel32e._structure]
+
+    def _pte_pfn(self, entry: int) -> int:
+        """Extracts the page frame number; of an inverted entry the one that memory has."""
+        number: int = super()._pte_pfn(entry)
+        narrow = number & (self._narrow_mask >> self.page_shift)
+        if (
+            number != narrow
+            and self._pte_needs_invert(entry)
+            and number << self.page_shift > self._below.maximum_address
+        ):
+            return narrow
+        return number

@@ -69,7 +69,11 @@ def open_machine(guest_location: str, memory_location: Optional[str]) -> Machine
 
     def make(identity: Hashable) -> Machine:
         guest = open_guest_file(guest_location)
-        file = None if memory_location is None else open_memory_file(memory_location)
+        file = (
+            None
+            if memory_location is None
+            else open_memory_file(memory_location, guest.memory_size)
+        )
         origin = Origin(
             guest.format,
             guest_location,
@@ -106,7 +110,21 @@ class MemoryFileLayer(physical.FileLayer):
     @property
     def memory_file(self) -> MemoryFile:
         """The file, for those who need no layer."""
-        return open_memory_file(str(self.config["location"]))
+        size = self.config.get("memory_size", None)
+        return open_memory_file(str(self.config["location"]), None if size is None else int(size))
+
+    @classmethod
+    def get_requirements(cls) -> list[interfaces.configuration.RequirementInterface]:
+        """Returns the file's URL, and the size of the memory that the guest has."""
+        return [
+            *super().get_requirements(),
+            requirements.IntRequirement(
+                name="memory_size",
+                description="Bytes of memory that the guest has, which tell whether the file is "
+                "compressed",
+                optional=True,
+            ),
+        ]
 
     @property
     def _file(self) -> Any:

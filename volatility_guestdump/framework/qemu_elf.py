@@ -133,9 +133,8 @@ class QemuElfStacker(interfaces.automagic.StackerLayerInterface):
             vollog.warning(f"Not a usable ELF core of QEMU: {error}")
             return None
         stacking.read_through_memory_file(layer, location)
-        path, name = stacking.add_file_layers(
-            context, QemuElfLayer.__name__, [("base_layer", MemoryFileLayer, location)]
-        )
+        base = stacking.FileOfLayer("base_layer", MemoryFileLayer, location)
+        path, name = stacking.add_file_layers(context, QemuElfLayer.__name__, [base])
         new_layer = QemuElfLayer(context, path, name)
         stacking.report(new_layer.machine, core.left_out)
         return new_layer

@@ -18,6 +18,7 @@ from volatility_guestdump.files.location import (
     is_readable,
     looks_like_guest_file,
     memory_locations,
+    packed_guest_dump,
     without_gzip,
 )
 from volatility_guestdump.framework.installed import linux_isf
@@ -40,6 +41,7 @@ from volatility_guestdump.framework.stacking import (
     read_through_memory_file,
     report,
 )
+from volatility_guestdump.windows.kernel import WindowsKernel
 from volatility_guestdump.x86.paging import PagingMode
 
 vollog = logging.getLogger(__name__)
@@ -76,10 +78,11 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
         candidates = [layer.location]
         if guest == layer.location:
             candidates = memory_candidates(context, memory_locations(guest))
-        memory = find_memory(guest, candidates, progress_callback)
+        size = open_guest_file(guest).memory_size
+        memory = find_memory(guest, candidates, size, progress_callback)
         if memory is not None and guest != layer.location:
-            read_through_memory_file(layer, memory)
-        path, name = described_by(context, GuestDumpLayer.__name__, guest, memory)
+            read_through_memory_file(layer, memory, size)
+        path, name = described_by(context, GuestDumpLayer.__name__, guest, memory, size)
         dump = GuestDumpLayer(context, path, name)
         report(dump.machine)
         return dump
@@ -91,6 +94,10 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
             open_guest_file(location)
             return location
         except UnrecognizedSource as error:
+            packed = packed_guest_dump(location)
+            if packed is not None:
+                vollog.warning(packed)
+                return None
             # Whoever names a file so means it.
             level = logging.WARNING if looks_like_guest_file(location) else constants.LOGLEVEL_VV
             vollog.log(level, f"No guest dump: {error}")
@@ -133,10 +140,7 @@ class GuestDumpWindowsStacker(interfaces.automagic.StackerLayerInterface):
         if kernel is None or not isinstance(layer, MachineLayer):
             return None
         if kernel.tables.mode is PagingMode.FIVE_LEVEL:
-            vollog.warning(
-                "Volatility has no layer for Windows with 5-level page tables; guestdump.Info and "
-                "guestdump.Registers work"
-            )
+            # GuestDumpSystemStacker says why.
             return None
         layer.describe_system(
             {
@@ -173,7 +177,7 @@ class GuestDumpLinuxStacker(interfaces.automagic.StackerLayerInterface):
         path = join("GuestDumpHelper", new_name)
         context.config[join(path, "memory_layer")] = layer_name
         context.config[join(path, "page_map_offset")] = kernel.page_map
-        context.config[join(path, "kernel_virtual_offset")] = kernel.kaslr_shift
+        context.config[join(path, "kernel_virtual_offset")] = kernel.symbol_shift
         context.config[join(path, linux.LinuxSymbolFinder.banner_config_key)] = str(
             linux_isf(kernel)[0], "latin-1"
         )
@@ -200,7 +204,12 @@ class GuestDumpSystemStacker(interfaces.automagic.StackerLayerInterface):
         """Warns when the kernel is known, but was not looked for."""
         machine = machine_of(context.layers[layer_name])
         found = None if machine is None else kernels.kernel(machine)
-        if found is not None:
-            vollog.warning(
-                f"This guest runs {found.system}: only plugins for that system can be used"
+        if found is None:
+            return
+        advice = "only plugins for that system can be used"
+        if isinstance(found, WindowsKernel) and found.tables.mode is PagingMode.FIVE_LEVEL:
+            advice = (
+                "Volatility has no layer for Windows with 5-level page tables; guestdump.Info and "
+                "guestdump.Registers work"
             )
+        vollog.warning(f"This guest runs {found.system}: {advice}")

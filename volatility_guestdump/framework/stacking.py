@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from volatility3.framework import constants, interfaces
 from volatility3.framework.layers import physical
 
 from volatility_guestdump.exceptions import MemoryFileError, MissingMemoryFile
-from volatility_guestdump.files.location import display_name, location_of
+from volatility_guestdump.files.location import display_name, location_of, packed_locations
 from volatility_guestdump.files.memory_file import MemoryStream, open_memory_file
 from volatility_guestdump.framework.layers import MemoryFileLayer
 from volatility_guestdump.machine import Machine
@@ -34,22 +34,30 @@ def memory_candidates(
 
 
 def find_memory(
-    source: str, candidates: Sequence[str], progress: constants.ProgressCallback
+    source: str,
+    candidates: Sequence[str],
+    size: Optional[int],
+    progress: constants.ProgressCallback,
 ) -> Optional[str]:
     """Returns the first of some URLs at which there is a memory file that can be read.
 
     Args:
         source: URL of the file that describes the machine.
         candidates: the URLs.
+        size: bytes of memory that the guest has, or None when that is not known.
         progress: called while a compressed file is indexed.
     """
     missing = []
-    for candidate in candidates:
+    name = display_name(source)
+    for candidate in [*candidates, *packed_locations(candidates)]:
         if candidate == source:
-            vollog.warning(f"{display_name(source)} is not its own memory: see --guest-memory")
+            vollog.warning(
+                f"{name} is not its own memory; where that lies is given by: "
+                f"vol --guest-memory FILE -f {name} PLUGIN"
+            )
             return None
         try:
-            open_memory_file(candidate, progress)
+            open_memory_file(candidate, size, progress)
             return candidate
         except MissingMemoryFile:
             missing.append(display_name(candidate))
@@ -57,34 +65,58 @@ def find_memory(
             vollog.warning(f"The guest's memory cannot be read, only its registers: {error}")
             return None
     vollog.warning(
-        f"{' or '.join(missing)}: no such file. The memory of {display_name(source)} "
-        f"is expected beside it, or where --guest-memory says; only registers can be shown"
+        f"{' or '.join(dict.fromkeys(missing))}: no such file. Only registers can be shown. "
+        f"The memory of {name} is expected beside it; if it lies elsewhere: "
+        f"vol --guest-memory FILE -f {name} PLUGIN"
     )
     return None
 
 
-def read_through_memory_file(layer: physical.FileLayer, location: str) -> None:
+def read_through_memory_file(
+    layer: physical.FileLayer, location: str, size: Optional[int] = None
+) -> None:
     """Lets a file's first layer read through the memory file that is open.
 
     Volatility asks this layer for its size, in a message that it may not even log; for that it
-    would decompress all of a compressed file.
+    would decompress all of a compressed file. Where it sends layers to other processes the file is
+    dropped, but not the size.
+
+    Args:
+        layer: of the file.
+        location: URL of the memory file.
+        size: bytes of memory that the guest has, or None when that is not known.
     """
-    stream: Any = MemoryStream(open_memory_file(location))
+    file = open_memory_file(location, size)
+    stream: Any = MemoryStream(file)
     layer._file_ = stream
+    layer._maximum_address = file.size - 1
+
+
+class FileOfLayer(NamedTuple):
+    """A file that a layer needs.
+
+    Attributes:
+        requirement: name of the layer's requirement.
+        layer_class: of the file's own layer.
+        location: URL of the file.
+        memory_size: bytes of memory that the guest has, or None when that is not known.
+    """
+
+    requirement: str
+    layer_class: type[physical.FileLayer]
+    location: str
+    memory_size: Optional[int] = None
 
 
 def add_file_layers(
-    context: interfaces.context.ContextInterface,
-    kind: str,
-    layers: Sequence[tuple[str, type[physical.FileLayer], str]],
+    context: interfaces.context.ContextInterface, kind: str, files: Sequence[FileOfLayer]
 ) -> tuple[str, str]:
     """Adds the layers of the files that a layer needs.
 
     Args:
         context: to add them to.
         kind: class name of the layer that needs them.
-        layers: of each the requirement's name, its class and the URL of the file; one of the URL of
-            the one before is the same layer.
+        files: of one URL there is one layer, of the class that comes first.
 
     Returns:
         Configuration path and name for the layer that needs them.
@@ -92,10 +124,12 @@ def add_file_layers(
     new_name: str = context.layers.free_layer_name(kind)
     path = join("GuestDumpHelper", new_name)
     added: dict[str, str] = {}
-    for requirement, layer_class, location in layers:
+    for requirement, layer_class, location, memory_size in files:
         if location not in added:
             name: str = context.layers.free_layer_name("FileLayer")
             context.config[join(path, requirement, "location")] = location
+            if memory_size is not None:
+                context.config[join(path, requirement, "memory_size")] = memory_size
             context.layers.add_layer(layer_class(context, join(path, requirement), name))
             added[location] = name
         context.config[join(path, requirement)] = added[location]
@@ -103,14 +137,35 @@ def add_file_layers(
 
 
 def described_by(
-    context: interfaces.context.ContextInterface, kind: str, source: str, memory: Optional[str]
+    context: interfaces.context.ContextInterface,
+    kind: str,
+    source: str,
+    memory: Optional[str],
+    size: Optional[int],
 ) -> tuple[str, str]:
-    """Adds the layers that a `DescribedMemoryLayer` needs; returns its path and name."""
-    layers: list[tuple[str, type[physical.FileLayer], str]] = [
-        ("meta_layer", MemoryFileLayer if memory == source else physical.FileLayer, source),
-        ("base_layer", MemoryFileLayer, memory or source),
-    ]
-    return add_file_layers(context, kind, layers)
+    """Adds the layers that a `DescribedMemoryLayer` needs.
+
+    Args:
+        context: to add them to.
+        kind: class name of the layer.
+        source: URL of the file that describes the machine.
+        memory: URL of the file that holds its memory, which may be the same; None when there is
+            none.
+        size: bytes of memory that the guest has, or None when that is not known.
+
+    Returns:
+        Configuration path and name for the layer.
+    """
+    return add_file_layers(
+        context,
+        kind,
+        [
+            FileOfLayer(
+                "meta_layer", MemoryFileLayer if memory == source else physical.FileLayer, source
+            ),
+            FileOfLayer("base_layer", MemoryFileLayer, memory or source, size),
+        ],
+    )
 
 
 def report(machine: Machine, left_out: Sequence[str] = ()) -> None:

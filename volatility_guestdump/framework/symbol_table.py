@@ -18,6 +18,7 @@ from volatility3.framework.symbols import intermed, linux
 # LinuxKernelIntermedSymbols needs it, but leaves it to the plugins to import it.
 from volatility3.framework.symbols.linux.extensions import network  # noqa: F401
 
+from volatility_guestdump.framework import mends
 from volatility_guestdump.framework.machines import machine_of
 from volatility_guestdump.framework.templates import StructureTemplate, quick
 from volatility_guestdump.kernels import linux_kernel
@@ -159,7 +160,8 @@ class _GuestDumpTable(intermed.IntermediateSymbolTable):
         class_types: Optional[Mapping[str, type[interfaces.objects.ObjectInterface]]] = None,
         symbol_mask: int = 0,
     ) -> None:
-        self._view = IsfView(_kernel_at(context, isf_url))
+        self._kernel = _kernel_at(context, isf_url)
+        self._view = IsfView(self._kernel)
         self._delegate = _GuestDumpFormat(
             context, config_path, name, self._view, native_types, table_mapping
         )
@@ -174,6 +176,12 @@ class _GuestDumpTable(intermed.IntermediateSymbolTable):
         )
         self.config["isf_url"] = isf_url
         self.config["symbol_mask"] = symbol_mask
+
+    def get_symbol(self, name: str) -> interfaces.symbols.SymbolInterface:
+        """Returns the symbol of a name."""
+        mends.refuse_unreadable_kallsyms(self._kernel, name, self.name)
+        symbol: interfaces.symbols.SymbolInterface = super().get_symbol(name)
+        return symbol
 
     def get_symbols_by_location(self, offset: int, size: int = 0) -> Iterable[str]:
         """Returns the names of all symbols at an address, or in a range of addresses."""
@@ -201,3 +209,7 @@ class LinuxGuestDumpSymbols(linux.LinuxKernelIntermedSymbols, _GuestDumpTable):
     Raises:
         KernelError: the kernel has no kallsyms or no BTF.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        mends.install(self)

@@ -26,12 +26,12 @@ SIGNATURES: Mapping[bytes, str] = {
     b"DISKDUMP": f"a kdump-compressed file of the older form, {_KDUMP}",
     b"makedumpfile\0\0\0\0": "a flattened file of makedumpfile, or of QEMU's kdump formats, "
     f"{_KDUMP}",
-    b"LibvirtQemudSave": "a machine that libvirt saved for restoring it (virsh dump or virsh save), "
-    f"in which memory is not in order; {_ELF_FROM_QEMU}",
+    b"LibvirtQemudSave": "a machine that libvirt saved for restoring it (virsh dump or virsh "
+    f"save), in which memory is not in order; {_ELF_FROM_QEMU}",
     b"LibvirtQemudPart": "a machine that libvirt did not finish saving, in which memory is not in "
     f"order; {_ELF_FROM_QEMU}",
-    b"QEVM": "QEMU's stream of a machine's state (migrate, savevm), in which memory is not in order; "
-    f"{_ELF_FROM_QEMU}",
+    b"QEVM": "QEMU's stream of a machine's state (migrate, savevm), in which memory is not in "
+    f"order; {_ELF_FROM_QEMU}",
 }
 
 

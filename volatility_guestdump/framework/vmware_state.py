@@ -92,7 +92,9 @@ def open_machine(state_location: str, memory_location: Optional[str]) -> Machine
         memory_location = state_location
 
     def make(identity: Hashable) -> Machine:
-        file = None if memory_location is None else open_memory_file(memory_location)
+        file = None
+        if memory_location is not None:
+            file = open_memory_file(memory_location, state.memory_file_size)
         ranges = state.ranges(file.size if file else 0)
         memory = PhysicalMemory(ranges, file)
         size = sum(run.size for run in memory.ranges)
@@ -121,8 +123,8 @@ def _vcpus(state: VmwareState, memory: Memory, location: str) -> Sequence[VCPU]:
     likelier = stack_pointer.likelier(memory.read, state.vcpus, state.vcpus_by_number)
     if likelier is None:
         vollog.warning(
-            f"{display_name(location)} does not tell RSP from RBP, and nor does the guest's memory: "
-            f"they may be exchanged"
+            f"{display_name(location)} does not tell RSP from RBP, and nor does the guest's "
+            f"memory: they may be exchanged"
         )
     return likelier or state.vcpus
 
@@ -179,25 +181,31 @@ class VmwareStateStacker(interfaces.automagic.StackerLayerInterface):
                 return None
             state, state_location = open_state(found), found
             if state.memory_offset is None:
-                memory = stacking.find_memory(found, [location], progress_callback)
+                memory = stacking.find_memory(
+                    found, [location], state.memory_file_size, progress_callback
+                )
         except SourceError as error:
             vollog.warning(f"Not a usable state of a VMware machine: {error}")
             return None
         if not state.has_memory:
             vollog.warning(
-                f"{display_name(state_location)} is a snapshot without the guest's memory: take one "
-                f"with memory while the guest runs, or suspend it"
+                f"{display_name(state_location)} is a snapshot without the guest's memory: take "
+                f"one with memory while the guest runs, or suspend it"
             )
             return None
         if state.memory_offset is not None:
             memory = state_location
         elif state_location == location:
             beside = stacking.memory_candidates(context, state_memory_locations(location))
-            memory = stacking.find_memory(location, beside, progress_callback)
-        if location in (state_location, memory):
+            memory = stacking.find_memory(
+                location, beside, state.memory_file_size, progress_callback
+            )
+        if location == memory:
+            stacking.read_through_memory_file(layer, location, state.memory_file_size)
+        elif location == state_location:
             stacking.read_through_memory_file(layer, location)
         path, name = stacking.described_by(
-            context, VmwareStateLayer.__name__, state_location, memory
+            context, VmwareStateLayer.__name__, state_location, memory, state.memory_file_size
         )
         new_layer = VmwareStateLayer(context, path, name)
         stacking.report(new_layer.machine, state.left_out)

@@ -130,7 +130,7 @@ def _kernel_tables(tables: PageTables, kallsyms: Kallsyms, runs: Sequence[Run]) 
             continue
         try:
             root, _ = tables.translate(address)
-            own = PageTables(tables.read_physical, tables.mode, root)
+            own = tables.at(root)
             # Not the size of the page too: either may have split a large one.
             if own.translate(start)[0] == tables.translate(start)[0]:
                 return own

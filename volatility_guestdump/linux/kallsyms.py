@@ -1,35 +1,62 @@
 r"""The kernel's own symbol table (kallsyms), found and decoded in the kernel's image.
 
-Nothing in memory points at the table that could be followed without symbols, but its tables lie
-next to each other and check each other, so their structure is enough to find them. As
-scripts/kallsyms.c of Linux writes them, each aligned to eight bytes (to four in 32-bit kernels
-and, seen in 7.2, in kernels with place-relative addresses):
+A kernel built with CONFIG_KALLSYMS carries the names and addresses of its functions, and with
+CONFIG_KALLSYMS_ALL also those of its variables, to name what it prints in a trace. The tables are
+written by scripts/kallsyms.c when the kernel is linked:
 
-    up to 6.1    addresses, num_syms, names, markers, token_table, token_index
+names          The symbols in ascending order of address. Each is a length and so many bytes, and
+               each byte is the number of a *token*: a string of one or more characters that often
+               occur in names, as "_init" or "trace_". A name is its tokens, one after the other.
+               The first character of the result is no part of the name, but the type of the symbol
+               as nm(1) shows it ("T" for a function). So the bytes 3, 0x54, 0xa0, 0x15 are three
+               tokens; if these are "Tsch", "ed", "ule" they say that schedule is a function.
+num_syms       How many symbols there are, u32.
+token_table    The 256 tokens in the order of their numbers, each a string that ends in NUL.
+token_index    Where each of them starts in token_table, u16. A token is so found in one step.
+markers        Where each 256th symbol starts in names. To reach symbol n one starts at marker
+               n // 256 and hops over n % 256 lengths.
+addresses      The address of each symbol, in one of the encodings below.
+seqs_of_names  The numbers of the symbols in the order of their names, three bytes each with the
+               most significant first: a name is found by binary search.
+
+The variants, with the kernels that have them:
+
+length of a name
+    to 6.0       One byte.
+    from 6.1     With bit 7 set a second byte follows that has the bits from 7 up (73bbb94466fd,
+                 "kallsyms: support "big" kernel symbols"). An older table can be read by the same
+                 rule, for none of its lengths has bit 7: names were at most 127 characters then
+                 (KSYM_NAME_LEN was 128), and a name never has more tokens than characters.
+markers
+    to 4.20      unsigned long.
+    from 5.0     u32 (80ffbaa5b1bd, "kallsyms: reduce size a little on 64-bit").
+order, each table aligned to eight bytes (to four in 32-bit kernels and, seen in 7.2, in kernels
+with place-relative addresses)
+    to 6.1       addresses, num_syms, names, markers, token_table, token_index
     6.2, 6.3     addresses, num_syms, names, markers, seqs_of_names, token_table, token_index
+                 (60443c88f3a8, "kallsyms: Improve the performance of kallsyms_lookup_name()";
+                 19bd8981dc2e made an entry three bytes instead of four before 6.2 was released)
     from 6.4     num_syms, names, markers, token_table, token_index, addresses, seqs_of_names
                  (404bad70fcf7, "kallsyms: change the output order")
+addresses
+    absolute           unsigned long, the address itself. To 4.5; later, to 6.14, only without
+                       CONFIG_KALLSYMS_BASE_RELATIVE.
+    relative           u32 offsets, and behind them one address that they are relative to. From 4.6
+                       (2213e9a66bb8, "kallsyms: add support for relative offsets in kallsyms
+                       address table"), where CONFIG_KALLSYMS_ABSOLUTE_PERCPU is not set.
+    absolute percpu    The same with i32 offsets: one that is not negative is an address of its own
+                       (a per-CPU variable's, which on x86-64 counts from 0), a negative n stands
+                       for base - 1 - n. 4.6 to 6.14, with CONFIG_KALLSYMS_ABSOLUTE_PERCPU, which
+                       x86-64 with SMP sets (01157ddc58dc removed it).
+    place-relative     i32 offsets from the place of the entry itself. Seen from 7.0 on.
 
-num_syms       u32.
-names          for each symbol a length and so many bytes, each the number of a token. Since 6.1
-               (73bbb94466fd) a length with bit 7 set has a second byte with the higher bits.
-               The first character of the expanded name is the type that nm(1) shows.
-markers        for each 256th symbol the u32 offset of its name in names.
-token_table    256 strings that end in NUL.
-token_index    for each of them its u16 offset in token_table.
-addresses      one of four encodings:
-               absolute         the address itself (before 4.6, or without KALLSYMS_BASE_RELATIVE)
-               relative         u32 offsets, then the address that they are relative to
-               absolute percpu  the same with i32 offsets: what is not negative is an address of
-                                its own (a per-CPU variable's, which starts from 0), a negative n
-                                stands for base - 1 - n (x86-64 with SMP, 4.6 to 6.14)
-               place-relative   i32 offsets from the place of the entry itself (from 7.0)
-
-The token table is the anchor: the tokens for the ten digits are those digits, for every kernel
-has symbols with each of them, so the bytes "0\\0" "1\\0" .. "9\\0" are in it; and token_index has
-to agree with it entry for entry. num_syms and names are found from there backwards, by decoding:
-of a candidate, all names and all markers have to agree. Which encoding the addresses have is
-decided by which one gives a known symbol its known address.
+No variant is taken by the kernel's version: distributions backport. Nothing in memory points at
+the tables that could be followed without symbols, but they check each other. The token table is
+the anchor: the token of each digit is that digit alone, for a character that is used in a name is
+its own token, and every kernel has symbols with each digit. So the bytes "0\\0" "1\\0" .. "9\\0"
+are in it; and token_index has to agree with it entry for entry. num_syms and names are found from
+there backwards, by decoding: of a candidate, all names and all markers have to agree. Which
+encoding the addresses have is decided by which one gives a known symbol its known address.
 """
 
 import array
@@ -70,6 +97,10 @@ _WORK_LIMIT = 32 << 20
 
 #: What no symbol's name has.
 _SEPARATOR = "\n"
+
+#: What clang's link-time optimization (CONFIG_LTO_CLANG_THIN) puts between the name of a static
+#: function or variable and a hash, when it makes it known to other units.
+_PROMOTED = ".llvm."
 
 #: Types that nm(1) gives to the symbols of a kernel.
 _TYPES = frozenset(b"AaBbCcDdGgIiNnRrSsTtUuVvWw?-")
@@ -114,7 +145,8 @@ class Kallsyms:
 
     Attributes:
         index: as given. Of several symbols with one name it has the global one, else the last, as
-            a linker's symbol table read from start to end would leave it.
+            a linker's symbol table read from start to end would leave it. Where clang made
+            "name.llvm.123" of a static "name", and no other symbol has that, it has both.
         encoding: as given.
         tables: as given.
     """
@@ -137,6 +169,10 @@ class Kallsyms:
         self.tables = tables
         # What lies below the kernel's half of the address space is a per-CPU offset or a constant.
         self._kernel_half = 1 << (bits - 1)
+        start = index.get("_text", index.get("_stext"))
+        if bits == 32 and start is not None:
+            # How much of it the kernel has is configured there (CONFIG_VMSPLIT_1G to _3G).
+            self._kernel_half = min(self._kernel_half, addresses[start])
 
     def __len__(self) -> int:
         return len(self._names)
@@ -494,4 +530,12 @@ def _index(names: Sequence[str], types: str) -> dict[str, int]:
     if len(index) < len(names):
         is_global = map(str.isupper, types)
         index.update(itertools.compress(zip(names, range(len(names))), is_global))
+    promoted: dict[str, list[int]] = {}
+    for number, name in enumerate(names):
+        if _PROMOTED in name:
+            promoted.setdefault(name.partition(_PROMOTED)[0], []).append(number)
+    for name, numbers in promoted.items():
+        # Which of several is meant cannot be told.
+        if name not in index and len(numbers) == 1:
+            index[name] = numbers[0]
     return index

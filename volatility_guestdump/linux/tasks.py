@@ -62,10 +62,13 @@ class Tasks:
         self._comm = btf.offset("task_struct", "comm")
         self._tasks = btf.offset("task_struct", "tasks")
         self._stack_pointer = btf.offset("task_struct", "thread.sp")
-        on_cpu = btf.member("task_struct", "on_cpu")
-        self._on_cpu = on_cpu.bit_offset // 8
-        # An int up to 6.x, a byte since.
-        self._on_cpu_size = btf.size(btf.resolve(on_cpu.type))
+        self._on_cpu: Optional[int] = None
+        # Without SMP there is none.
+        with contextlib.suppress(BtfError):
+            on_cpu = btf.member("task_struct", "on_cpu")
+            self._on_cpu = on_cpu.bit_offset // 8
+            # An int up to 6.x, a byte since.
+            self._on_cpu_size = btf.size(btf.resolve(on_cpu.type))
 
     def at(self, address: int) -> Task:
         """Reads the task at an address.
@@ -92,6 +95,10 @@ class Tasks:
         Raises:
             AddressError: the task is not in the dump.
         """
+        if self._on_cpu is None:
+            # The variable of the one CPU
+            current = _current_task_variable(self._kernel, self._btf)
+            return current is not None and self._kernel.pointer(current) == task.address
         size = self._on_cpu_size
         return self._kernel.read(task.address + self._on_cpu, size) != bytes(size)
 
@@ -225,7 +232,7 @@ class Cpus:
             return None
 
     def _current_task_pointer(self, number: int) -> int:
-        variable = self._current_task_variable()
+        variable = _current_task_variable(self._kernel, self._btf)
         if variable is None:
             raise KernelError("the kernel does not name its current tasks")
         return (variable + self._offsets[number]) & ((1 << self._kernel.bits) - 1)
@@ -240,13 +247,15 @@ class Cpus:
         except (AddressError, KernelError):
             return None
 
-    def _current_task_variable(self) -> Optional[int]:
-        address = self._kernel.address("current_task")
-        if address is None and self._btf is not None:
-            hot = self._kernel.address("pcpu_hot")
-            if hot is not None:
-                try:
-                    address = hot + self._btf.offset("pcpu_hot", "current_task")
-                except KernelError:
-                    return None
-        return address
+
+def _current_task_variable(kernel: LinuxKernel, btf: Optional[Btf]) -> Optional[int]:
+    """Returns the address of the per-CPU variable that names the current task, or None."""
+    address = kernel.address("current_task")
+    if address is None and btf is not None:
+        hot = kernel.address("pcpu_hot")
+        if hot is not None:
+            try:
+                address = hot + btf.offset("pcpu_hot", "current_task")
+            except KernelError:
+                return None
+    return address

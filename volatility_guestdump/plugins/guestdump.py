@@ -2,6 +2,7 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Plugins for what hypervisors write of guests: debug.guest, snapshots, ELF dumps of QEMU."""
 
+import io
 import json
 import logging
 import lzma
@@ -23,7 +24,7 @@ except ImportError:
 
 from volatility_guestdump import kernels
 from volatility_guestdump.exceptions import KernelError
-from volatility_guestdump.framework import installed, windows_symbols
+from volatility_guestdump.framework import installed, output, windows_symbols
 from volatility_guestdump.framework.machines import MachineRequirement, machine_below
 from volatility_guestdump.linux.isf.document import IsfView
 from volatility_guestdump.linux.kernel import LinuxKernel
@@ -290,19 +291,33 @@ class Isf(GuestDumpPlugin):
         name = re.sub(
             r"[^A-Za-z0-9.+_-]", "_", "-".join(filter(None, (kernel.release, kernel.build_id)))
         )
-        with self.open(f"{name}.json.xz") as output:
-            # More effort makes a file that is a tenth smaller, in four times the time.
-            with lzma.open(output, "wt", preset=1, encoding="utf-8") as text:
-                json.dump(document, text)
-            yield (
-                0,
-                (
-                    banner,
-                    len(document["user_types"]) + len(document["enums"]),
-                    len(document["symbols"]),
-                    output.preferred_filename,
-                ),
-            )
+        written = self._write(f"{name}.json.xz", document)
+        types = len(document["user_types"]) + len(document["enums"])
+        yield 0, (banner, types, len(document["symbols"]), written)
+
+    def _write(self, name: str, document: dict[str, Any]) -> str:
+        """Writes the file, unless there is one; returns what to say of it in its column."""
+        packed = io.BytesIO()
+        # More effort makes a file that is a tenth smaller, in four times the time.
+        with io.TextIOWrapper(lzma.LZMAFile(packed, "w", preset=1), encoding="utf-8") as text:
+            json.dump(document, text)
+        file = None
+        try:
+            file = self.open(name)
+            taken = output.existing(file)
+            if taken is None:
+                file.write(packed.getbuffer())
+                file.close()
+                return str(file.preferred_filename)
+            vollog.warning(f"{taken} is there already: nothing is written")
+            output.discard(file)
+        except OSError as error:
+            # The words of Volatility's plugins.
+            vollog.warning(f"File {name} could not be written: {error}")
+            if file is not None:
+                output.discard(file)
+            return "Error outputting file"
+        return f"{name} (is there already)"
 
     def run(self) -> renderers.TreeGrid:
         """Returns the rows."""

@@ -11,7 +11,7 @@ from typing import Optional, Protocol
 
 from volatility_guestdump.exceptions import BtfError
 from volatility_guestdump.files.location import file_state
-from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.linux.kernel import CODE_ALONE, LinuxKernel
 from volatility_guestdump.linux.log import panic_message
 from volatility_guestdump.linux.stacks import PanicTask, Stacks
 from volatility_guestdump.machine import Machine, MemoryRange
@@ -173,6 +173,8 @@ def linux_facts(machine: Machine, kernel: LinuxKernel, installed: Optional[str])
     except BtfError as error:
         has_types = False
         missing = missing or str(error)
+    if kernel.has_code_alone and not missing:
+        missing = f"the kernel's {CODE_ALONE}"
     return KernelFacts(
         kernel.tables.mode,
         kernel.isolates_page_tables(),

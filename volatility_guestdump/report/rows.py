@@ -78,9 +78,13 @@ def _symbols(symbols: Symbols) -> str:
         return symbols.location
     if symbols.downloadable:
         return "none on this machine; Volatility's Windows plugins download them"
-    if symbols.kallsyms and symbols.types:
-        return "kallsyms and BTF in the dump"
-    partly = "kallsyms in the dump, but no types" if symbols.kallsyms else "none"
+    partly = "kallsyms and BTF in the dump" if symbols.types else "kallsyms in the dump"
+    if not symbols.kallsyms:
+        partly = "none"
+    elif not symbols.missing:
+        return partly
+    elif not symbols.types:
+        partly += ", but no types"
     return f"{partly}: {symbols.missing}; plugins need an ISF for this banner"
 
 

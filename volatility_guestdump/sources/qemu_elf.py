@@ -11,7 +11,7 @@ QEMU do it. It is a core file as a debugger expects one:
 QEMU's own note (struct QEMUCPUState) has all registers that a debugger of kernels wants. They are
 read from it alone; NT_PRSTATUS gives the vCPU's number, and must have the same RIP:
 
-    name   "QEMU", type 0; 432 bytes, from QEMU 2.12 on 440 (kernel_gs_base); later ones may be longer
+    name   "QEMU", type 0; 432 bytes, from QEMU 2.12 on 440 (kernel_gs_base), later perhaps more
     u32    version (1), u32 size of the structure
     u64    rax rbx rcx rdx rsi rdi rsp rbp r8 .. r15 rip rflags
     24 bytes for each of cs ds es fs gs ss ldt tr gdt idt: u32 selector, limit, flags, pad, u64 base

@@ -125,6 +125,13 @@ class VmwareState:
     vcpus_by_number: tuple[VCPU, ...]
     left_out: tuple[str, ...]
 
+    @property
+    def memory_file_size(self) -> Optional[int]:
+        """Bytes of the file that holds memory, or None where only that file itself tells."""
+        if self.memory_offset is not None or not self.regions:
+            return None
+        return max(run.file_offset + run.size for run in self.regions)
+
     def ranges(self, memory_size: int) -> tuple[MemoryRange, ...]:
         """Returns guest-physical memory, with offsets in the file that holds it.
 

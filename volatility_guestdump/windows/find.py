@@ -17,7 +17,7 @@ from volatility_guestdump.machine import PAGE_SIZE, VCPU, Machine, Read
 from volatility_guestdump.windows.kernel import WindowsKernel
 from volatility_guestdump.windows.pe import Image, read_kernel
 from volatility_guestdump.x86.idt import handlers
-from volatility_guestdump.x86.paging import PageTables, PagingMode, possible_modes
+from volatility_guestdump.x86.paging import CR4_PSE, PageTables, PagingMode, possible_modes
 
 #: How far below a handler the headers may lie; a kernel's image has up to 20 MiB.
 _REACH = 64 << 20
@@ -62,7 +62,8 @@ def _candidates(read: Read, vcpus: Sequence[VCPU]) -> Iterator[tuple[VCPU, PageT
         for mode in possible_modes(vcpu):
             if mode is not PagingMode.OFF and (mode, mode.root(vcpu["cr3"])) not in seen:
                 seen.add((mode, mode.root(vcpu["cr3"])))
-                loaded.append((vcpu, PageTables(read, mode, vcpu["cr3"])))
+                has_4mib_pages = bool(vcpu["cr4"] & CR4_PSE)
+                loaded.append((vcpu, PageTables(read, mode, vcpu["cr3"], has_4mib_pages)))
     yield from loaded
     for vcpu in vcpus:
         for (_, tables), place in itertools.product(loaded, _KERNEL_TABLES):
@@ -72,7 +73,7 @@ def _candidates(read: Read, vcpus: Sequence[VCPU]) -> Iterator[tuple[VCPU, PageT
                 (cr3,) = struct.unpack("<Q", tables.read(vcpu["gs_base"] + place, 8))
             except AddressError:
                 continue
-            named = PageTables(read, tables.mode, cr3)
+            named = tables.at(cr3)
             if (named.mode, named.root) not in seen:
                 seen.add((named.mode, named.root))
                 yield vcpu, named

@@ -4,7 +4,7 @@ Volatility's Intel layers serve the plugins. This is the walk for what comes bef
 be made: which of the vCPUs' page tables are sound, and where the kernel is.
 
     mode     tables (bits of index)                entry   large pages
-    32-bit   10, 10                                4       4 MiB (with CR4.PSE)
+    32-bit   10, 10                                4       4 MiB (with CR4.PSE, CPUID PSE-36)
     PAE      2, 9, 9                               8       2 MiB
     4-level  9, 9, 9, 9                            8       1 GiB, 2 MiB
     5-level  9, 9, 9, 9, 9                         8       1 GiB, 2 MiB
@@ -20,6 +20,7 @@ from volatility_guestdump.exceptions import AddressError
 from volatility_guestdump.machine import PAGE_SIZE, VCPU, Read
 
 CR0_PG = 1 << 31
+CR4_PSE = 1 << 4
 CR4_PAE = 1 << 5
 CR4_LA57 = 1 << 12
 CR4_PCIDE = 1 << 17
@@ -109,6 +110,8 @@ class PageTables:
         read: reads physical memory.
         mode: how the tables are built; not OFF.
         cr3: where they start, as in the register.
+        has_4mib_pages: whether CR4.PSE is set: without it 32-bit paging has no large pages, and
+            their bit is ignored. Of no meaning in other modes.
 
     Attributes:
         mode: as given.
@@ -116,11 +119,16 @@ class PageTables:
         read_physical: as given.
     """
 
-    def __init__(self, read: Read, mode: PagingMode, cr3: int) -> None:
+    def __init__(self, read: Read, mode: PagingMode, cr3: int, has_4mib_pages: bool = True) -> None:
         self.read_physical = read
         self.mode = mode
+        self._has_4mib_pages = has_4mib_pages
         self.root = mode.root(cr3)
         self._tables: dict[int, bytes] = {}
+
+    def at(self, cr3: int) -> "PageTables":
+        """Returns page tables built in the same way that start elsewhere."""
+        return PageTables(self.read_physical, self.mode, cr3, self._has_4mib_pages)
 
     def _table(self, address: int, bits: int) -> bytes:
         table = self._tables.get(address)
@@ -149,7 +157,11 @@ class PageTables:
             if not entry & _PRESENT:
                 return None, 1 << bits_left
             if bits_left == 12 or (entry & _LARGE and self._may_be_large(level)):
-                return entry & _PHYSICAL_MASK & -(1 << bits_left), 1 << bits_left
+                page = entry & _PHYSICAL_MASK & -(1 << bits_left)
+                if mode is PagingMode.LEGACY and bits_left > 12:
+                    # PSE-36: bits 13-20 are bits 32-39 of the address; zero on CPUs without it.
+                    page |= (entry >> 13 & 0xFF) << 32
+                return page, 1 << bits_left
             table = entry & _PHYSICAL_MASK & -PAGE_SIZE
         raise AssertionError("the last table has entries of one page")
 
@@ -164,6 +176,8 @@ class PageTables:
         # Only the tables of 1 GiB, 2 MiB and 4 MiB entries have large pages, not the roots of
         # PAE and of 4 and 5 levels.
         from_last = len(self.mode.index_bits) - 1 - level
+        if self.mode is PagingMode.LEGACY and not self._has_4mib_pages:
+            return False
         return from_last == 1 or (from_last == 2 and self.mode.is_64bit)
 
     def translate(self, address: int) -> tuple[int, int]:
@@ -246,7 +260,7 @@ def candidate_tables(read: Read, vcpus: Iterable[VCPU]) -> Iterator[tuple[VCPU, 
                 continue
             cr3 = vcpu["cr3"]
             for root in (cr3 & ~PTI_USER_HALF, cr3):
-                tables = PageTables(read, mode, root)
+                tables = PageTables(read, mode, root, bool(vcpu["cr4"] & CR4_PSE))
                 if (mode, tables.root) not in seen:
                     seen.add((mode, tables.root))
                     yield vcpu, tables

@@ -7,8 +7,7 @@ from volatility_guestdump.machine import VCPU
 from volatility_guestdump.x86.paging import CR4_PCIDE, PTI_USER_HALF, PagingMode
 
 #: Flags by their bits. Source: Intel Software Developer's Manual, volume 1, section 3.4.3 and
-#: volume 3, sections 2.2.1 and 2.5; of EFER's bits 12 to 14, AMD64 Architecture Programmer's Manual,
-#: volume 2, section 3.1.7.
+#: volume 3, section 2.5.
 FLAGS: Mapping[str, Mapping[int, str]] = {
     "rflags": {
         0: "CF",
@@ -71,7 +70,6 @@ FLAGS: Mapping[str, Mapping[int, str]] = {
         28: "LAM_SUP",
         32: "FRED",
     },
-    "efer": {0: "SCE", 8: "LME", 10: "LMA", 11: "NXE", 12: "SVME", 13: "LMSLE", 14: "FFXSR"},
 }
 
 _CR0_PE = 1 << 0

@@ -38,9 +38,10 @@ LARGEST_VALUE = 61
 #: The block "Memory" starts at a multiple of this.
 ALIGNMENT = 0x10000
 
-#: General registers in the order of the block "gpregs": as x86 numbers them.
+#: General registers in the order of the block "gpregs" (crash's vmware_vmss.c, which VMware wrote):
+#: rbp before rsp, unlike in x86's own numbering.
 GPREGS = (
-    *("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi"),
+    *("rax", "rcx", "rdx", "rbx", "rbp", "rsp", "rsi", "rdi"),
     *("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"),
 )
 

@@ -74,7 +74,7 @@ class SymbolConverter:
         return address, relocated
 
     def _linked(self, address: int, relocated: bool) -> int:
-        return address - self._kernel.kaslr_shift if relocated else address
+        return address - self._kernel.symbol_shift if relocated else address
 
     def by_location(self, mask: int) -> list[tuple[int, str]]:
         """Returns (linked address, name) of all symbols, ascending; see `IsfView`."""

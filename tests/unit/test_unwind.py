@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from tests.helpers import IDLE_VCPU
 from tests.unit import test_orc as orc
 from volatility_guestdump.exceptions import AddressError
-from volatility_guestdump.linux.kernel import LinuxKernel, Place
+from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.linux.orc import OrcTable
+from volatility_guestdump.linux.place import Place
 from volatility_guestdump.linux.unwind import MAXIMUM_FRAMES, NOT_STARTED, Frame, Unwinder
 from volatility_guestdump.machine import VCPU
 from volatility_guestdump.x86.paging import CR0_PG
@@ -26,6 +28,7 @@ class FakeKernel:
     bits = 64
     virtual_base = CODE
     kallsyms = None
+    types = modules = None
 
     def __init__(
         self, functions: Mapping[str, tuple[int, int, int]], with_orc: bool = True
@@ -51,6 +54,11 @@ class FakeKernel:
     def address(self, symbol: str) -> Optional[int]:
         """Returns the address of a symbol."""
         return self.symbols.get(symbol)
+
+    @property
+    def orc(self) -> OrcTable:
+        """The kernel's unwinding tables."""
+        return LinuxKernel._read_orc(cast(LinuxKernel, cast(Any, self)))
 
     def at(self, name: str, offset: int = 5) -> int:
         """Returns an address in a function."""
@@ -84,7 +92,7 @@ def trace(kernel: FakeKernel, function: str, sp: int, **registers: int) -> list[
     """Returns the frames of a vCPU that runs a function."""
     where = {"rip": kernel.at(function), "rsp": STACK + sp, "cs": 0x10, "cr0": CR0_PG}
     values = {**IDLE_VCPU, **where, **registers}
-    unwinder = Unwinder(cast(LinuxKernel, cast(Any, kernel)), None)
+    unwinder = Unwinder(cast(LinuxKernel, cast(Any, kernel)))
     return list(unwinder.of_vcpu(VCPU(0, values)))
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tests.helpers import IDLE_VCPU
 from tests.lab import writer
 from volatility_guestdump.exceptions import SourceError, UnrecognizedSource
-from volatility_guestdump.sources.debug_guest import REGISTERS, GuestFile
+from volatility_guestdump.machine import REGISTERS
+from volatility_guestdump.sources.debug_guest import GuestFile
 
 VERSIONS = (1, 3, 4, 5, 6, 7)
 HEADER_SIZES = {1: 61, 3: 78, 4: 78, 5: 78, 6: 79, 7: 83}
