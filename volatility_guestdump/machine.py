@@ -100,6 +100,7 @@ class Origin:
         ranges: the runs of memory that the guest has, whether the memory file covers them or not.
         memory_location: URL of the file that holds its memory, or None when there is none.
         memory_file_size: bytes of memory in that file.
+        expected_memory: URLs at which the memory file was looked for, the likeliest first.
     """
 
     format: str
@@ -107,6 +108,7 @@ class Origin:
     ranges: Sequence[MemoryRange]
     memory_location: Optional[str]
     memory_file_size: int
+    expected_memory: Sequence[str] = ()
 
     @property
     def memory_size(self) -> int:

@@ -12,7 +12,7 @@ import pathlib
 import urllib.parse
 import urllib.request
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, Callable, NamedTuple, Optional
 
 from volatility_guestdump.files.gzip_members import GzipStream
@@ -120,7 +120,7 @@ def memory_locations(guest_location: str) -> list[str]:
     Args:
         guest_location: URL of the debug.guest file, which may be compressed.
     """
-    return _of_all_names(guest_location, _memory_names)
+    return of_all_names(guest_location, _memory_names)
 
 
 def _memory_names(guest_location: str) -> list[str]:
@@ -133,7 +133,7 @@ def _memory_names(guest_location: str) -> list[str]:
 
 def guest_locations(memory_location: str) -> list[str]:
     """Returns where the debug.guest file of a memory file may lie: the other way round."""
-    return _of_all_names(memory_location, _guest_names)
+    return of_all_names(memory_location, _guest_names)
 
 
 def _guest_names(memory_location: str) -> list[str]:
@@ -149,7 +149,7 @@ def _in_case_of(suffix: str, other: str) -> str:
     return other.upper() if suffix.isupper() else other
 
 
-def _of_all_names(location: str, companions: Callable[[str], list[str]]) -> list[str]:
+def of_all_names(location: str, companions: Callable[[str], list[str]]) -> list[str]:
     """Returns the companions of a file beside the name it is given by, and beside its target.
 
     Of a symbolic link that is the file which it leads to. What is not there under just that name
@@ -177,7 +177,7 @@ def _in_any_case(location: str) -> str:
     return location_of(os.path.join(folder, found[0])) if len(found) == 1 else location
 
 
-def packed_locations(locations: list[str]) -> list[str]:
+def packed_locations(locations: Sequence[str]) -> list[str]:
     """Returns where packed forms of files lie that are not there themselves."""
     names = (location + packing.suffix for location in locations for packing in _PACKINGS)
     return [name for name in map(_in_any_case, names) if is_readable(name)]

@@ -23,7 +23,10 @@ if VOLATILITY < OLDEST_VOLATILITY:
     )
 
 from volatility_guestdump.framework import automagic as automagic  # noqa: E402
+from volatility_guestdump.framework import qemu_elf as qemu_elf  # noqa: E402
 from volatility_guestdump.framework import reasons as reasons  # noqa: E402
+from volatility_guestdump.framework import unsupported as unsupported  # noqa: E402
+from volatility_guestdump.framework import vmware_state as vmware_state  # noqa: E402
 
 # Files of other places than this machine come as Volatility gets them, and indexes lie where it
 # keeps what --clear-cache deletes.

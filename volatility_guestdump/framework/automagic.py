@@ -12,7 +12,7 @@ from volatility_guestdump import kernels
 from volatility_guestdump.exceptions import GuestDumpError
 from volatility_guestdump.framework.images import ImageStacker
 from volatility_guestdump.framework.machines import MachineRequirement, machine_below
-from volatility_guestdump.framework.stackers import MEMORY_OPTION
+from volatility_guestdump.framework.stacking import MEMORY_OPTION
 from volatility_guestdump.framework.symbol_table import LinuxGuestDumpSymbols
 from volatility_guestdump.framework.windows_symbols import load as load_symbols
 from volatility_guestdump.machine import Machine

@@ -13,6 +13,7 @@ from volatility_guestdump.files.location import (
     STREAM_ERRORS,
     display_name,
     file_state,
+    memory_locations,
     open_location,
 )
 from volatility_guestdump.files.memory_file import Content, MemoryStream, open_memory_file
@@ -74,7 +75,12 @@ def open_machine(guest_location: str, memory_location: Optional[str]) -> Machine
             else open_memory_file(memory_location, guest.memory_size)
         )
         origin = Origin(
-            guest.format, guest_location, guest.ranges, memory_location, file.size if file else 0
+            guest.format,
+            guest_location,
+            guest.ranges,
+            memory_location,
+            file.size if file else 0,
+            memory_locations(guest_location),
         )
         return Machine(PhysicalMemory(guest.ranges, file), guest.vcpus, identity, origin)
 

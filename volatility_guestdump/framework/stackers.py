@@ -1,7 +1,7 @@
 """Stackers: debug.guest or debug.vmem -> GuestDumpLayer -> the kernel's Intel layer."""
 
 import logging
-from typing import Any, Optional
+from typing import Optional
 
 from volatility3.framework import constants, interfaces
 from volatility3.framework.automagic import linux, windows
@@ -9,24 +9,18 @@ from volatility3.framework.layers import intel, physical
 
 from volatility_guestdump import kernels
 from volatility_guestdump.exceptions import (
-    MemoryFileError,
-    MissingMemoryFile,
     SourceError,
     UnrecognizedSource,
 )
 from volatility_guestdump.files.location import (
     MEMORY_SUFFIX,
-    display_name,
     guest_locations,
     is_readable,
-    location_of,
     looks_like_guest_file,
     memory_locations,
     packed_guest_dump,
-    packed_locations,
     without_gzip,
 )
-from volatility_guestdump.files.memory_file import MemoryStream, open_memory_file
 from volatility_guestdump.framework.installed import linux_isf
 from volatility_guestdump.framework.intel import (
     GuestDumpIntel,
@@ -37,19 +31,22 @@ from volatility_guestdump.framework.intel import (
 from volatility_guestdump.framework.layers import (
     GuestDumpLayer,
     MachineLayer,
-    MemoryFileLayer,
     open_guest_file,
 )
 from volatility_guestdump.framework.machines import machine_of
+from volatility_guestdump.framework.stacking import (
+    described_by,
+    find_memory,
+    memory_candidates,
+    read_through_memory_file,
+    report,
+)
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.machine import Machine
 from volatility_guestdump.windows.kernel import WindowsKernel
-from volatility_guestdump.x86.paging import PagingMode, find_paging
+from volatility_guestdump.x86.paging import PagingMode
 
 vollog = logging.getLogger(__name__)
-
-#: Where the automagic keeps what the user gave with --guest-memory.
-MEMORY_OPTION = "automagic.GuestDumpStackers.guest_memory"
 
 _LINUX_LAYERS: dict[PagingMode, type[intel.Intel]] = {
     PagingMode.LEGACY: GuestDumpIntel,
@@ -80,37 +77,16 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
         guest = cls._find_guest(layer.location)
         if guest is None:
             return None
+        candidates = [layer.location]
         if guest == layer.location:
-            candidates = memory_locations(guest)
-            option = context.config.get(MEMORY_OPTION, None)
-            if option:
-                candidates = [location_of(str(option))]
-            memory = cls._find_memory(guest, candidates, progress_callback)
-        else:
-            memory = cls._find_memory(guest, [layer.location], progress_callback)
-            if memory is not None:
-                # Volatility asks this layer for its size, in a message that it may not even log.
-                # Where it sends layers to other processes the file is dropped, but not the size.
-                file = open_memory_file(memory, open_guest_file(guest).memory_size)
-                stream: Any = MemoryStream(file)
-                layer._file_ = stream
-                layer._maximum_address = file.size - 1
-        join = interfaces.configuration.path_join
-        new_name = context.layers.free_layer_name("GuestDumpLayer")
-        path = join("GuestDumpHelper", new_name)
-        meta_layer = base_layer = cls._add_layer(
-            context, physical.FileLayer, guest, path, "meta_layer"
-        )
-        if memory is not None:
-            context.config[join(path, "base_layer", "memory_size")] = open_guest_file(
-                guest
-            ).memory_size
-            base_layer = cls._add_layer(context, MemoryFileLayer, memory, path, "base_layer")
-        context.config[join(path, "meta_layer")] = meta_layer
-        context.config[join(path, "base_layer")] = base_layer
-        dump = GuestDumpLayer(context, path, new_name)
-        cls._report_size(dump.machine)
-        cls._report_match(dump.machine)
+            candidates = memory_candidates(context, memory_locations(guest))
+        size = open_guest_file(guest).memory_size
+        memory = find_memory(guest, candidates, size, progress_callback)
+        if memory is not None and guest != layer.location:
+            read_through_memory_file(layer, memory, size)
+        path, name = described_by(context, GuestDumpLayer.__name__, guest, memory, size)
+        dump = GuestDumpLayer(context, path, name)
+        report(dump.machine)
         return dump
 
     @staticmethod
@@ -143,88 +119,6 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
             except SourceError as error:
                 vollog.warning(f"Not a usable guest dump: {error}")
         return None
-
-    @staticmethod
-    def _find_memory(
-        guest: str, candidates: list[str], progress: constants.ProgressCallback
-    ) -> Optional[str]:
-        """Returns the first of the URLs at which there is a memory file that can be read."""
-        missing = []
-        size = open_guest_file(guest).memory_size
-        for candidate in [*candidates, *packed_locations(candidates)]:
-            if candidate == guest:
-                name = display_name(guest)
-                vollog.warning(
-                    f"{name} is not its own memory; where that lies is given by: "
-                    f"vol --guest-memory FILE -f {name} PLUGIN"
-                )
-                return None
-            try:
-                open_memory_file(candidate, size, progress)
-                return candidate
-            except MissingMemoryFile:
-                missing.append(display_name(candidate))
-            except MemoryFileError as error:
-                vollog.warning(f"The guest's memory cannot be read, only its registers: {error}")
-                return None
-        name = display_name(guest)
-        vollog.warning(
-            f"{' or '.join(dict.fromkeys(missing))}: no such file. Only registers can be shown. "
-            f"The memory of {name} is expected beside it; if it lies elsewhere: "
-            f"vol --guest-memory FILE -f {name} PLUGIN"
-        )
-        return None
-
-    @staticmethod
-    def _add_layer(
-        context: interfaces.context.ContextInterface,
-        layer_class: type[physical.FileLayer],
-        location: str,
-        path: str,
-        requirement: str,
-    ) -> str:
-        """Adds the layer of a file, and returns its name."""
-        name: str = context.layers.free_layer_name("FileLayer")
-        path = interfaces.configuration.path_join(path, requirement)
-        context.config[interfaces.configuration.path_join(path, "location")] = location
-        context.layers.add_layer(layer_class(context, path, name))
-        return name
-
-    @staticmethod
-    def _report_size(machine: Machine) -> None:
-        origin = machine.origin
-        if origin.memory_location is None or not origin.missing_memory:
-            return
-        found = (
-            f"{display_name(origin.memory_location)}: {origin.memory_file_size} bytes, but "
-            f"{display_name(origin.location)} describes {origin.memory_size}: "
-        )
-        if origin.missing_memory > 0:
-            vollog.warning(
-                f"{found}the copy is incomplete. Memory from guest-physical address "
-                f"{machine.first_missing_address:#x} on is missing"
-            )
-        else:
-            vollog.warning(f"{found}the surplus is ignored")
-
-    @staticmethod
-    def _report_match(machine: Machine) -> None:
-        """Warns when no page tables of a vCPU make sense in the memory file."""
-        origin = machine.origin
-        if origin.memory_location is None:
-            return
-        paged = False
-        for vcpu in machine.vcpus:
-            mode, tables = find_paging(machine.memory.read, vcpu)
-            if tables is not None:
-                return
-            paged = paged or mode is not PagingMode.OFF
-        if paged:
-            missing = "they are missing, or " if origin.missing_memory > 0 else ""
-            vollog.warning(
-                f"{display_name(origin.memory_location)} has the page tables of no vCPU of "
-                f"{display_name(origin.location)}: {missing}it is the memory of another guest"
-            )
 
 
 class GuestDumpWindowsStacker(interfaces.automagic.StackerLayerInterface):

@@ -221,6 +221,12 @@ class Tasks:
             return
 
 
+def kernel_gs_base(vcpu: VCPU) -> int:
+    """Returns the kernel's base of GS: in user mode it is put aside, where the source has it."""
+    aside = vcpu.get("kernel_gs_base")
+    return aside if aside is not None and vcpu["cs"] & 3 else vcpu["gs_base"]
+
+
 class Cpus:
     """Which CPU of the kernel each vCPU is, and where its per-CPU variables are.
 
@@ -233,14 +239,15 @@ class Cpus:
     def __init__(self, kernel: LinuxKernel, btf: Optional[Btf], vcpus: Sequence[VCPU]) -> None:
         self._kernel = kernel
         self._btf = btf
-        # A vCPU whose record is missing leaves a gap.
-        self._offsets = self._read_offsets(max((vcpu.number + 1 for vcpu in vcpus), default=0))
+        # A vCPU whose registers are damaged is left out.
+        count = max((vcpu.number + 1 for vcpu in vcpus), default=0)
+        self._offsets = self._read_offsets(count)
         numbers = {offset: number for number, offset in enumerate(self._offsets)}
-        #: Number of the vCPU -> number of the CPU, where gs_base tells it.
+        #: Number of the vCPU -> number of the CPU, where a base of GS tells it.
         self._told = {
-            vcpu.number: numbers[vcpu["gs_base"]]
+            vcpu.number: numbers[kernel_gs_base(vcpu)]
             for vcpu in vcpus
-            if vcpu["gs_base"] in numbers and kernel.runs_on(vcpu) is not False
+            if kernel_gs_base(vcpu) in numbers and kernel.runs_on(vcpu) is not False
         }
         self._taken = set(self._told.values())
         self._page_map = functools.lru_cache(maxsize=_MAXIMUM_CPUS)(self._read_page_map)

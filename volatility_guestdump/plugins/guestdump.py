@@ -1,6 +1,6 @@
 # This file is licensed under the Volatility Software License 1.0
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
-"""Plugins for the dumps that VMware ESXi writes of guests: debug.guest and debug.vmem."""
+"""Plugins for what hypervisors write of guests: debug.guest, snapshots, ELF dumps of QEMU."""
 
 import io
 import json
@@ -36,7 +36,7 @@ from volatility_guestdump.framework.machines import MachineRequirement, machine_
 from volatility_guestdump.linux.isf.document import IsfView
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.stacks import Stack, Stacks
-from volatility_guestdump.machine import REGISTERS, VCPU, Machine
+from volatility_guestdump.machine import OPTIONAL_REGISTERS, REGISTERS, VCPU, Machine
 from volatility_guestdump.report import facts, rows
 from volatility_guestdump.windows.kernel import WindowsKernel
 from volatility_guestdump.x86 import registers
@@ -56,7 +56,9 @@ class GuestDumpPlugin(interfaces.plugins.PluginInterface):
         """Returns what the plugin needs, and its options."""
         return [
             MachineRequirement(
-                name="primary", description="A guest dump: debug.guest or debug.vmem of VMware ESXi"
+                name="primary",
+                description="A guest dump: debug.guest or debug.vmem of VMware ESXi, a VMware "
+                "snapshot or suspended machine (.vmsn, .vmss), or an ELF dump of QEMU",
             )
         ]
 
@@ -148,7 +150,9 @@ class Registers(GuestDumpPlugin):
             if kernel and tables:
                 mode = kernel.tables.mode
                 user_half = kernel.loaded_user_half(vcpu)
-            for register in REGISTERS:
+            for register in (*REGISTERS, *OPTIONAL_REGISTERS):
+                if vcpu.get(register) is None:
+                    continue
                 decoded = registers.decode(vcpu, register, mode, user_half, symbolize)
                 yield 0, (vcpu.number, register, format_hints.Hex(vcpu[register]), decoded)
 
@@ -187,8 +191,9 @@ def _vcpu_requirement() -> requirements.ListRequirement:
 def selected_vcpus(machine: Machine, numbers: Optional[list[int]]) -> list[VCPU]:
     """Returns the vCPUs of the given numbers, or all; a number that is none is warned of."""
     vcpus = machine.vcpus
+    known = {vcpu.number for vcpu in vcpus}
     for number in numbers or ():
-        if not 0 <= number < len(vcpus):
+        if number not in known:
             vollog.warning(f"There is no vCPU {number}: the guest has {len(vcpus)}, from 0")
     return [vcpu for vcpu in vcpus if not numbers or vcpu.number in numbers]
 

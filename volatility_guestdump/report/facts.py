@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Optional, Protocol
 
 from volatility_guestdump.exceptions import BtfError
-from volatility_guestdump.files.location import file_state, memory_locations
+from volatility_guestdump.files.location import file_state
 from volatility_guestdump.linux.crash import first_kernel_release, is_second_kernel
 from volatility_guestdump.linux.kernel import CODE_ALONE, LinuxKernel
 from volatility_guestdump.linux.log import panic_message
@@ -162,7 +162,7 @@ def _memory_file(machine: Machine) -> MemoryFileFacts:
         state = FileState.SHORT if missing > 0 else FileState.COMPLETE
         first = machine.first_missing_address if missing > 0 else None
         return MemoryFileFacts(origin.memory_location, state, missing, first)
-    expected = memory_locations(origin.location)
+    expected = origin.expected_memory or [origin.location]
     for candidate in expected:
         if file_state(candidate):
             return MemoryFileFacts(candidate, FileState.UNREADABLE, missing, None)

@@ -24,7 +24,9 @@ def machine_rows(facts: MachineFacts) -> Iterator[Row]:
     """Yields (variable, value) of a machine."""
     yield "Format", facts.format
     yield "vCPUs", UNKNOWN if facts.vcpus is None else str(facts.vcpus)
-    yield "Memory size", f"{facts.memory_size} ({binary_size(facts.memory_size)})"
+    size = f"{facts.memory_size} ({binary_size(facts.memory_size)})"
+    # A file that describes the registers alone may leave it to the memory file.
+    yield "Memory size", size if facts.ranges else UNKNOWN
     for number, run in enumerate(facts.ranges):
         yield (
             f"Memory range {number}",
