@@ -23,8 +23,10 @@ if VOLATILITY < OLDEST_VOLATILITY:
     )
 
 from volatility_guestdump.framework import automagic as automagic  # noqa: E402
+from volatility_guestdump.framework import images as images  # noqa: E402
 from volatility_guestdump.framework import qemu_elf as qemu_elf  # noqa: E402
 from volatility_guestdump.framework import reasons as reasons  # noqa: E402
+from volatility_guestdump.framework import stackers as stackers  # noqa: E402
 from volatility_guestdump.framework import unsupported as unsupported  # noqa: E402
 from volatility_guestdump.framework import vmware_state as vmware_state  # noqa: E402
 
