@@ -51,7 +51,7 @@ def _file_state(file: MemoryFileFacts) -> str:
 
 
 def kernel_rows(facts: KernelFacts) -> Iterator[Row]:
-    """Yields (variable, value) of a kernel, always the same variables."""
+    """Yields (variable, value) of a kernel: always the same variables, and Kdump of two kernels."""
     isolation = facts.isolation
     values = {
         "Paging": facts.paging and facts.paging.value,
@@ -64,7 +64,7 @@ def kernel_rows(facts: KernelFacts) -> Iterator[Row]:
         "Kernel physical base": _hexadecimal(facts.physical_base),
         "Page map (DTB)": _hexadecimal(facts.page_map),
         "Symbols": _symbols(facts.symbols) if facts.symbols else None,
-        "Kdump": _kdump(facts.kdump) if facts.kdump else None,
+        **({"Kdump": _kdump(facts.kdump)} if facts.kdump else {}),
         "Panic": facts.panic,
         "Panic task": _panic_task(facts.panic_task) if facts.panic_task else None,
         "Kernel found by": facts.found_by,
