@@ -140,13 +140,7 @@ def _attempt(recipe: Recipe) -> None:
 
 def _write(recipe: Recipe, folder: pathlib.Path, scratch: pathlib.Path) -> None:
     kernel = packages.kernel(recipe.kernel, recipe.modules)
-    busybox = packages.busybox(recipe.kernel.architecture)
-    archive = scratch / "initramfs"
-    archive.write_bytes(initramfs.build(busybox, kernel.modules, recipe.start, recipe.end))
-    _log.info("%s: booting %s", recipe.name, kernel.package)
-    firmware = packages.firmware(recipe.firmware) if recipe.firmware else None
-    command = command_line(recipe, kernel.image, archive, folder, firmware)
-    with Machine(command, scratch) as machine:
+    with boot(recipe, kernel, folder, scratch) as machine:
         vcpus = _run(recipe, machine, folder)
         if len(vcpus) != recipe.vcpus:
             raise LabError(f"QEMU shows {len(vcpus)} vCPUs instead of {recipe.vcpus}")
@@ -177,6 +171,25 @@ def _write(recipe: Recipe, folder: pathlib.Path, scratch: pathlib.Path) -> None:
     (folder / "expected.json").write_text(text, encoding="utf-8")
 
 
+def boot(
+    recipe: Recipe, kernel: packages.Kernel, folder: pathlib.Path, scratch: pathlib.Path
+) -> Machine:
+    """Starts the machine of a guest.
+
+    Args:
+        recipe: of the guest.
+        kernel: that it runs.
+        folder: where its console.log and facts.log go.
+        scratch: a folder for files that the machine needs while it runs.
+    """
+    busybox = packages.busybox(recipe.kernel.architecture)
+    archive = scratch / "initramfs"
+    archive.write_bytes(initramfs.build(busybox, kernel.modules, recipe.start, recipe.end))
+    _log.info("%s: booting %s", recipe.name, kernel.package)
+    firmware = packages.firmware(recipe.firmware) if recipe.firmware else None
+    return Machine(command_line(recipe, kernel.image, archive, folder, firmware), scratch)
+
+
 def _keep_dump(dump: pathlib.Path, final: pathlib.Path) -> None:
     """Moves a dump to its place, with holes in the file where memory is zero."""
     with dump.open("rb") as stream:
@@ -202,14 +215,7 @@ def _run(recipe: Recipe, machine: Machine, folder: pathlib.Path) -> list[VCPU]:
     def panicked() -> bool:
         return _PANICKED in _read(folder / "console.log")
 
-    def ready() -> bool:
-        if "\nlab: ready" in _read(folder / "facts.log"):
-            return True
-        if panicked():
-            raise _TooEarly(f"guest {recipe.name} panics too early: {_tail(folder)}")
-        return False
-
-    _wait(ready, machine, folder)
+    wait_until_ready(recipe, machine, folder)
     if recipe.end == STOP:
         return _stop_as_wanted(recipe, machine)
     if recipe.end == NMI:
@@ -219,6 +225,25 @@ def _run(recipe: Recipe, machine: Machine, folder: pathlib.Path) -> list[VCPU]:
     time.sleep(0.5)
     machine.execute("stop")
     return machine.vcpus()
+
+
+def wait_until_ready(recipe: Recipe, machine: Machine, folder: pathlib.Path) -> None:
+    """Waits until a guest has told its facts.
+
+    Args:
+        recipe: of the guest.
+        machine: running.
+        folder: of its console.log and facts.log.
+    """
+
+    def ready() -> bool:
+        if "\nlab: ready" in _read(folder / "facts.log"):
+            return True
+        if _PANICKED in _read(folder / "console.log"):
+            raise _TooEarly(f"guest {recipe.name} panics too early: {_tail(folder)}")
+        return False
+
+    _wait(ready, machine, folder)
 
 
 def _wait(condition: Callable[[], bool], machine: Machine, folder: pathlib.Path) -> None:
