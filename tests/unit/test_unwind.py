@@ -106,6 +106,10 @@ class FakeKernel:
         """Reads a pointer."""
         return int.from_bytes(self.read(address, 8), "little")
 
+    def code_before(self, address: int, code: str) -> None:
+        """Writes code that ends where an address is."""
+        self.memory[address - 16] = bytes.fromhex(code).rjust(16, b"\x90")
+
     def put(self, offset: int, *words: int) -> None:
         """Writes words to the stack."""
         struct.pack_into(f"<{len(words)}Q", self.stack, offset, *words)
@@ -292,11 +296,20 @@ def test_a_return_address_that_a_tracer_replaced(name: str) -> None:
     assert kinds(frames[1]) == [Kind.REPLACED]
 
 
+#: Calls of an address, of what a register has, and of what memory has.
+CALLS = [
+    *("e8 00010000", "ff d0", "41 ff d3", "ff 10", "ff 14 c5", "ff 14 c5 00010000", "ff 50 18"),
+    *("ff 54 24 08", "ff 90 00010000", "ff 94 c0 00010000", "ff 15 00010000"),
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("rip", [0, 0x4141414100, 0xFFFFFFFFA0000000])
-def test_a_call_through_a_bad_pointer(rip: int) -> None:
+def test_a_call_through_a_bad_pointer(rip: int, call: str) -> None:
     """Outside of all code nothing but the return address was pushed."""
     kernel = FakeKernel({TOP: END})
     kernel.put(0x100, kernel.at(TOP))
+    kernel.code_before(kernel.at(TOP), call)
     frames = trace(kernel, TOP, 0x100, rip=rip)
     assert [(frame.ip, frame.symbol, kinds(frame)) for frame in frames] == [
         (rip, "", [Kind.NOT_CODE]),
@@ -310,6 +323,17 @@ def test_outside_of_code_without_a_return_address() -> None:
     kernel.put(0x100, 0x1234)
     (frame,) = trace(kernel, TOP, 0x100, rip=0)
     assert frame.notes == (Note(Kind.NOT_CODE), Note(Kind.NO_RETURN_ADDRESS, 0x1234))
+
+
+@pytest.mark.parametrize("code", ["", "90", "e9 00010000", "ff e0", "ff 30", "ff d0 90"])
+def test_a_return_to_a_bad_address(code: str) -> None:
+    """What is next on a stack that was overwritten may lie in code, but follows no call."""
+    kernel = FakeKernel({TOP: END})
+    kernel.put(0x100, kernel.at(TOP))
+    if code:
+        kernel.code_before(kernel.at(TOP), code)
+    (frame,) = trace(kernel, TOP, 0x100, rip=0x4141414100)
+    assert frame.notes == (Note(Kind.NOT_CODE), Note(Kind.NO_RETURN_ADDRESS, kernel.at(TOP)))
 
 
 def test_no_return_address() -> None:
@@ -332,6 +356,7 @@ def test_the_first_instruction_of_code_that_is_not_described() -> None:
     """Nothing but the return address has been pushed then."""
     kernel = FakeKernel({"__x86_indirect_thunk_rax": UNDEFINED, TOP: END})
     kernel.put(0x100, kernel.at(TOP))
+    kernel.code_before(kernel.at(TOP), CALLS[0])
     frames = trace(kernel, TOP, 0x100, rip=kernel.at("__x86_indirect_thunk_rax", 0))
     assert [kinds(frame) for frame in frames] == [[Kind.FIRST_INSTRUCTION], []]
     assert names(frames)[1] == TOP
@@ -351,7 +376,7 @@ def test_code_that_is_not_described(entry: str) -> None:
 
 @pytest.mark.parametrize("saves_rbp", [False, True])
 def test_a_call_of_a_function_that_is_not_described(saves_rbp: bool) -> None:
-    """The first address on the stack that follows a call of that very function is its return."""
+    """The one address on the stack that follows a call of that very function is its return."""
     kernel = FakeKernel({"__crash_kexec": UNDEFINED, "caller": BY_BP, TOP: END})
     after = kernel.at("caller", 8)
     call = b"\xe8" + struct.pack("<i", kernel.at("__crash_kexec", 0) - after)
@@ -370,6 +395,10 @@ def test_a_call_of_a_function_that_is_not_described(saves_rbp: bool) -> None:
         assert frames[1].notes == (Note(Kind.UNKNOWN_REGISTER, detail="rbp"),)
     else:
         assert names(frames)[2] == TOP
+    # One of an earlier call is still there.
+    kernel.put(0x130, after)
+    (frame,) = trace(kernel, "__crash_kexec", 0x100, rbp=STACK + 0x180)
+    assert kinds(frame) == [Kind.UNDESCRIBED]
 
 
 def test_registers_that_are_none() -> None:

@@ -23,6 +23,7 @@ instruction of code that has no description, nothing but the return address has 
 What is no return address is no frame: one must lie in code, and on the stack of the task.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Optional
 
@@ -62,9 +63,19 @@ _RETURN_ADDRESS = Entry(Type.CALL, Register.SP, 8, Register.UNDEFINED, 0)
 _SET_FRAME_POINTER = b"\x55\x48\x89\xe5"
 #: The instructions of BPF's trampolines before it take no more.
 _PROLOGUE = 64
+#: "call" of an address, or of what a register or memory has, in each form of its operand.
+_CALLS = re.compile(
+    rb"\xe8.{4}\Z"
+    rb"|\xff(?:[\xd0-\xd7\x10-\x13\x16\x17]|\x15.{4}|\x14.(?:.{4})?"
+    rb"|[\x50-\x53\x55-\x57].|\x54..|[\x90-\x93\x95-\x97].{4}|\x94.{5})\Z",
+    re.DOTALL,
+)
+_LONGEST_CALL = 7
 _RET, _CALL, _JMP, _LEAVE = 0xC3, 0xE8, 0xE9, 0xC9
 _CALL_SIZE = 5
 _PUSH_BP = b"\x55"
+#: Notes on places that a call is supposed to have led to.
+_SUPPOSED = frozenset((Kind.NOT_CODE, Kind.FIRST_INSTRUCTION))
 #: How far up the stack a return address is looked for.
 _SEARCHED_STACK = 1024
 
@@ -283,6 +294,15 @@ class Unwinder:
             raise _EndOfTraceError(Note(Kind.NO_RETURN_ADDRESS, state.ip))
         return state
 
+    def _follows_call(self, address: int) -> bool:
+        """Whether what lies before an address is an instruction that returns there."""
+        try:
+            return (
+                _CALLS.search(self._kernel.read(address - _LONGEST_CALL, _LONGEST_CALL)) is not None
+            )
+        except AddressError:
+            return False
+
     def _entry(self, state: _State, symbol: str) -> tuple[Entry, Optional[Note]]:
         """Returns how to step from a frame, and a note if that is not by ORC.
 
@@ -334,11 +354,13 @@ class Unwinder:
         return _RETURN_ADDRESS._replace(sp_offset=depth + _WORD), Note(Kind.CALL_FOUND)
 
     def _call_on_stack(self, state: _State) -> Optional[int]:
-        """Returns how far up the stack the first return address into a caller of this function is.
+        """Returns how far up the stack the one return address into a caller of this function is.
 
-        Where the function was called by a pointer, or left for by a jump, there is none.
+        Where the function was called by a pointer, or left for by a jump, there is none. Of several
+        all but one are left over from earlier calls, and nothing tells which.
         """
         start = self._start(state)
+        found = []
         for depth in range(0, _SEARCHED_STACK if start is not None else 0, _WORD):
             try:
                 address = self._word(state.sp + depth)
@@ -349,8 +371,8 @@ class Unwinder:
                 continue
             distance = int.from_bytes(call[1:], "little", signed=True)
             if call[0] == _CALL and (address + distance) & _MASK == start:
-                return depth
-        return None
+                found.append(depth)
+        return found[0] if len(found) == 1 else None
 
     def _start(self, state: _State) -> Optional[int]:
         """Returns where the function begins that a frame is of, or None."""
@@ -424,6 +446,9 @@ class Unwinder:
             if cfa <= state.sp and (entry.sp_reg is Register.SP or note is not None):
                 raise _EndOfTraceError(*filter(None, (note,)), Note(Kind.DOWNWARDS))
             after = _State(self._word(cfa - _WORD), cfa, state.bp, False, {})
+            # After a "ret" on a stack that was overwritten, no call has led there.
+            if note is not None and note.kind in _SUPPOSED and not self._follows_call(after.ip):
+                raise _EndOfTraceError(note, Note(Kind.NO_RETURN_ADDRESS, after.ip))
         else:
             note = Note(_border(symbol) or Kind.EXCEPTION)
             after = self._interrupted(state, entry, cfa, note)
