@@ -88,6 +88,8 @@ _CALL_SIZE = 5
 _THUNKS = re.compile(r"__x86_indirect|__SC[TK]__|__static_call|trace_.*thunk|__bpf_")
 _FUNCTION_LIMIT = 64 << 10
 _FUNCTIONS_FOLLOWED = 2000
+#: Of functions; what begins elsewhere is a label in assembler, or a ".cold" part.
+_ALIGNMENT = 16
 #: sizeof(struct pt_regs); with FRED there are 16 bytes above it.
 _REGISTERS_SIZE = 168
 
@@ -219,6 +221,9 @@ class Checker:
                 place = function.start + offset + 1 + size + distance
                 if not function.start <= place < function.end:
                     found.append(place)
+        if function.end % _ALIGNMENT:
+            # No function begins there: what follows is another entry of the same code.
+            found.append(function.end)
         starts = ((place, self._function(place)) for place in found)
         return [place for place, entered in starts if entered and _enters(place, entered)]
 
@@ -228,15 +233,19 @@ class Checker:
         found = kernel.locate(address) or kernel.locate_loaded(address)
         if found is None:
             return None
-        start = address - found.offset
-        end = address
-        step = 16
-        while end - start < _FUNCTION_LIMIT:
-            after = kernel.locate(end + step) or kernel.locate_loaded(end + step)
-            if after is None or end + step - after.offset != start:
-                break
-            end += step
-        return _Function(found.symbol, start, end + step)
+        start = end = address - found.offset
+        while end - start < _FUNCTION_LIMIT and self._start(end + _ALIGNMENT) == start:
+            end += _ALIGNMENT
+        # Labels in assembler lie closer together than functions.
+        end += _ALIGNMENT
+        while (place := self._start(end - 1)) != start and place is not None:
+            end = place
+        return _Function(found.symbol, start, end)
+
+    def _start(self, address: int) -> Optional[int]:
+        """Returns where the symbol is that an address follows."""
+        found = self._kernel.locate(address) or self._kernel.locate_loaded(address)
+        return None if found is None else address - found.offset
 
 
 def checked(folder: pathlib.Path) -> tuple[list[Stack], list[Fault]]:
