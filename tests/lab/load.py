@@ -75,8 +75,10 @@ _ENDS_EARLY = {
     *(Kind.NOT_IN_DUMP, Kind.TOO_DEEP, Kind.NO_STACK, Kind.SP_ELSEWHERE),
 }
 
-#: "call *..." by a register, or by memory with each form of its address.
+#: "call *..." by a register, or by memory with each form of its address; and the "lretq" with which
+#: secondary_startup_64 calls C code.
 _INDIRECT_CALL = re.compile(
+    rb"\x48\xcb\Z|"
     rb"\xff(?:[\xd0-\xd7\x10-\x13\x16\x17]|\x15.{4}|\x14.(?:.{4})?|[\x50-\x53\x55-\x57].|\x54.."
     rb"|[\x90-\x93\x95-\x97].{4}|\x94.{5})\Z",
     re.DOTALL,
@@ -170,6 +172,10 @@ class Checker:
         assert frame.ip is not None
         if frame.symbol.startswith(("ret_from_fork+0x0", "ret_from_fork_asm+0x0")):
             # A task that has not run yet begins there.
+            return
+        first, last = map(self._kernel.address, ("_sinittext", "_einittext"))
+        if first is not None and last is not None and first <= frame.ip < last:
+            # What is left of the code that started the kernel is not code any more.
             return
         try:
             code = self._kernel.read(frame.ip - 7, 7)
