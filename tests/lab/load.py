@@ -1,6 +1,6 @@
 """Stops a guest under load at random moments and checks its traces.
 
-    python -m tests.lab.load RECIPE [RECIPE ...] --stops N [--keep FOLDER]
+    python -m tests.lab.load RECIPE [RECIPE ...] --stops N [--keep FOLDER] [--append TEXT]
 
 The guest of a recipe is booted with system calls, forks and pipes going on in it, and stopped over
 QMP again and again. Each time debug.guest and debug.vmem are written, and the traces of its vCPUs
@@ -14,7 +14,8 @@ and of all its tasks are held against what can be told without unwinding:
     bottom  a trace that ends at a border to user code ends at the registers of user mode, which
             are at the very top of the task's stack
 
-Dumps with a fault are kept in FOLDER. The exit status is 1 when there is one.
+Dumps with a fault are kept in FOLDER. The exit status is 1 when there is one. With --append the
+kernel's command line says more, "ftrace=function_graph" for one: tracers replace return addresses.
 """
 
 import argparse
@@ -338,16 +339,17 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     )
     parser.add_argument("recipes", metavar="RECIPE", nargs="+", choices=list(GUESTS))
     parser.add_argument("--stops", metavar="N", type=int, default=10, help="default: 10")
+    parser.add_argument("--append", metavar="TEXT", default="", help="to the kernel's command line")
     parser.add_argument(
         "--keep", metavar="FOLDER", type=pathlib.Path, help="where dumps with a fault go"
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    faults = [
-        fault
-        for name in options.recipes
-        for fault in run(GUESTS[name], options.stops, options.keep)
+    recipes = [
+        dataclasses.replace(recipe, append=f"{recipe.append} {options.append}".strip())
+        for recipe in map(GUESTS.__getitem__, options.recipes)
     ]
+    faults = [fault for recipe in recipes for fault in run(recipe, options.stops, options.keep)]
     return 1 if faults else 0
 
 
