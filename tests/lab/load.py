@@ -89,6 +89,8 @@ _NEAR_JUMPS = {bytes((0x0F, 0x80 | condition)) for condition in range(16)}
 _CALL_SIZE = 5
 #: Functions that go on to wherever a register or a static call points.
 _THUNKS = re.compile(r"__x86_indirect|__SC[TK]__|__static_call|trace_.*thunk|__bpf_")
+#: Code of tracers, to which functions return that were called from elsewhere.
+_TRACERS = re.compile(r"return_to_handler\+|(__)?kretprobe_trampoline\+|arch_rethook_trampoline\+")
 _FUNCTION_LIMIT = 64 << 10
 _FUNCTIONS_FOLLOWED = 2000
 #: Of functions; what begins elsewhere is a label in assembler, or a ".cold" part.
@@ -185,7 +187,8 @@ class Checker:
             return
         if code[-_CALL_SIZE] == _CALL:
             target = frame.ip + int.from_bytes(code[-4:], "little", signed=True)
-            if number and not self._leads_to(target, stack.frames[number - 1]):
+            above = stack.frames[number - 1] if number else None
+            if above and not _TRACERS.match(above.symbol) and not self._leads_to(target, above):
                 symbol = self._kernel.locate(target) or self._kernel.locate_loaded(target)
                 yield Fault("callee", stack, number, f"calls {symbol or hex(target)}")
         elif not _INDIRECT_CALL.search(code):

@@ -493,6 +493,18 @@ def test_a_jump_to_a_return_thunk_is_a_return() -> None:
     assert names(frames) == ["leaf", TOP]
 
 
+def test_an_entry_that_has_not_changed_stacks_yet() -> None:
+    """ORC describes the stack from behind "mov %rax, %rsp" on."""
+    names_of = {"asm_exc_page_fault": (8, 0, orc.flags(3, "interrupt frame"))}
+    kernel = FakeKernel({**names_of, "behind": (0, 0, orc.flags(3, "registers")), TOP: END})
+    ip = kernel.at("behind", 0) - 3
+    kernel.write_code(ip, b"\x48\x89\xc4")
+    kernel.put(0x300, *pt_regs(kernel, kernel.at(TOP), STACK + 0x600))
+    frames = trace(kernel, TOP, 0x100, rip=ip, rax=STACK + 0x300)
+    assert names(frames) == ["asm_exc_page_fault", TOP]
+    assert (frames[0].sp, kinds(frames[0])) == (STACK + 0x100, [Kind.EXCEPTION])
+
+
 def test_marked_frame_pointers_lead_to_registers() -> None:
     """A kernel with frame pointers marks one that points to saved registers by its lowest bit."""
     kernel = FakeKernel({"leaf": CALL, "interrupted": CALL}, with_orc=False)

@@ -51,6 +51,8 @@ _SAVED = ("r13", "rbp", "r10", "rax", "rdx", "rdi", "rip", "cs", "rsp")
 #: Of these, what the CPU pushes by itself.
 _PUSHED = ("rip", "cs", "rsp")
 
+_MOVE_RAX_TO_RSP = b"\x48\x89\xc4"
+
 #: Notes on places that a call is supposed to have led to.
 _SUPPOSED = frozenset((Kind.NOT_CODE, Kind.FIRST_INSTRUCTION, Kind.FRAME_POINTER))
 
@@ -347,6 +349,7 @@ class Unwinder:
             _EndOfTraceError: there is no caller.
             AddressError: the stack is not in the dump.
         """
+        state = self._moved(state)
         entry, note = self._entry(state, symbol)
         kind = None if note is None else note.kind
         how = filter(None, (note,))
@@ -368,6 +371,23 @@ class Unwinder:
         elif kind is Kind.CALL_FOUND and self._instructions.may_change_bp(self._start(state)):
             after = after._replace(bp=None)
         return after, note
+
+    def _moved(self, state: _State) -> _State:
+        """Returns the state one instruction later where that is "mov %rax, %rsp".
+
+        Exceptions and interrupts enter so once error_entry has saved the registers, and ORC says
+        from behind it on where these are (idtentry_body in arch/x86/entry/entry_64.S).
+        """
+        sp = state.registers.get("rax")
+        if not state.exact or sp is None:
+            return state
+        try:
+            code = self._kernel.read(state.ip, len(_MOVE_RAX_TO_RSP))
+        except AddressError:
+            return state
+        if code != _MOVE_RAX_TO_RSP:
+            return state
+        return state._replace(ip=state.ip + len(code), sp=sp)
 
     def _cfa(self, state: _State, entry: Entry) -> int:
         """Returns the canonical frame address."""
