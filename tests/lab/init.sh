@@ -25,6 +25,13 @@ on_cpu() {
     echo "$cpu $!" >> /pinned
 }
 
+# Waits until a program has made a file, which tells that it is ready.
+wait_for() {
+    until [ -e "$1" ]; do
+        sleep 0.2
+    done
+}
+
 # Lists all processes without starting one, which would then be listed too.
 processes() {
     begin "$1"
@@ -70,6 +77,10 @@ begin symbols
 awk 'NR == FNR { wanted[$1]; next } $3 in wanted' /symbols /kallsyms
 end
 rm /kallsyms
+# Code that the kernel makes while it runs, and the lab's own modules.
+begin kallsyms-made; grep -E '\[(bpf|__builtin__[a-z]*|crashme)\]' /proc/kallsyms; end
+begin bpf; [ -e /bpf ] && cat /bpf; end
+begin cpus-online; cat /sys/devices/system/cpu/online; end
 
 begin arguments; grep -a '' /proc/[0-9]*/cmdline 2> /dev/null | tr '\0' ' '; end
 begin maps
@@ -84,8 +95,12 @@ begin pinned; cat /pinned; end
 processes processes-late
 echo "lab: ready"
 
-if [ "$END" = panic ]; then
+if [ -e /finish.sh ]; then
+    . /finish.sh
+elif [ "$END" = panic ] || [ "$END" = kdump ]; then
     echo c > /proc/sysrq-trigger
+elif [ "$END" = kexec ]; then
+    kexec go
 elif [ "$END" = module ]; then
     insmod /modules/*softdog.ko soft_panic=1 soft_margin=1
     sleep 1000000 > /dev/watchdog &

@@ -3,15 +3,24 @@
 import dataclasses
 import hashlib
 import json
+import pathlib
 from dataclasses import dataclass
 from typing import Optional
 
 #: Counts up with every change of the lab that changes its guests: older ones are made anew.
 LAB_VERSION = 1
 
+#: C sources of programs, each a program of its own, and of kernel modules.
+PROGRAM_SOURCES = pathlib.Path(__file__).parent / "programs"
+MODULE_SOURCES = pathlib.Path(__file__).parent / "module"
+
 #: How a guest ends: it panics by itself, by an NMI from outside, by the timer of a kernel module
 #: (softdog, a watchdog that nobody feeds), or runs until stopped.
 PANIC, NMI, MODULE, STOP = "panic", "nmi", "module", "stop"
+
+#: Two more ends: a second kernel takes over, because the first panicked (kdump) or because it was
+#: asked to (kexec). The guest is stopped when the second one has told its own facts.
+KDUMP, KEXEC = "kdump", "kexec"
 
 #: What a vCPU does at the moment of the stop.
 USER, KERNEL, HALTED = "user", "kernel", "halted"
@@ -34,6 +43,10 @@ class KernelSource:
     security: bool = False
 
 
+#: Fields of `Recipe` that were added after guests had been made.
+_LATER = ("finish", "programs", "built_modules", "files", "second", "in_bpf", "shows")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How to make one guest.
@@ -51,9 +64,17 @@ class Recipe:
         append: to the kernel's command line.
         modules: kernel modules to load; one that the kernel's package lacks is left out.
         start: shell commands that start the guest's processes, all in the background.
-        end: `PANIC`, `NMI` or `STOP`.
-        modes: for a guest that is stopped, what each vCPU must be doing then.
-        slow: whether it takes so much time or space that one has to ask for it.
+        end: `PANIC`, `NMI`, `MODULE`, `STOP`, `KDUMP` or `KEXEC`.
+        modes: for a guest that is stopped, what each vCPU must be doing then; empty for anything.
+        slow: whether one has to ask for it: it takes much time or space, or serves one test only.
+        finish: shell commands that bring the end about, once all facts are told; empty leaves it
+            to `end`. A command that is no built-in one starts a process that no fact names.
+        programs: the lab's own programs in the guest's /bin, by the names of their sources.
+        built_modules: the lab's own kernel modules in the guest's /lab, which nothing loads.
+        files: path and contents of further files; their folders must exist.
+        second: whether the guest has its own kernel and an initramfs for it in /second.
+        in_bpf: whether a vCPU must be in the code of a BPF program when the guest is stopped.
+        shows: regular expression that must be found on the console at the end.
     """
 
     name: str
@@ -70,6 +91,18 @@ class Recipe:
     end: str = PANIC
     modes: tuple[str, ...] = ()
     slow: bool = False
+    finish: str = ""
+    programs: tuple[str, ...] = ()
+    built_modules: tuple[str, ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
+    second: bool = False
+    in_bpf: bool = False
+    shows: str = ""
+
+    @property
+    def boots(self) -> int:
+        """How many kernels tell their facts before the guest is stopped."""
+        return 2 if self.end in (KDUMP, KEXEC) else 1
 
     @property
     def digest(self) -> str:
@@ -77,7 +110,14 @@ class Recipe:
         fields = dataclasses.asdict(self)
         # Words only; they do not change the guest.
         del fields["reason"], fields["slow"]
-        text = json.dumps([LAB_VERSION, fields], sort_keys=True)
+        # Fields that came later do not count until they are used: older guests stay as they are.
+        for field in dataclasses.fields(self):
+            if field.name in _LATER and getattr(self, field.name) == field.default:
+                del fields[field.name]
+        sources = [PROGRAM_SOURCES / f"{name}.c" for name in self.programs]
+        sources += [MODULE_SOURCES / f"{name}.c" for name in self.built_modules]
+        built = {"sources": [source.read_text() for source in sources]} if sources else {}
+        text = json.dumps([LAB_VERSION, {**fields, **built}], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -106,6 +146,141 @@ done
 """
 
 SPINNER = "sh -c 'while :; do :; done'"
+
+ZOMBIES = """\
+zombies /done &
+wait_for /done
+sleep 1000000 &
+"""
+
+GRAPH_TRACER = """\
+echo function_graph > /sys/kernel/tracing/current_tracer
+echo c > /proc/sysrq-trigger
+"""
+
+KRETPROBE = """\
+echo 'r:rv ksys_write' > /sys/kernel/tracing/kprobe_events
+echo 1 > /sys/kernel/tracing/events/kprobes/rv/enable
+echo c > /proc/sysrq-trigger
+"""
+
+FPROBE = """\
+echo 'f:fv vfs_write%return' > /sys/kernel/tracing/dynamic_events
+echo 1 > /sys/kernel/tracing/events/fprobes/fv/enable
+echo c > /proc/sysrq-trigger
+"""
+
+TRACEFS = "mount -t tracefs tracefs /sys/kernel/tracing\nsleep 1000000 &"
+
+CRASHME = "insmod /lab/crashme.ko\nsleep 1000000 &"
+
+BPF = """\
+echo 1 > /proc/sys/net/core/bpf_jit_enable
+echo 1 > /proc/sys/net/core/bpf_jit_kallsyms
+"""
+
+#: What a second kernel is told; the lab's command line for the first one is not handed down.
+SECOND = "console=ttyS0 ignore_loglevel printk.time=1 panic=0"
+KDUMP_SECOND = f"{SECOND} maxcpus=1 irqpoll reset_devices"
+
+LOAD_KDUMP = f"""\
+kexec crash /second/vmlinuz /second/initramfs '{KDUMP_SECOND}' || exit
+sleep 1000000 &
+"""
+
+LOAD_KEXEC = f"""\
+kexec load /second/vmlinuz /second/initramfs '{SECOND}' || exit
+sleep 1000000 &
+"""
+
+SYSTEM_CALLS = """\
+dd if=/dev/zero of=/dev/null bs=1 &
+sh -c 'while :; do (:); done' &
+sh -c 'dd if=/dev/zero bs=1 | dd of=/dev/null bs=1' &
+sh -c 'while read -r line; do :; done < /proc/kallsyms; while :; do echo x | cat > /fifo; done' &
+sh -c 'while :; do cat /fifo > /dev/null; done' &
+sleep 1000000 &
+"""
+
+
+def _zombies(name: str, kernel: KernelSource) -> Recipe:
+    return Recipe(
+        name=name,
+        reason="processes that exited and are not reaped, whose stacks others have now",
+        kernel=kernel,
+        format_version=6,
+        start=ZOMBIES,
+        programs=("zombies",),
+        slow=True,
+    )
+
+
+def _traced(name: str, kernel: KernelSource, what: str, finish: str, shows: str = "") -> Recipe:
+    return Recipe(
+        name=name,
+        reason=f"return addresses replaced by {what}",
+        kernel=kernel,
+        format_version=6,
+        start=TRACEFS,
+        slow=True,
+        finish=finish,
+        shows=rf"Kernel panic - not syncing: sysrq triggered crash\r?\n[^\0]*{shows}",
+    )
+
+
+def _crashme(name: str, kernel: KernelSource, run: str, reason: str, shows: str) -> Recipe:
+    return Recipe(
+        name=name,
+        reason=reason,
+        kernel=kernel,
+        format_version=6,
+        start=CRASHME,
+        slow=True,
+        finish=f"echo {run} > /sys/module/crashme/parameters/run\n",
+        built_modules=("crashme",),
+        shows=shows,
+    )
+
+
+def _wild(name: str, kernel: KernelSource) -> Recipe:
+    reason = "a call through a wild pointer: the exception's RIP is in no code"
+    return _crashme(name, kernel, "wild", reason, r"RIP: 0010:0x4141414100")
+
+
+def _kprobe(name: str, kernel: KernelSource) -> Recipe:
+    reason = "a panic in the handler of a kprobe on a function's entry: an ftrace trampoline"
+    return _crashme(name, kernel, "kprobe", reason, r"victim_caller\+0x")
+
+
+def _load(name: str, kernel: KernelSource) -> Recipe:
+    return Recipe(
+        name=name,
+        reason="under system-call load: for stops at random moments",
+        kernel=kernel,
+        format_version=6,
+        append="pti=on",
+        start=SYSTEM_CALLS,
+        end=STOP,
+        slow=True,
+    )
+
+
+def _second(name: str, reason: str, *, end: str, vcpus: int = 2, start: str = LOAD_KDUMP) -> Recipe:
+    return Recipe(
+        name=name,
+        reason=reason,
+        kernel=BOOKWORM,
+        format_version=6,
+        memory=768,
+        vcpus=vcpus,
+        append="" if end == KEXEC else "crashkernel=256M",
+        start=start,
+        end=end,
+        slow=True,
+        programs=("kexec",),
+        second=True,
+    )
+
 
 _RECIPES = (
     Recipe(
@@ -226,6 +401,69 @@ _RECIPES = (
         start=MANY_PROCESSES,
         slow=True,
     ),
+    _zombies("zombies-6.1", BOOKWORM),
+    _zombies("zombies-6.12", BOOKWORM_NEW),
+    _traced("graph-6.1", BOOKWORM, "the function_graph tracer", GRAPH_TRACER),
+    _traced("graph-6.12", BOOKWORM_NEW, "the function_graph tracer", GRAPH_TRACER),
+    _traced("graph-newest", SID, "the function_graph tracer", GRAPH_TRACER),
+    _traced("graph-next", EXPERIMENTAL, "the function_graph tracer", GRAPH_TRACER),
+    _traced("kretprobe-6.1", BOOKWORM, "a kretprobe", KRETPROBE),
+    _traced("kretprobe-6.12", BOOKWORM_NEW, "a kretprobe", KRETPROBE),
+    _traced("fprobe-newest", SID, "an fprobe with an exit handler", FPROBE),
+    _wild("wild-6.1", BOOKWORM),
+    _wild("wild-6.12", BOOKWORM_NEW),
+    _kprobe("kprobe-6.1", BOOKWORM),
+    _kprobe("kprobe-6.12", BOOKWORM_NEW),
+    Recipe(
+        name="bpf",
+        reason="a vCPU in the compiled code of a BPF program",
+        kernel=BOOKWORM,
+        format_version=6,
+        start=f"{BPF}bpfloop /bpf &\nwait_for /bpf\n",
+        end=STOP,
+        slow=True,
+        programs=("bpfloop",),
+        in_bpf=True,
+    ),
+    Recipe(
+        name="bpf-nmi",
+        reason="a panic in an NMI that interrupts a BPF function called by a BPF program",
+        kernel=BOOKWORM_NEW,
+        format_version=6,
+        vcpus=1,
+        start=f"{BPF}bpfloop /bpf call &\nwait_for /bpf\n",
+        end=NMI,
+        slow=True,
+        programs=("bpfloop",),
+        shows=r"RIP: 0010:bpf_prog_\w+",
+    ),
+    _second("kdump", "stopped in the kernel that kdump started after a panic", end=KDUMP),
+    _second(
+        "kdump-one-vcpu",
+        "stopped in the kernel that kdump started: no vCPU is left in the one that panicked",
+        end=KDUMP,
+        vcpus=1,
+    ),
+    _second("kdump-loaded", "a kernel for kdump is in memory, but the first one runs", end=STOP),
+    _second(
+        "kexec",
+        "a second kernel runs after kexec, in memory that has the first one's remains",
+        end=KEXEC,
+        start=LOAD_KEXEC,
+    ),
+    Recipe(
+        name="offline",
+        reason="a CPU that was taken offline",
+        kernel=BOOKWORM,
+        format_version=6,
+        start="echo 0 > /sys/devices/system/cpu/cpu1/online\nsleep 1000000 &",
+        end=STOP,
+        modes=(HALTED, HALTED),
+        slow=True,
+    ),
+    _load("load-6.1", BOOKWORM),
+    _load("load-6.12", BOOKWORM_NEW),
+    _load("load-newest", SID),
 )
 
 #: Name -> recipe, of every guest that the lab can make.
