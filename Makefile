@@ -21,7 +21,7 @@ fuzz: guest
 
 # A quarter of an hour; prints Markdown. The machine should have nothing else to do.
 bench: .venv tools
-	$(BIN)/python -m tests.lab 6.12 big busy >&2
+	$(BIN)/python -m tests.lab 6.12 next big busy large >&2
 	$(BIN)/python -m benchmarks
 
 # What CI checks before it runs the tests.
@@ -34,7 +34,7 @@ guest: .venv tools
 	$(BIN)/python -m tests.lab $(GUEST)
 
 # Made anew when the package changes: what is installed is what a user would get.
-.venv: setup.py pyproject.toml $(shell find volatility_guestdump -name '*.py' -o -name '*.json')
+.venv: setup.py pyproject.toml $(shell find volatility_guestdump symbols -name '*.py' -o -name '*.json')
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check '.[test]'
 	rm -rf build volatility3_guestdump.egg-info

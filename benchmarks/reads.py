@@ -18,8 +18,8 @@ from volatility3.framework.layers import intel, linear, physical, segmented
 from volatility3.plugins.linux import pslist  # type: ignore[attr-defined]
 
 import volatility_guestdump  # noqa: F401 # makes Volatility know its stackers
-from volatility_guestdump.layers import GuestDumpLayer
-from volatility_guestdump.paging import PageTables, PagingMode
+from volatility_guestdump.framework.layers import GuestDumpLayer
+from volatility_guestdump.x86.paging import PageTables, PagingMode
 
 #: Reads (address, length).
 Read = Callable[[int, int], bytes]
@@ -53,7 +53,7 @@ class _StockSegments(segmented.SegmentedLayer):
         dump = self.context.layers[str(self.config["dump"])]
         assert isinstance(dump, GuestDumpLayer)
         self._segments = [
-            (run.start, run.file_offset, run.size, run.size) for run in dump.guest.ranges
+            (run.start, run.file_offset, run.size, run.size) for run in dump.machine.origin.ranges
         ]
 
 
@@ -89,8 +89,8 @@ def pieces(guest: pathlib.Path, raw: pathlib.Path) -> dict[str, Piece]:
 
     with raw.open("rb") as stream:
         mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    tables = PageTables(dump.memory.read, PagingMode.FOUR_LEVEL, page_map)
-    run = max(dump.guest.ranges, key=lambda each: each.size)
+    tables = PageTables(dump.machine.memory.read, PagingMode.FOUR_LEVEL, page_map)
+    run = max(dump.machine.origin.ranges, key=lambda each: each.size)
     direct, base, size = max(tables.runs(*_KERNEL_HALF), key=lambda each: each[2])
     size = min(size, run.end - base)
     assert run.start <= base

@@ -6,11 +6,9 @@ It runs in a process of its own, whose time and memory are measured from outside
 import pathlib
 import sys
 
-from volatility_guestdump.layers import open_guest_file
-from volatility_guestdump.linux.isf import IsfView
-from volatility_guestdump.linux.kernel import find_kernel
-from volatility_guestdump.memory import GuestMemory
-from volatility_guestdump.vmem import open_memory_file
+from volatility_guestdump.framework.layers import open_machine
+from volatility_guestdump.linux.find import find_kernel
+from volatility_guestdump.linux.isf.document import IsfView
 
 #: What a run does, with what stands before it, in words.
 STEPS = {
@@ -24,9 +22,7 @@ def main(step: str, guest: pathlib.Path) -> None:
     """Does what the steps up to the given one do."""
     if step == "imports":
         return
-    file = open_guest_file(guest.as_uri())
-    memory = GuestMemory(file.ranges, open_memory_file(guest.with_suffix(".vmem").as_uri()))
-    kernel = find_kernel(memory.read, file.vcpus)
+    kernel = find_kernel(open_machine(guest.as_uri(), guest.with_suffix(".vmem").as_uri()))
     assert kernel is not None
     view = IsfView(kernel)
     if step == "everything":

@@ -4,13 +4,15 @@ import json
 import os
 import pathlib
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Optional
 
 import pytest
 
 from tests import lab
 from tests.lab import writer
+from volatility_guestdump.framework.layers import open_machine
+from volatility_guestdump.machine import VCPU, Machine, MemoryRange, Origin, Read
 
 #: A vCPU that has not come far: real mode, no paging, no IDT.
 IDLE_VCPU: Mapping[str, int] = dict.fromkeys(
@@ -27,6 +29,32 @@ def real_guest(name: str) -> lab.Guest:
             pytest.skip(f"guests cannot be made without {', '.join(missing)}")
         found = lab.guest(name)
     return found
+
+
+class _Memory:
+    """Memory that is read by a function, and says of no address that it is there."""
+
+    def __init__(self, read: Read) -> None:
+        self.read = read
+        self.ranges: Sequence[MemoryRange] = ()
+
+    def covers(self, address: int, length: int) -> bool:
+        """Returns False."""
+        return False
+
+    def stored(self) -> Iterator[MemoryRange]:
+        """Yields nothing."""
+        yield from self.ranges
+
+
+def machine(read: Read, vcpus: Sequence[VCPU]) -> Machine:
+    """Returns a machine made by hand."""
+    return Machine(_Memory(read), vcpus, object(), Origin("", "", (), None, 0))
+
+
+def guest_machine(guest: lab.Guest) -> Machine:
+    """Returns the machine of a guest of the lab."""
+    return open_machine(guest.guest_path.as_uri(), guest.vmem_path.as_uri())
 
 
 def rows(done: "subprocess.CompletedProcess[str]") -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What can go wrong with a guest dump: one class for each kind, all below one base."""
+"""What can go wrong with a guest's memory image: one class for each kind, all below one base."""
 
 from typing import Optional
 
@@ -7,16 +7,16 @@ class GuestDumpError(Exception):
     """Base of every error that the decoders of this package raise."""
 
 
-class GuestFileError(GuestDumpError):
-    """A debug.guest file that is damaged, or of a kind that cannot be read."""
+class SourceError(GuestDumpError):
+    """A file that describes a machine, and is damaged or of a kind that cannot be read."""
 
 
-class NotAGuestFile(GuestFileError):
-    """The file shows no sign of being a debug.guest file."""
+class UnrecognizedSource(SourceError):
+    """The file shows no sign of being of the format."""
 
 
 class MemoryFileError(GuestDumpError):
-    """The memory file (debug.vmem) is missing, unreadable or of the wrong size."""
+    """The file with a guest's memory is missing, or cannot be opened."""
 
 
 class MissingMemoryFile(MemoryFileError):
@@ -24,7 +24,10 @@ class MissingMemoryFile(MemoryFileError):
 
 
 class AddressError(GuestDumpError):
-    """An address that is not backed by memory.
+    """An address that cannot be read.
+
+    Whatever reads memory raises this and nothing else, so whoever decodes memory survives every
+    failure with one `except`.
 
     Attributes:
         address: the first address that cannot be read, in the space that was asked.
@@ -33,6 +36,10 @@ class AddressError(GuestDumpError):
     def __init__(self, address: int, message: Optional[str] = None) -> None:
         super().__init__(message or f"{address:#x} is not backed by memory")
         self.address = address
+
+
+class MediumError(AddressError):
+    """The image has the address, but the medium that it lies on cannot be read there."""
 
 
 class KernelError(GuestDumpError):

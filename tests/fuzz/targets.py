@@ -14,25 +14,29 @@ from volatility3.plugins.linux import pslist  # type: ignore[attr-defined]
 from tests.fuzz.mutations import mutate
 from tests.handmade import kallsyms as handmade_kallsyms
 from tests.handmade import pe as handmade_pe
-from tests.helpers import IDLE_VCPU
+from tests.helpers import IDLE_VCPU, machine
 from tests.lab import GUESTS, Guest, existing, writer
-from tests.unit import test_backtrace, test_btf, test_kallsyms, test_orc, test_symbols, test_windows
-from volatility_guestdump import vmem
+from tests.unit import test_btf, test_kallsyms, test_orc, test_symbols, test_unwind, test_windows
 from volatility_guestdump.exceptions import AddressError, GuestDumpError
-from volatility_guestdump.guest import forget
-from volatility_guestdump.guestfile import PAGE_SIZE, VCPU, GuestFile
-from volatility_guestdump.linux.backtrace import Stacks
-from volatility_guestdump.linux.isf import IsfView
+from volatility_guestdump.files import memory_file
+from volatility_guestdump.files.location import file_state
+from volatility_guestdump.files.memory_file import MemoryFile, open_memory_file
+from volatility_guestdump.files.physical import PhysicalMemory
+from volatility_guestdump.framework import layers
+from volatility_guestdump.framework.symbol_table import _GuestDumpFormat
+from volatility_guestdump.kernels import forget
+from volatility_guestdump.linux.find import find_kernel
+from volatility_guestdump.linux.isf.document import IsfView
 from volatility_guestdump.linux.kallsyms import find_kallsyms
-from volatility_guestdump.linux.kernel import LinuxKernel, find_kernel
+from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.log import panic_message
 from volatility_guestdump.linux.orc import OrcTable, find_form
-from volatility_guestdump.linux.symbols import _GuestDumpFormat
-from volatility_guestdump.memory import GuestMemory
-from volatility_guestdump.paging import PageTables, PagingMode, candidate_tables, find_paging
+from volatility_guestdump.linux.stacks import Stacks
+from volatility_guestdump.machine import PAGE_SIZE, VCPU
 from volatility_guestdump.plugins.guestdump import Backtrace, Info, Registers
-from volatility_guestdump.vmem import MemoryFile, open_memory_file
-from volatility_guestdump.windows.kernel import find_kernel as find_windows_kernel
+from volatility_guestdump.sources.debug_guest import GuestFile
+from volatility_guestdump.windows.find import find_kernel as find_windows_kernel
+from volatility_guestdump.x86.paging import PageTables, PagingMode, candidate_tables, find_paging
 
 #: Runs one input; returns quietly, or raises what a user would see as a traceback.
 Target = Callable[[random.Random], None]
@@ -51,7 +55,7 @@ def guest_file(rng: random.Random) -> None:
     except GuestDumpError:
         return
     assert guest.memory_size > 0 and guest.vcpus
-    read = GuestMemory(guest.ranges, None).read
+    read = PhysicalMemory(guest.ranges, None).read
     for vcpu in guest.vcpus:
         find_paging(read, vcpu)
 
@@ -79,7 +83,7 @@ def page_tables(rng: random.Random) -> None:
             tables.maps(rng.getrandbits(tables.mode.address_bits))
         start = 0xFFFFFFFF80000000 if tables.mode.is_64bit else 0
         sum(size for _, _, size in tables.runs(start, start + (1 << 30)))
-    assert find_kernel(read, [vcpu]) is None
+    assert find_kernel(machine(read, [vcpu])) is None
     mode = rng.choice([mode for mode in PagingMode if mode is not PagingMode.OFF])
     PageTables(read, mode, registers["cr3"]).maps(registers["rip"])
 
@@ -140,9 +144,9 @@ def windows(rng: random.Random) -> None:
     whole = bytes(guest.data)
     place = rng.randrange(0, len(whole), 64)
     guest.data[place : place + 512] = mutate(rng, whole[place : place + 512]).ljust(512, b"\0")
-    kernel = find_windows_kernel(guest.read, [guest.vcpu(), guest.vcpu(gs_base=guest.idt)])
+    kernel = find_windows_kernel(machine(guest.read, [guest.vcpu(), guest.vcpu(gs_base=guest.idt)]))
     if kernel is not None:
-        assert kernel.banner.isprintable() and kernel.version.isprintable()
+        assert kernel.shown_banner.isprintable() and kernel.version.isprintable()
         kernel.symbolize(rng.getrandbits(64))
         str(kernel.physical_base)
 
@@ -153,25 +157,25 @@ def stacks(rng: random.Random) -> None:
         f"f{number}": (rng.randrange(-32, 64), rng.randrange(-32, 32), rng.getrandbits(12))
         for number in range(6)
     }
-    kernel = test_backtrace.FakeKernel(functions, rng.random() < 0.8)
+    kernel = test_unwind.FakeKernel(functions, rng.random() < 0.8)
     for place in range(0, 4096, 8):
         code = kernel.at(f"f{rng.randrange(6)}")
-        kernel.put(place, rng.choice((code, test_backtrace.STACK + rng.randrange(4096))))
+        kernel.put(place, rng.choice((code, test_unwind.STACK + rng.randrange(4096))))
     registers = {
-        name: test_backtrace.STACK + rng.randrange(4096) for name in ("rbp", "r10", "r13", "rdi")
+        name: test_unwind.STACK + rng.randrange(4096) for name in ("rbp", "r10", "r13", "rdi")
     }
-    _shown(test_backtrace.trace(kernel, "f0", rng.randrange(4096), **registers))
+    _shown(test_unwind.trace(kernel, "f0", rng.randrange(4096), **registers))
 
 
 @functools.cache
-def _real() -> tuple[Guest, GuestFile, GuestMemory]:
+def _real() -> tuple[Guest, GuestFile, PhysicalMemory]:
     """Returns a real guest of the lab; whichever is there."""
     for name in ("module", "hole-pti", *GUESTS):
         guest = existing(name)
         if guest is not None and not GUESTS[name].slow:
             with guest.guest_path.open("rb") as stream:
                 parsed = GuestFile.parse(stream)
-            memory = GuestMemory(parsed.ranges, open_memory_file(guest.vmem_path.as_uri()))
+            memory = PhysicalMemory(parsed.ranges, open_memory_file(guest.vmem_path.as_uri()))
             return guest, parsed, memory
     raise RuntimeError("the lab has made no guest yet: python -m tests.lab module")
 
@@ -180,7 +184,7 @@ def _real() -> tuple[Guest, GuestFile, GuestMemory]:
 def _structures() -> list[tuple[int, int]]:
     """Returns (offset in debug.vmem, size) of what of a real kernel is worth damaging."""
     _, guest, memory = _real()
-    kernel = find_kernel(memory.read, guest.vcpus)
+    kernel = find_kernel(machine(memory.read, guest.vcpus))
     assert kernel is not None and kernel.kallsyms is not None
     address = kernel.kallsyms.address
     found = [(place, 0x1000) for place in kernel.kallsyms.tables.values()]
@@ -195,7 +199,7 @@ def _structures() -> list[tuple[int, int]]:
     for stack in [*map(real.of_vcpu, guest.vcpus), *real.of_tasks()]:
         if stack.task is not None:
             found.append((stack.task.address, 0x2000))
-            found += [(frame.sp, 64) for frame in stack.frames[:4]]
+            found += [(frame.sp, 64) for frame in stack.frames[:4] if frame.sp is not None]
     places = []
     for place, size in found:
         with contextlib.suppress(AddressError):
@@ -210,12 +214,12 @@ class _DamagedFile(MemoryFile):
 
     def __init__(self, rng: random.Random) -> None:
         _, _, memory = _real()
-        assert memory.file is not None
+        assert isinstance(memory.file, MemoryFile)
         self._sound = memory.file
         self.location, self.size = memory.file.location, memory.file.size
         # No map of the file: it would show what is sound.
         self._descriptor = None
-        self.error_shown = False
+        self._error_shown = False
         self._patches: dict[int, bytes] = {}
         for _ in range(rng.randint(1, 3)):
             place, size = rng.choice(_structures())
@@ -236,24 +240,31 @@ class _DamagedFile(MemoryFile):
 def real_kernel(rng: random.Random) -> None:
     """A real guest with damage in the structures that are decoded, looked at by all decoders."""
     _, guest, _ = _real()
-    damaged = find_kernel(GuestMemory(guest.ranges, _DamagedFile(rng)).read, guest.vcpus)
+    memory = PhysicalMemory(guest.ranges, _DamagedFile(rng))
+    damaged = find_kernel(machine(memory.read, guest.vcpus))
     if damaged is not None:
         _look_at(rng, damaged, guest)
+
+
+def _forget_all() -> None:
+    memory_file._opened.clear()
+    layers._machines.clear()
+    forget()
 
 
 def volatility(rng: random.Random) -> None:
     """The same damage, looked at by a plugin in Volatility."""
     guest, _, _ = _real()
     location = guest.vmem_path.as_uri()
-    key = (location, os.getpid(), vmem.file_state(location))
     context = contexts.Context()
     context.config["automagic.LayerStacker.single_location"] = guest.guest_path.as_uri()
     plugin = rng.choice((Info, Registers, Backtrace, pslist.PsList))
     context.config["plugins.Backtrace.tasks"] = True
     try:
-        vmem._opened.clear()
-        forget()
-        vmem._opened[key] = _DamagedFile(rng)
+        _forget_all()
+        damaged = _DamagedFile(rng)
+        key = (location, os.getpid(), file_state(location))
+        memory_file._opened.get(key, lambda: damaged)
         grid = plugins.construct_plugin(
             *(context, automagic.available(context), plugin, "plugins", None),
             interfaces.plugins.FileHandlerInterface,  # type: ignore[type-abstract]
@@ -267,8 +278,7 @@ def volatility(rng: random.Random) -> None:
         if plugin is not pslist.PsList or "has no attribute: " not in str(error):
             raise
     finally:
-        vmem._opened.clear()
-        forget()
+        _forget_all()
         gc.collect()
 
 
@@ -281,12 +291,8 @@ def _look_at(rng: random.Random, kernel: LinuxKernel, guest: GuestFile) -> None:
         find_paging(kernel.tables.read_physical, vcpu)
         kernel.loaded_user_half(vcpu)
         kernel.symbolize(vcpu["rip"])
-    try:
-        btf = kernel.read_btf()
-    except GuestDumpError:
-        btf = None
-    panic_message(kernel, btf)
-    traces = Stacks(kernel, guest.vcpus, btf)
+    panic_message(kernel)
+    traces = Stacks(kernel, guest.vcpus)
     traces.panic_task()
     for vcpu in guest.vcpus:
         _shown(traces.of_vcpu(vcpu).frames)

@@ -2,7 +2,8 @@
 
 A guest is a Debian kernel, booted in QEMU with BusyBox and brought into a certain state, then
 written as ESXi would write it: debug.guest and debug.vmem. Beside them, expected.json has what the
-guest itself and QEMU said of it. `python -m tests.lab --list` shows the guests there are.
+guest itself and QEMU said of it; some have dumps that QEMU wrote as well. `tests.lab.formats`
+writes a guest in other formats. `python -m tests.lab --list` shows the guests there are.
 
     from tests.lab import GUESTS, guest, missing_tools
 

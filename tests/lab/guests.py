@@ -13,7 +13,7 @@ from typing import Any, Callable, Optional
 
 from tests.lab import build, initramfs, packages, truth
 from tests.lab.errors import LabError
-from tests.lab.qemu import PROGRAM, VCPU, Machine, command_line
+from tests.lab.qemu import CHUNK, PROGRAM, VCPU, Machine, command_line, kernel_gs_bases
 from tests.lab.recipes import GUESTS, KDUMP, KEXEC, NMI, STOP, USER, Recipe
 from tests.lab.writer import pack_guest, write_vmem
 
@@ -160,7 +160,8 @@ def boot(
     archive = scratch / "initramfs"
     archive.write_bytes(_initramfs(recipe, kernel, scratch))
     _log.info("%s: booting %s", recipe.name, kernel.package)
-    return Machine(command_line(recipe, kernel.image, archive, folder), scratch)
+    firmware = packages.firmware(recipe.firmware) if recipe.firmware else None
+    return Machine(command_line(recipe, kernel.image, archive, folder, firmware), scratch)
 
 
 def _initramfs(recipe: Recipe, kernel: packages.Kernel, scratch: pathlib.Path) -> bytes:
@@ -208,6 +209,12 @@ def write(
     written = write_vmem(folder / "debug.vmem", machine.memory(regions))
     if written != size:
         raise LabError(f"QEMU gave {written:#x} bytes of memory instead of {size:#x}")
+    for name in recipe.dumps:
+        _keep_dump(machine.dump(name), folder / name)
+    if machine.vcpus() != list(vcpus):
+        raise LabError(f"vCPUs of guest {recipe.name} moved while it was written")
+    if "dump.elf" in recipe.dumps:
+        _add_kernel_gs_bases(vcpus, folder / "dump.elf")
     registers = [vcpu.registers for vcpu in vcpus]
     (folder / "debug.guest").write_bytes(pack_guest(recipe.format_version, regions, registers))
     expected = truth.expected(
@@ -220,6 +227,21 @@ def write(
     )
     text = json.dumps(expected, indent=1) + "\n"
     (folder / "expected.json").write_text(text, encoding="utf-8")
+
+
+def _keep_dump(dump: pathlib.Path, final: pathlib.Path) -> None:
+    """Moves a dump to its place, with holes in the file where memory is zero."""
+    with dump.open("rb") as stream:
+        write_vmem(final, iter(lambda: stream.read(CHUNK), b""))
+    dump.unlink()
+
+
+def _add_kernel_gs_bases(vcpus: Sequence[VCPU], dump: pathlib.Path) -> None:
+    values = kernel_gs_bases(dump)
+    if len(values) != len(vcpus):
+        raise LabError(f"{dump} has notes of {len(values)} vCPUs instead of {len(vcpus)}")
+    for vcpu, value in zip(vcpus, values):
+        vcpu.registers["kernel_gs_base"] = value
 
 
 def _read(path: pathlib.Path) -> str:

@@ -32,8 +32,11 @@ KEYRING = pathlib.Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 #: Indexes are fetched anew after this many seconds.
 INDEX_AGE = 24 * 3600
 
-#: Suite that BusyBox comes from; any would do.
-BUSYBOX_SUITE = "bookworm"
+#: Suite that BusyBox and firmware come from; any would do.
+TOOLS_SUITE = "bookworm"
+
+#: Package of Debian with firmware -> where the firmware is in it.
+FIRMWARE = {"ovmf": r"\./usr/share/ovmf/OVMF\.fd"}
 
 #: A package with fewer bytes than this has no kernel in it.
 REAL_SIZE = 100_000
@@ -360,16 +363,32 @@ def busybox(architecture: str) -> pathlib.Path:
     Raises:
         LabError: there is none to be had.
     """
-    suite = Suite(BUSYBOX_SUITE, architecture, security=True)
+    wanted = {r"\.(?:/usr)?/bin/busybox": "busybox"}
+    return _tool("busybox-static", architecture, wanted, CACHE / "busybox") / "busybox"
+
+
+def firmware(package: str) -> pathlib.Path:
+    """Returns the firmware of one of the packages in `FIRMWARE`.
+
+    Raises:
+        LabError: it cannot be had.
+    """
+    wanted = {FIRMWARE[package]: "firmware.fd"}
+    return _tool(package, "amd64", wanted, CACHE / "firmware" / package) / "firmware.fd"
+
+
+def _tool(
+    name: str, architecture: str, wanted: dict[str, str], folder: pathlib.Path
+) -> pathlib.Path:
+    """Returns the folder, a new one below `folder` for each version, of a package's files."""
+    suite = Suite(TOOLS_SUITE, architecture, security=True)
     with lock(suite.lock_path):
         suite.update()
-        packages = suite.packages("busybox-static", "busybox-static")
+        packages = suite.packages(name, re.escape(name))
         if not packages:
             suite.forget()
-            raise LabError(
-                f"suite {suite.name} of the machine's Debian archive lacks busybox-static"
-            )
-        folder = CACHE / "busybox" / f"{packages[0]['Version'].replace(':', '_')}-{architecture}"
-        if not folder.exists():
-            _unpack(suite, packages, {r"\.(?:/usr)?/bin/busybox": "busybox"}, folder)
-    return folder / "busybox"
+            raise LabError(f"suite {suite.name} of the machine's Debian archive lacks {name}")
+        final = folder / f"{packages[0]['Version'].replace(':', '_')}-{architecture}"
+        if not final.exists():
+            _unpack(suite, packages, wanted, final)
+    return final

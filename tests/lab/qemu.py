@@ -11,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Optional
@@ -26,12 +26,24 @@ PROGRAM = "qemu-system-x86_64"
 CHUNK = 64 << 20
 
 
+#: Kind and name of the notes in which QEMU puts a vCPU's state, padded to a multiple of 4.
+_QEMU_NOTE = b"\0\0\0\0QEMU\0\0\0\0"
+
+#: Dumps that QEMU writes itself: name of the file -> arguments of dump-guest-memory. With paging,
+#: QEMU walks the page tables of each vCPU and describes memory by virtual addresses.
+DUMPS: Mapping[str, Mapping[str, Any]] = {
+    "dump.elf": {"paging": False, "format": "elf"},
+    "dump-paging.elf": {"paging": True},
+    "dump.kdump": {"paging": False, "format": "kdump-zlib"},
+}
+
+
 @dataclass(frozen=True)
 class VCPU:
     """What QEMU says of a vCPU.
 
     Attributes:
-        registers: name -> value.
+        registers: name -> value, EFER among them.
         mode: `USER`, `KERNEL` or `HALTED`.
     """
 
@@ -40,11 +52,16 @@ class VCPU:
 
 
 def command_line(
-    recipe: Recipe, kernel: pathlib.Path, initramfs: pathlib.Path, folder: pathlib.Path
+    recipe: Recipe,
+    kernel: pathlib.Path,
+    initramfs: pathlib.Path,
+    folder: pathlib.Path,
+    firmware: Optional[pathlib.Path] = None,
 ) -> list[str]:
     """Returns the command that runs a guest.
 
-    The serial ports write to console.log and facts.log in the folder.
+    The serial ports write to console.log and facts.log in the folder. Without `firmware` QEMU uses
+    its own.
     """
     machine = "pc,usb=off"
     if recipe.below_4g is not None:
@@ -61,6 +78,8 @@ def command_line(
         *("-serial", "chardev:console"),
         *("-chardev", f"file,id=facts,path={_escape(folder / 'facts.log')}"),
         *("-serial", "chardev:facts"),
+        *(("-bios", str(firmware)) if firmware else ()),
+        *(argument for device in recipe.devices for argument in ("-device", device)),
     ]
 
 
@@ -186,6 +205,12 @@ class Machine:
                 yield piece.read_bytes()
         piece.unlink()
 
+    def dump(self, name: str) -> pathlib.Path:
+        """Lets QEMU write one of `DUMPS`, and returns its file in the machine's folder."""
+        path = self._folder / name
+        self.execute("dump-guest-memory", protocol=f"file:{path}", **DUMPS[name])
+        return path
+
 
 def parse_regions(tree: str) -> list[Region]:
     """Returns address and size of the RAM in the output of "info mtree".
@@ -224,7 +249,7 @@ def _parse_vcpu(block: str) -> VCPU:
         registers[name.lower()] = int(selector, 16)
         if name in ("FS", "GS"):
             registers[f"{name.lower()}_base"] = int(base, 16)
-    control: list[tuple[str, str]] = re.findall(r"\b(CR[0234])=([0-9a-f]+)", block)
+    control: list[tuple[str, str]] = re.findall(r"\b(CR[0234]|EFER)=([0-9a-f]+)", block)
     for name, value in control:
         registers[name.lower()] = int(value, 16)
     registers["idt_base"] = int(_field(r"^IDT= +([0-9a-f]+) ", block), 16)
@@ -240,3 +265,21 @@ def _field(pattern: str, block: str) -> str:
     if match is None:
         raise LabError(f"no {pattern!r} in QEMU's registers: {block!r}")
     return match.group(1)
+
+
+def kernel_gs_bases(dump: pathlib.Path) -> list[int]:
+    """Returns each vCPU's IA32_KERNEL_GS_BASE from an ELF file that QEMU wrote.
+
+    QEMU's monitor does not show this register. The notes of QEMU's own (CPUState in its
+    target/i386/arch_dump.c) end with it.
+    """
+    data = dump.open("rb").read(1 << 20)
+    found = []
+    position = data.find(_QEMU_NOTE)
+    while position >= 0:
+        # A size in front of the kind, and one of the name in front of that.
+        size = int.from_bytes(data[position - 4 : position], "little")
+        end = position + len(_QEMU_NOTE) + size
+        found.append(int.from_bytes(data[end - 8 : end], "little"))
+        position = data.find(_QEMU_NOTE, end)
+    return found

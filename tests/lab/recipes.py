@@ -7,6 +7,8 @@ import pathlib
 from dataclasses import dataclass
 from typing import Optional
 
+from tests.lab import threads
+
 #: Counts up with every change of the lab that changes its guests: older ones are made anew.
 LAB_VERSION = 1
 
@@ -21,6 +23,13 @@ PANIC, NMI, MODULE, STOP = "panic", "nmi", "module", "stop"
 #: Two more ends: a second kernel takes over, because the first panicked (kdump) or because it was
 #: asked to (kexec). The guest is stopped when the second one has told its own facts.
 KDUMP, KEXEC = "kdump", "kexec"
+
+#: Fields of a recipe that came after guests had been made: at their defaults they say nothing new,
+#: so they do not count for the digest, and the guests stay what they are.
+_LATER_FIELDS = (
+    *("devices", "dumps", "firmware"),
+    *("finish", "programs", "built_modules", "files", "second", "in_bpf", "shows"),
+)
 
 #: What a vCPU does at the moment of the stop.
 USER, KERNEL, HALTED = "user", "kernel", "halted"
@@ -41,10 +50,6 @@ class KernelSource:
     release: str
     architecture: str = "amd64"
     security: bool = False
-
-
-#: Fields of `Recipe` that were added after guests had been made.
-_LATER = ("finish", "programs", "built_modules", "files", "second", "in_bpf", "shows")
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,11 @@ class Recipe:
         second: whether the guest has its own kernel and an initramfs for it in /second.
         in_bpf: whether a vCPU must be in the code of a BPF program when the guest is stopped.
         shows: regular expression that must be found on the console at the end.
+        devices: further devices of the machine, as QEMU's -device wants them.
+        dumps: dumps that QEMU itself writes beside debug.guest, of the same moment: names of files
+            from `qemu.DUMPS`.
+        firmware: the package of Debian that the firmware comes from, see `packages.FIRMWARE`; None
+            for QEMU's own BIOS.
     """
 
     name: str
@@ -91,6 +101,9 @@ class Recipe:
     end: str = PANIC
     modes: tuple[str, ...] = ()
     slow: bool = False
+    devices: tuple[str, ...] = ()
+    dumps: tuple[str, ...] = ()
+    firmware: Optional[str] = None
     finish: str = ""
     programs: tuple[str, ...] = ()
     built_modules: tuple[str, ...] = ()
@@ -108,12 +121,11 @@ class Recipe:
     def digest(self) -> str:
         """Tells whether a guest on disk was made by this very recipe and lab."""
         fields = dataclasses.asdict(self)
+        for field in dataclasses.fields(self):
+            if field.name in _LATER_FIELDS and fields[field.name] == field.default:
+                del fields[field.name]
         # Words only; they do not change the guest.
         del fields["reason"], fields["slow"]
-        # Fields that came later do not count until they are used: older guests stay as they are.
-        for field in dataclasses.fields(self):
-            if field.name in _LATER and getattr(self, field.name) == field.default:
-                del fields[field.name]
         sources = [PROGRAM_SOURCES / f"{name}.c" for name in self.programs]
         sources += [MODULE_SOURCES / f"{name}.c" for name in self.built_modules]
         built = {"sources": [source.read_text() for source in sources]} if sources else {}
@@ -141,6 +153,21 @@ MANY_PROCESSES = """\
 count=0
 while [ $count -lt 500 ]; do
     sleep 1000000 &
+    count=$((count + 1))
+done
+"""
+
+#: So many tasks that the kernel, with 512 MiB, would refuse the last of them.
+THOUSANDS_OF_PROCESSES = f"""\
+echo 20000 > /proc/sys/kernel/threads-max
+{threads.commands(499, "/threads")}\
+{PROCESSES}\
+/threads &
+/threads &
+/threads &
+count=0
+while [ $count -lt 3000 ]; do
+    sleep 1000000 3< /sys/kernel/mm/transparent_hugepage/enabled &
     count=$((count + 1))
 done
 """
@@ -400,6 +427,49 @@ _RECIPES = (
         format_version=6,
         start=MANY_PROCESSES,
         slow=True,
+    ),
+    Recipe(
+        name="large",
+        reason="a server's number of tasks: 3,000 processes, and 1,500 threads in three of them",
+        kernel=BOOKWORM_NEW,
+        format_version=6,
+        memory=512,
+        start=THOUSANDS_OF_PROCESSES,
+        slow=True,
+    ),
+    Recipe(
+        name="qemu-elf",
+        reason="dumps that QEMU wrote itself, with a VMCOREINFO note: they have the registers too",
+        kernel=BOOKWORM,
+        format_version=6,
+        memory=192,
+        below_4g=128,
+        append="pti=on",
+        # Its driver hands VMCOREINFO to the device.
+        modules=("dummy", "loop", "qemu_fw_cfg"),
+        start=PROCESSES,
+        devices=("vmcoreinfo",),
+        dumps=("dump.elf", "dump-paging.elf", "dump.kdump"),
+    ),
+    Recipe(
+        name="qemu-elf-la57",
+        reason="QEMU's dumps with 5-level paging, and a vCPU whose gs_base is the user's",
+        kernel=SID,
+        format_version=7,
+        vcpus=3,
+        five_level=True,
+        start=f"on_cpu 1 {SPINNER}\non_cpu 2 dd if=/dev/zero of=/dev/null bs=64M\n",
+        end=STOP,
+        modes=(HALTED, USER, KERNEL),
+        dumps=("dump.elf", "dump-paging.elf"),
+    ),
+    Recipe(
+        name="uefi",
+        reason="booted by UEFI: memory in many small ranges, firmware that stays in memory",
+        kernel=BOOKWORM,
+        format_version=6,
+        start=PROCESSES,
+        firmware="ovmf",
     ),
     _zombies("zombies-6.1", BOOKWORM),
     _zombies("zombies-6.12", BOOKWORM_NEW),

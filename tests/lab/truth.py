@@ -42,8 +42,8 @@ def expected(
         facts_log: what init.sh wrote.
         console_log: what the kernel wrote.
     """
-    # After kexec the second kernel is the one that the guest runs. After kdump the first one is what
-    # a dump is examined for.
+    # After kexec the second kernel is the one that the guest runs. After kdump the first one is
+    # what a dump is examined for.
     told = _boots(facts_log)
     facts = told[-1 if recipe.end == KEXEC else 0]
     panic = Panic(console_log)
@@ -61,6 +61,7 @@ def expected(
         "memory_total_kib": _first_number(r"MemTotal: +(\d+) kB", facts["memtotal"]),
         "memory_regions": [{"start": hex(start), "size": hex(size)} for start, size in regions],
         "vcpus": [{name: hex(vcpu.registers[name]) for name in _REGISTERS} for vcpu in vcpus],
+        "vcpu_msrs": [_msrs(vcpu) for vcpu in vcpus],
         "vcpu_modes": [vcpu.mode for vcpu in vcpus],
         # When a second kernel came, the vCPUs have left the tasks of the first.
         "vcpu_tasks": (
@@ -125,6 +126,12 @@ def _boots(log: str) -> list[dict[str, list[str]]]:
     """Returns the sections that each kernel told, in the order in which they ran."""
     first = "lab: begin processes-early"
     return [_sections(first + part) for part in log.split(first)[1:]]
+
+
+def _msrs(vcpu: VCPU) -> dict[str, str]:
+    """Returns the model-specific registers of a vCPU that are known."""
+    names = ("efer", "kernel_gs_base")
+    return {name: hex(vcpu.registers[name]) for name in names if name in vcpu.registers}
 
 
 def _sections(log: str) -> dict[str, list[str]]:

@@ -6,7 +6,7 @@ of them shows.
 
 import pathlib
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 PAGE = 4096
@@ -125,23 +125,28 @@ def write_vmem(path: pathlib.Path, chunks: Iterable[bytes]) -> int:
     Returns:
         The size of the file.
     """
-    zero = bytes(PAGE)
     size = 0
     with path.open("wb") as stream:
         for chunk in chunks:
-            view = memoryview(chunk)
-            start = None
-            for offset in range(0, len(chunk), PAGE):
-                # Slices of bytes compare far faster than those of a memoryview.
-                if chunk[offset : offset + PAGE] != zero:
-                    start = offset if start is None else start
-                elif start is not None:
-                    stream.seek(size + start)
-                    stream.write(view[start:offset])
-                    start = None
-            if start is not None:
-                stream.seek(size + start)
-                stream.write(view[start:])
+            for offset, data in not_zero(chunk):
+                stream.seek(size + offset)
+                stream.write(data)
             size += len(chunk)
         stream.truncate(size)
     return size
+
+
+def not_zero(chunk: bytes) -> Iterator[tuple[int, memoryview]]:
+    """Yields offset and bytes of each run of pages that are not all zero."""
+    zero = bytes(PAGE)
+    view = memoryview(chunk)
+    start = None
+    for offset in range(0, len(chunk), PAGE):
+        # Slices of bytes compare far faster than those of a memoryview.
+        if chunk[offset : offset + PAGE] != zero[: len(chunk) - offset]:
+            start = offset if start is None else start
+        elif start is not None:
+            yield start, view[start:offset]
+            start = None
+    if start is not None:
+        yield start, view[start:]

@@ -9,12 +9,15 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
+from volatility3.framework import contexts
+from volatility3.framework.layers import physical
 
 from tests.conftest import Vol
 from tests.helpers import IDLE_VCPU, info, real_guest, rows, write_pair
 from tests.lab import Guest
-from volatility_guestdump.exceptions import MemoryFileError
-from volatility_guestdump.vmem import MemoryFile
+from volatility_guestdump.exceptions import MediumError, MemoryFileError
+from volatility_guestdump.files.memory_file import MemoryFile
+from volatility_guestdump.framework.stackers import GuestDumpStacker
 
 PAGE = 4096
 REGIONS = [(0, 2 * PAGE), (0x10000, 2 * PAGE)]
@@ -229,5 +232,27 @@ def test_an_error_of_the_medium(tmp_path: pathlib.Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(os, "pread", failing)
     assert file.read(0, 0x2000) == MEMORY[:0x2000]
-    with pytest.raises(MemoryFileError, match=r"debug\.vmem: 16 bytes at 0x2ff8: .*Input/output"):
+    with pytest.raises(MediumError, match=r"debug\.vmem: 16 bytes at 0x2ff8: .*Input/output"):
         file.read(0x2FF8, 16)
+
+
+def test_a_flipped_byte_in_a_compressed_guest_file(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each gives a layer, or a message with the file's name."""
+    guest = write_pair(tmp_path, MEMORY)
+    whole = gzip.compress(guest.read_bytes(), mtime=0)
+    guest.unlink()
+    path = tmp_path / "debug.guest.gz"
+    refused = 0
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        caplog.clear()
+        context = contexts.Context()
+        context.config["file.location"] = path.as_uri()
+        context.layers.add_layer(physical.FileLayer(context, "file", "FileLayer"))
+        if GuestDumpStacker.stack(context, "FileLayer") is None:
+            refused += 1
+            assert "debug.guest.gz: " in caplog.text, place
+    # All but a few bytes of the header.
+    assert refused > len(whole) - 10

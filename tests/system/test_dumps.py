@@ -1,7 +1,6 @@
 """Small guest dumps: what Volatility makes of the two files, whole, in parts or of another kind."""
 
 import copy
-import json
 import os
 import pathlib
 import pickle
@@ -15,11 +14,12 @@ from volatility3.framework.layers import intel, physical, scanners
 
 from tests.conftest import Vol
 from tests.helpers import IDLE_VCPU, info, rows, write_pair
-from volatility_guestdump.guestfile import layout_path
-from volatility_guestdump.intel import GuestDumpIntelLA57
-from volatility_guestdump.layers import GuestDumpLayer
-from volatility_guestdump.memory import GuestMemory
-from volatility_guestdump.stackers import GuestDumpStacker
+from volatility_guestdump import resources
+from volatility_guestdump.files.physical import PhysicalMemory
+from volatility_guestdump.framework.intel import GuestDumpIntelLA57
+from volatility_guestdump.framework.layers import GuestDumpLayer
+from volatility_guestdump.framework.stackers import GuestDumpStacker
+from volatility_guestdump.sources import debug_guest
 
 PAGE = 4096
 
@@ -79,7 +79,7 @@ def test_either_file_leads_to_the_same_layer(tmp_path: pathlib.Path) -> None:
     """-f X.vmem with X.guest beside it is like -f X.guest."""
     guest = write_pair(tmp_path, MEMORY, regions=REGIONS)
     layers = [dump_layer(path) for path in (guest, guest.with_suffix(".vmem"))]
-    assert layers[0].identity == layers[1].identity
+    assert layers[0].machine.identity == layers[1].machine.identity
     assert layers[0].read(0x10000, 8) == layers[1].read(0x10000, 8)
 
 
@@ -102,11 +102,14 @@ def test_name_without_suffix(tmp_path: pathlib.Path) -> None:
 def test_other_files_are_left_alone(
     tmp_path: pathlib.Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A file that is no guest dump is passed over in silence, even with the suffix."""
-    path = tmp_path / "debug.guest"
-    path.write_bytes(content)
-    assert isinstance(stack(path), physical.FileLayer)
-    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    """A file that is no guest dump is passed over in silence, unless it is named like one."""
+    for name in ("memory.raw", "debug.guest"):
+        path = tmp_path / name
+        path.write_bytes(content)
+        caplog.clear()
+        assert isinstance(stack(path), physical.FileLayer)
+        said = [each.message for each in caplog.records if each.levelname == "WARNING"]
+        assert len(said) == (name == "debug.guest") and all(name in each for each in said)
 
 
 def test_a_damaged_guest_file_is_said(
@@ -133,7 +136,7 @@ def test_one_page_that_cannot_be_read(
         return read(descriptor, length, offset)
 
     monkeypatch.setattr(os, "pread", failing)
-    monkeypatch.setattr(GuestMemory, "_populate", lambda self, start, length: False)
+    monkeypatch.setattr(PhysicalMemory, "_populate", lambda self, start, length: False)
     with pytest.raises(exceptions.InvalidAddressException):
         layer.read(PAGE + 8, 8)
     assert layer.read(0, 2 * PAGE, pad=True) == MEMORY[:PAGE] + bytes(PAGE)
@@ -156,7 +159,7 @@ def test_short_memory_is_read_as_far_as_it_goes(
     assert "incomplete" in caplog.text and "0x11000" in caplog.text
     assert layer.read(0x10000, PAGE) == b"\3" * PAGE
     assert not layer.is_valid(0x11000)
-    assert layer.missing_memory == PAGE
+    assert layer.machine.origin.missing_memory == PAGE
 
 
 def test_surplus_memory_is_ignored(
@@ -174,7 +177,7 @@ def test_layers_survive_copies_and_pickling(tmp_path: pathlib.Path) -> None:
     layer.read(0, 1)
     for context in (layer.context.clone(), pickle.loads(pickle.dumps(layer.context))):
         assert context.layers[layer.name].read(0x10000, 4) == b"\3\3\3\3"
-    assert copy.deepcopy(layer.guest) == layer.guest
+    assert copy.deepcopy(layer.machine) == layer.machine
 
 
 @pytest.mark.parametrize("version", [1, 3, 4, 5, 6, 7])
@@ -190,13 +193,12 @@ def test_structures_stand_in_the_symbol_space(tmp_path: pathlib.Path, version: i
         offset=(tmp_path / "debug.guest").stat().st_size - size,
     )
     assert (record.rip, record.cr3) == (0x1122334455667788, 0xABC000)
-    assert layer.guest.vcpus[0]["rip"] == 0x1122334455667788
+    assert layer.machine.vcpus[0]["rip"] == 0x1122334455667788
 
 
-@pytest.mark.parametrize("version", [1, 3, 4, 5, 6, 7])
-def test_structures_conform_to_the_schema(version: int) -> None:
+def test_structures_conform_to_the_schema() -> None:
     """Volatility does not check them again at each run."""
-    document = json.loads(layout_path(version).read_text(encoding="utf-8"))
+    document = resources.read_json(debug_guest.STRUCTURES)
     assert schemas.validate(document, use_cache=False)
 
 

@@ -1,20 +1,19 @@
 """Real guests: what Volatility and our plugins print against what the guest and QEMU said."""
 
 import pathlib
-from collections.abc import Sequence
 from typing import Optional
 
 import pytest
 
 from tests.conftest import Vol
-from tests.helpers import info, real_guest, rows
+from tests.helpers import guest_machine, info, machine, real_guest, rows
 from tests.lab import GUESTS
 from volatility_guestdump.exceptions import AddressError
-from volatility_guestdump.guestfile import RELEASES, VCPU
-from volatility_guestdump.layers import open_guest_file
-from volatility_guestdump.linux.kernel import LinuxKernel, find_kernel
-from volatility_guestdump.memory import GuestMemory
-from volatility_guestdump.vmem import open_memory_file
+from volatility_guestdump.linux.find import find_kernel
+from volatility_guestdump.linux.kallsyms_names import NameIndex
+from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.machine import Machine
+from volatility_guestdump.sources.debug_guest import VERSIONS
 
 PAGE, LARGE_PAGE = 4096, 2 << 20
 
@@ -24,7 +23,7 @@ WITH_TYPES = [name for name in NAMES if "686" not in GUESTS[name].kernel.release
 
 def test_every_version_of_the_format_is_met() -> None:
     """The lab's guests are written in all versions of the format."""
-    assert {GUESTS[name].format_version for name in NAMES} == set(RELEASES)
+    assert {GUESTS[name].format_version for name in NAMES} == set(VERSIONS)
 
 
 @pytest.mark.parametrize("name", WITH_TYPES)
@@ -58,7 +57,7 @@ def test_info(vol: Vol, name: str) -> None:
         *("Kernel build id", "Kernel virtual base", "KASLR shift", "Kernel physical base"),
         *("Page map (DTB)", "Symbols", "Panic", "Panic task"),
     ]
-    assert shown["Format"] == f"{version} ({RELEASES[version]})"
+    assert shown["Format"] == f"{version} ({VERSIONS[version].release})"
     assert shown["vCPUs"] == str(len(truth["vcpus"]))
     assert shown["Memory size"] == f"{size} ({size >> 20} MiB)"
     offset = 0
@@ -162,14 +161,32 @@ def test_isf_serves_raw_memory(vol: Vol, tmp_path: pathlib.Path) -> None:
     assert with_isf == ours
 
 
-def kernel_of(name: str) -> tuple[GuestMemory, Sequence[VCPU], LinuxKernel]:
-    """Returns memory, vCPUs and kernel of a guest."""
-    guest = real_guest(name)
-    described = open_guest_file(guest.guest_path.as_uri())
-    memory = GuestMemory(described.ranges, open_memory_file(guest.vmem_path.as_uri()))
-    kernel = find_kernel(memory.read, described.vcpus)
+def kernel_of(name: str) -> tuple[Machine, LinuxKernel]:
+    """Returns machine and kernel of a guest."""
+    found = guest_machine(real_guest(name))
+    kernel = find_kernel(found)
     assert kernel is not None
-    return memory, described.vcpus, kernel
+    return found, kernel
+
+
+@pytest.mark.parametrize("name", ["5.10", "i686-pae", "hole-pti", "6.12", "newest", "next"])
+def test_every_symbol_is_found(name: str) -> None:
+    """By the kernel's own index, where it has one, as by all names expanded together."""
+    _, kernel = kernel_of(name)
+    assert kernel.kallsyms is not None
+    index = kernel.kallsyms.index
+    assert isinstance(index, NameIndex)
+    uses_kernels = "kallsyms_seqs_of_names" in kernel.kallsyms.tables
+    assert uses_kernels == (name != "5.10") == index.uses_kernels
+    _, same = kernel_of(name)
+    assert same.kallsyms is not None
+    # Lists all of them.
+    wanted = dict(same.kallsyms.index.items())
+    assert len(wanted) > 40000
+    for symbol, number in wanted.items():
+        assert index[symbol] == number
+    assert index.uses_kernels == uses_kernels
+    assert all(kernel.kallsyms[number] == symbol for number, symbol in enumerate(same.kallsyms))
 
 
 def same_kernel(found: Optional[LinuxKernel], expected: LinuxKernel) -> None:
@@ -181,9 +198,9 @@ def same_kernel(found: Optional[LinuxKernel], expected: LinuxKernel) -> None:
 
 def test_memory_missing_behind_the_kernel() -> None:
     """A copy that ends behind the kernel's image, in the middle of a page, has its symbols."""
-    memory, vcpus, whole = kernel_of("next")
+    whole_machine, whole = kernel_of("next")
     end = whole.address("_end")
-    assert end is not None
+    assert end is not None and whole.physical_base is not None
     # The page tables map more than the image, up to the end of a large page.
     start = whole.physical_base + end - whole.virtual_base + 0x666
     missing = range(start, -(-start // LARGE_PAGE) * LARGE_PAGE)
@@ -191,25 +208,25 @@ def test_memory_missing_behind_the_kernel() -> None:
     def read(address: int, length: int) -> bytes:
         if address < missing.stop and address + length > missing.start:
             raise AddressError(max(address, missing.start))
-        return memory.read(address, length)
+        return whole_machine.memory.read(address, length)
 
-    same_kernel(find_kernel(read, vcpus), whole)
+    same_kernel(find_kernel(machine(read, whole_machine.vcpus)), whole)
 
 
 @pytest.mark.parametrize("version", [b"6.12", b"6.66"])
 def test_copies_of_the_banner_in_freed_memory(version: bytes) -> None:
     """What was freed keeps what was in it: the kernel's own banner is the one that has symbols."""
-    memory, vcpus, whole = kernel_of("6.12")
+    whole_machine, whole = kernel_of("6.12")
     end = whole.address("_etext")
     assert end is not None
     place = whole.tables.translate(-(-end // PAGE) * PAGE)[0]
     decoy = whole.banner.replace(b"6.12", version) + b"\n\0"
 
     def read(address: int, length: int) -> bytes:
-        data = bytearray(memory.read(address, length))
+        data = bytearray(whole_machine.memory.read(address, length))
         for offset, byte in enumerate(decoy, place - address):
             if 0 <= offset < length:
                 data[offset] = byte
         return bytes(data)
 
-    same_kernel(find_kernel(read, vcpus), whole)
+    same_kernel(find_kernel(machine(read, whole_machine.vcpus)), whole)

@@ -8,12 +8,11 @@ from typing import Union
 import pytest
 
 from tests.conftest import Vol
-from tests.helpers import info, real_guest, rows
+from tests.helpers import guest_machine, info, real_guest, rows
 from tests.lab import Guest
-from volatility_guestdump.guestfile import GuestFile
-from volatility_guestdump.linux.kernel import LinuxKernel, find_kernel
-from volatility_guestdump.memory import GuestMemory
-from volatility_guestdump.vmem import open_memory_file
+from volatility_guestdump.linux.find import find_kernel
+from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.sources.debug_guest import GuestFile
 
 ESCAPE = b"\x1b[2J\x9b31m"
 
@@ -27,11 +26,7 @@ def guest() -> Guest:
 @pytest.fixture(scope="module")
 def kernel(guest: Guest) -> LinuxKernel:
     """Its kernel, to know what lies where."""
-    with guest.guest_path.open("rb") as stream:
-        parsed = GuestFile.parse(stream)
-    found = find_kernel(
-        GuestMemory(parsed.ranges, open_memory_file(guest.vmem_path.as_uri())).read, parsed.vcpus
-    )
+    found = find_kernel(guest_machine(guest))
     assert found is not None and found.kallsyms is not None
     return found
 
@@ -71,7 +66,7 @@ def test_names_do_not_reach_the_terminal_as_they_are(
     # The token of a letter that linux_banner does not have.
     tokens = kernel.read(token, 4096).split(b"\0")
     letter = token + sum(len(one) + 1 for one in tokens[: ord("w")])
-    btf, init_task = kernel.read_btf(), kernel.address("init_task") or 0
+    btf, init_task = kernel.btf, kernel.address("init_task") or 0
     link, comm = btf.offset("task_struct", "tasks"), btf.offset("task_struct", "comm")
     # The first of all tasks is init.
     init = kernel.pointer(init_task + link) - link
@@ -129,7 +124,7 @@ def test_tasks_in_a_circle(
     vol: Vol, guest: Guest, kernel: LinuxKernel, tmp_path: pathlib.Path
 ) -> None:
     """A list that leads back into itself, and never to its head, ends."""
-    link = (kernel.address("init_task") or 0) + kernel.read_btf().offset("task_struct", "tasks")
+    link = (kernel.address("init_task") or 0) + kernel.btf.offset("task_struct", "tasks")
     first = kernel.pointer(link)
     given = changed(guest, kernel, tmp_path, {first: first.to_bytes(8, "little")})
     found = rows(vol("-r", "json", "-f", given, "guestdump.Backtrace", "--tasks"))

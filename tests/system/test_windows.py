@@ -11,8 +11,7 @@ from volatility3.plugins.windows import info as windows_info  # type: ignore[att
 from tests.conftest import Vol
 from tests.helpers import info, real_guest, rows
 from tests.lab.windows import ENTRY, KERNEL, USER, StandIn, missing_tools, stand_in
-from volatility_guestdump import automagic as our_automagic
-from volatility_guestdump import stackers
+from volatility_guestdump import kernels
 
 #: What Volatility logs when it takes the page map from a layer, and when it scans for a kernel.
 GIVEN, SCANNED = "DTB was given to us by base layer", "Kernel base determination"
@@ -65,8 +64,7 @@ def test_without_what_the_registers_say(
     guest = stand_in(tmp_path, mode)
     monkeypatch.setattr("volatility3.framework.constants.CACHE_PATH", str(tmp_path))
     monkeypatch.setattr("volatility3.symbols.__path__", [str(guest.symbols)])
-    for module in (stackers, our_automagic):
-        monkeypatch.setattr(module, "windows_kernel", lambda layer: None)
+    monkeypatch.setattr(kernels, "windows_kernel", lambda machine: None)
     context = contexts.Context()
     context.config["automagic.LayerStacker.single_location"] = guest.guest_path.as_uri()
     plugin = plugins.construct_plugin(

@@ -9,9 +9,13 @@ from hypothesis import strategies as st
 from volatility3.framework import contexts, exceptions
 from volatility3.framework.layers import intel, physical
 
-from tests.unit.test_paging import FOUR, PAE, PAGE, Memory
-from volatility_guestdump.intel import GuestDumpIntel32e, GuestDumpIntelPAE
-from volatility_guestdump.paging import PagingMode
+from tests.unit.test_paging import FIVE, FOUR, PAE, PAGE, Memory
+from volatility_guestdump.framework.intel import (
+    GuestDumpIntel32e,
+    GuestDumpIntelLA57,
+    GuestDumpIntelPAE,
+)
+from volatility_guestdump.x86.paging import PagingMode
 
 #: Pages at these places lie beside each other here, elsewhere there, or nowhere.
 VIRTUAL, PAGES = 0x40000000, 6
@@ -88,3 +92,21 @@ def test_copies_find_their_pages_again(mode: PagingMode) -> None:
         layer = copied.layers[ours.name]
         assert layer is not ours and layer.read(VIRTUAL + 8, 8) == expected
         assert layer.context is copied
+
+
+@pytest.mark.parametrize("bits", [46, 52])
+def test_pages_without_access_rights_under_5_levels(bits: int) -> None:
+    """Linux inverts the frame number of PROT_NONE pages, in as many bits as its mask has."""
+    memory = Memory(FIVE)
+    place, protnone = 20 * PAGE, 1 << 8
+    memory.data[place : place + 8] = b"PROTNONE"
+    memory.map(VIRTUAL, place)
+    inverted = ~place & (1 << bits) - 1 & -PAGE
+    memory.put(memory.path()[-1], VIRTUAL, 12, inverted | protnone)
+    context = contexts.Context()
+    context.layers.add_layer(physical.BufferDataLayer(context, "raw", "raw", bytes(memory.data)))
+    context.config["ours.memory_layer"] = "raw"
+    context.config["ours.page_map_offset"] = memory.root
+    layer = GuestDumpIntelLA57(context, "ours", "ours")
+    context.layers.add_layer(layer)
+    assert layer.read(VIRTUAL, 8) == b"PROTNONE"

@@ -54,6 +54,7 @@ class FakeKernel:
     def __init__(self, bits: int = 64) -> None:
         self.bits = bits
         self.panic_cpu: Optional[int] = None
+        self.types: Optional[Btf] = None
         self.symbols = {"log_buf": POINTERS, "log_buf_len": POINTERS + 16, "prb": POINTERS + 32}
         self.memory = {
             POINTERS: bytearray(48),
@@ -106,7 +107,8 @@ class FakeKernel:
 
     def message(self, types: Optional[Btf]) -> Optional[str]:
         """Returns what the code under test makes of it."""
-        return panic_message(cast(LinuxKernel, cast(Any, self)), types)
+        self.types = types
+        return panic_message(cast(LinuxKernel, cast(Any, self)))
 
 
 @pytest.mark.parametrize("bits", [32, 64])

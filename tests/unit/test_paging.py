@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tests.helpers import IDLE_VCPU
 from volatility_guestdump.exceptions import AddressError
-from volatility_guestdump.guestfile import VCPU
-from volatility_guestdump.paging import (
+from volatility_guestdump.machine import VCPU
+from volatility_guestdump.x86.paging import (
     PageTables,
     PagingMode,
     candidate_tables,
@@ -147,6 +147,30 @@ def test_bit_7_is_a_size_in_the_middle_tables_only() -> None:
             if shift in shifts:
                 memory.put(table, 0x5000, shift, memory.get(table, 0x5000, shift) | LARGE)
         assert memory.tables().translate(0x5123) == (0x9123, 0xEDD)
+
+
+def test_4mib_pages_need_cr4_pse() -> None:
+    """Without the flag bit 7 of a page directory's entry is ignored: a page table follows."""
+    memory = Memory(LEGACY)
+    memory.map(0xC0001000, 0x9000)
+    root = memory.path()[0]
+    memory.put(root, 0xC0001000, 22, memory.get(root, 0xC0001000, 22) | LARGE)
+    cr4_pse = 1 << 4
+    found = {}
+    for cr4 in (0, cr4_pse):
+        stopped = vcpu(cr3=root, cr4=cr4, rip=0xC0001000, rsp=0xC0001000, idt_base=0xC0001000)
+        (_, tables), *_ = candidate_tables(memory.read, [stopped])
+        found[cr4] = tables.translate(0xC0001000)[0]
+    # The table's own address, read as that of a page.
+    table = memory.path()[1]
+    assert found == {0: 0x9000, cr4_pse: (table >> 13 & 0xFF) << 32 | 0x1000}
+
+
+def test_4mib_pages_above_4_gib() -> None:
+    """PSE-36: bits 13 to 20 of the entry are bits 32 to 39 of the address."""
+    memory = Memory(LEGACY)
+    memory.map(0xC0400000, 0x00C00000 | 0xA5 << 13, 22)
+    assert memory.tables().translate(0xC0400123)[0] == 0xA5_00C00123
 
 
 @every_mode

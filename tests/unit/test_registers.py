@@ -5,9 +5,9 @@ from typing import Optional
 import pytest
 
 from tests.helpers import IDLE_VCPU
-from volatility_guestdump.guestfile import REGISTERS, VCPU
-from volatility_guestdump.paging import PagingMode
-from volatility_guestdump.registers import decode, flag_names
+from volatility_guestdump.machine import REGISTERS, VCPU
+from volatility_guestdump.x86.paging import PagingMode
+from volatility_guestdump.x86.registers import decode, flag_names
 
 KERNEL = 0xFFFFFFFF81000000
 

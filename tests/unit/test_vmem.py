@@ -10,11 +10,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from volatility_guestdump import vmem
-from volatility_guestdump.exceptions import AddressError, MemoryFileError, MissingMemoryFile
-from volatility_guestdump.guestfile import MemoryRange
-from volatility_guestdump.memory import GuestMemory
-from volatility_guestdump.vmem import MemoryFile, MemoryStream
+from volatility_guestdump.exceptions import (
+    AddressError,
+    MediumError,
+    MemoryFileError,
+    MissingMemoryFile,
+)
+from volatility_guestdump.files.location import (
+    display_name,
+    file_state,
+    guest_locations,
+    is_readable,
+    local_path,
+    memory_locations,
+)
+from volatility_guestdump.files.memory_file import MemoryFile, MemoryStream, open_memory_file
+from volatility_guestdump.files.physical import PhysicalMemory
+from volatility_guestdump.machine import MemoryRange
 
 DATA = bytes(n * 7 & 0xFF for n in range(5000))
 
@@ -34,7 +46,7 @@ DATA = bytes(n * 7 & 0xFF for n in range(5000))
 def test_where_memory_lies(guest: str, memory: list[str]) -> None:
     """The suffix is replaced, or added where it may be part of the name; plain files first."""
     folder = "file:///cases/17.guest/"
-    assert vmem.memory_locations(folder + guest) == [folder + name for name in memory]
+    assert memory_locations(folder + guest) == [folder + name for name in memory]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +64,7 @@ def test_where_memory_lies(guest: str, memory: list[str]) -> None:
 def test_where_the_guest_file_lies(memory: str, guest: list[str]) -> None:
     """Only the suffix of a memory file leads to a debug.guest."""
     folder = "file:///cases/17.vmem/"
-    assert vmem.guest_locations(folder + memory) == [folder + name for name in guest]
+    assert guest_locations(folder + memory) == [folder + name for name in guest]
 
 
 @pytest.mark.parametrize("name", ["a b.vmem", "50%.vmem", "a#b?c;d.vmem", "ü.vmem"])
@@ -61,26 +73,26 @@ def test_names_in_urls(tmp_path: pathlib.Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(DATA)
     location = path.as_uri()
-    assert vmem.local_path(location) == str(path)
-    assert vmem.display_name(location) == name
-    assert vmem.is_readable(location) and MemoryFile(location).size == len(DATA)
-    assert vmem.local_path("http://example.org/debug.vmem") is None
-    assert vmem.local_path("file://localhost/debug.vmem") == vmem.local_path("file:///debug.vmem")
+    assert local_path(location) == str(path)
+    assert display_name(location) == name
+    assert is_readable(location) and MemoryFile(location).size == len(DATA)
+    assert local_path("http://example.org/debug.vmem") is None
+    assert local_path("file://localhost/debug.vmem") == local_path("file:///debug.vmem")
     # What lies on another machine is a path on Windows only.
     share = r"\\server\share\debug.vmem" if os.name == "nt" else None
-    assert vmem.local_path("file://server/share/debug.vmem") == share
+    assert local_path("file://server/share/debug.vmem") == share
 
 
 def test_file_state(tmp_path: pathlib.Path) -> None:
     """It changes when the file does, and there is none of what is not there."""
     path = tmp_path / "debug.vmem"
-    assert vmem.file_state(path.as_uri()) is None and not vmem.is_readable(path.as_uri())
-    assert vmem.file_state("http://example.org/debug.vmem") is None
+    assert file_state(path.as_uri()) is None and not is_readable(path.as_uri())
+    assert file_state("http://example.org/debug.vmem") is None
     path.write_bytes(DATA)
-    before = vmem.file_state(path.as_uri())
-    assert before == vmem.file_state(path.as_uri()) is not None
+    before = file_state(path.as_uri())
+    assert before == file_state(path.as_uri()) is not None
     path.write_bytes(DATA + b"x")
-    assert vmem.file_state(path.as_uri()) != before
+    assert file_state(path.as_uri()) != before
 
 
 @pytest.fixture(params=["plain", "gzip", "plain with the other name"])
@@ -113,11 +125,11 @@ def test_reads_of_a_file(file: MemoryFile) -> None:
                 assert file.read(offset, length) == DATA[offset : offset + length]
             else:
                 end = f"debug.*: the file ends before {offset + length:#x}"
-                with pytest.raises(MemoryFileError, match=end):
+                with pytest.raises(MediumError, match=end):
                     file.read(offset, length)
     assert file.read(0, len(DATA)) == DATA
     for offset in (5000, 5001, 1 << 40):
-        with pytest.raises(MemoryFileError, match="ends before"):
+        with pytest.raises(MediumError, match="ends before"):
             file.read(offset, 1)
 
 
@@ -157,7 +169,7 @@ def test_a_file_that_shrinks(tmp_path: pathlib.Path) -> None:
     file = MemoryFile(path.as_uri())
     os.truncate(path, 100)
     assert file.read(90, 10) == DATA[90:100]
-    with pytest.raises(MemoryFileError, match="ends before 0x65"):
+    with pytest.raises(MediumError, match="ends before 0x65"):
         file.read(90, 11)
 
 
@@ -167,14 +179,14 @@ def test_files_stay_open(tmp_path: pathlib.Path) -> None:
     for name in "abc":
         (tmp_path / name).write_bytes(DATA)
         locations.append((tmp_path / name).as_uri())
-    first = vmem.open_memory_file(locations[0])
-    assert vmem.open_memory_file(locations[0]) is first
+    first = open_memory_file(locations[0])
+    assert open_memory_file(locations[0]) is first
     (tmp_path / "a").write_bytes(b"longer" + DATA)
-    second = vmem.open_memory_file(locations[0])
+    second = open_memory_file(locations[0])
     assert second.size == len(DATA) + 6 and first.size == len(DATA)
     for location in locations[1:]:
-        vmem.open_memory_file(location)
-    assert vmem.open_memory_file(locations[0]) is not second
+        open_memory_file(location)
+    assert open_memory_file(locations[0]) is not second
 
 
 #: Reads go through windows of 64 KiB; what lies in four of these pieces may be one.
@@ -209,17 +221,17 @@ def test_a_forked_process_opens_the_file_anew(tmp_path: pathlib.Path) -> None:
     """It would share the place in the file, where there are no positioned reads."""
     path = tmp_path / "debug.vmem"
     path.write_bytes(CONTENT)
-    file = vmem.open_memory_file(path.as_uri())
-    assert vmem.open_memory_file(path.as_uri()) is file
+    file = open_memory_file(path.as_uri())
+    assert open_memory_file(path.as_uri()) is file
     child = os.fork()
     if not child:
-        os._exit(vmem.open_memory_file(path.as_uri()) is file)
+        os._exit(open_memory_file(path.as_uri()) is file)
     assert os.waitpid(child, 0)[1] == 0
 
 
 def test_memory_with_holes(content: MemoryFile) -> None:
     """Each range comes from its place in the file; the error has the first address without one."""
-    memory = GuestMemory(RANGES, content)
+    memory = PhysicalMemory(RANGES, content)
     assert memory.ranges == tuple(RANGES)
     for _ in range(2):
         assert memory.read(0x10000, 0x28000) == CONTENT[:0x28000]
@@ -248,14 +260,14 @@ def test_memory_with_holes(content: MemoryFile) -> None:
 def test_ranges_that_touch(content: MemoryFile) -> None:
     """A read goes on in the next range, wherever the file has it."""
     ranges = [MemoryRange(0, UNIT, 2 * UNIT), MemoryRange(UNIT, UNIT, 0)]
-    memory = GuestMemory(ranges, content)
+    memory = PhysicalMemory(ranges, content)
     expected = CONTENT[3 * UNIT - 16 : 3 * UNIT] + CONTENT[:16]
     assert memory.covers(UNIT - 16, 32) and memory.read(UNIT - 16, 32) == expected
 
 
 def test_without_a_file() -> None:
     """Every address is invalid."""
-    memory = GuestMemory(RANGES, None)
+    memory = PhysicalMemory(RANGES, None)
     assert memory.ranges == () and not memory.covers(0x10000, 1)
     with pytest.raises(AddressError):
         memory.read(0x10000, 1)
@@ -275,7 +287,7 @@ def test_a_short_file(tmp_path: pathlib.Path, size: int, sizes: list[int]) -> No
     """Of the ranges that is left which the file has."""
     path = tmp_path / "debug.vmem"
     path.write_bytes(CONTENT[:size])
-    memory = GuestMemory(RANGES, MemoryFile(path.as_uri()))
+    memory = PhysicalMemory(RANGES, MemoryFile(path.as_uri()))
     assert [run.size for run in memory.ranges] == sizes
     assert [run.start for run in memory.ranges] == [0x10000, 0x44000, 0x100000][: len(sizes)]
     for run in memory.ranges:
@@ -295,13 +307,13 @@ def test_memory_that_is_cut_off_meanwhile(
     path.write_bytes(CONTENT)
     if how == "not mapped":
         monkeypatch.setattr(MemoryFile, "map", lambda self: None)
-    memory = GuestMemory(RANGES, MemoryFile(path.as_uri()))
+    memory = PhysicalMemory(RANGES, MemoryFile(path.as_uri()))
     os.truncate(path, 0x20000)
     assert memory.read(0x10000, 0x100) == CONTENT[:0x100]
     for address, length in (
         *((0x44000, 8), (0x44000, 0x10000), (0x50000, 8), (0x30000, 8), (0x28000, 0xF000)),
     ):
-        with pytest.raises(MemoryFileError, match="ends before"):
+        with pytest.raises(MediumError, match="ends before"):
             memory.read(address, length)
 
 
@@ -349,7 +361,7 @@ def test_any_read(
         patch.setattr(file_of_content, "size", file_size)
         if how == "not mapped":
             patch.setattr(file_of_content, "map", lambda: None)
-        memory = GuestMemory(ranges, file_of_content)
+        memory = PhysicalMemory(ranges, file_of_content)
         for unit, near, length in reads:
             address = unit % (len(model) // UNIT + 2) * UNIT + near
             present = there[max(0, address) : address + length]

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from tests.conftest import Vol
 from tests.handmade import pe as handmade
-from tests.helpers import info, write_pair
+from tests.helpers import info, machine, write_pair
 from tests.unit.test_paging import FIVE, FOUR, LEGACY, PAE, Memory, vcpu
 from volatility_guestdump.exceptions import AddressError
-from volatility_guestdump.guestfile import VCPU
-from volatility_guestdump.paging import PagingMode
-from volatility_guestdump.windows.kernel import WindowsKernel, find_kernel
+from volatility_guestdump.machine import VCPU
+from volatility_guestdump.windows.find import find_kernel
+from volatility_guestdump.windows.kernel import WindowsKernel
 from volatility_guestdump.windows.pe import Image, Pdb, read_kernel
+from volatility_guestdump.x86.paging import PagingMode
 
 PAGE = 4096
 BASE = 0xFFFFF80041A00000
@@ -182,12 +183,13 @@ class Guest(Memory):
 def test_from_the_idt_to_the_image(mode: PagingMode, base: int, gaps: bool) -> None:
     """The image is found below the handlers, over pages that are not there."""
     guest = Guest(mode, base, gaps)
-    found = find_kernel(guest.read, [guest.vcpu()])
+    found = find_kernel(machine(guest.read, [guest.vcpu()]))
     assert found is not None and found.tables.mode is mode
     assert (found.image.base, found.image.pdb, found.page_map) == (base, PDB, guest.root)
+    assert found.physical_base is not None
     assert guest.read(found.physical_base, 2) == b"MZ"
     assert found.version == "10.0.20348" and found.bits == (64 if mode is FOUR else 32)
-    assert found.banner == str(PDB)
+    assert found.shown_banner == str(PDB)
     assert found.symbolize(base + 0x1234) == "ntoskrnl.exe+0x1234"
     assert found.symbolize(base - 1) is None and found.symbolize(base + handmade.SIZE) is None
 
@@ -207,14 +209,14 @@ def test_five_levels(vol: Vol, tmp_path: pathlib.Path) -> None:
 def test_versions_without_shared_data() -> None:
     """The file's version tells, or else the headers."""
     guest = Guest(FOUR, BASE)
-    found = find_kernel(guest.read, [guest.vcpu()])
+    found = find_kernel(machine(guest.read, [guest.vcpu()]))
     assert found is not None
     tables, image = found.tables, found.image
     guest.data[guest.page + 0x26C : guest.page + 0x274] = struct.pack("<II", 6, 1)
     assert WindowsKernel(tables, image).version == "10.0.20348"
     older = Image(image.base, image.size, None, (6, 1, 7601, 17514), (6, 1))
     assert WindowsKernel(tables, older).version == "6.1.7601"
-    assert WindowsKernel(tables, older).banner == "ntoskrnl.exe"
+    assert WindowsKernel(tables, older).shown_banner == "ntoskrnl.exe"
     assert WindowsKernel(tables, Image(BASE, PAGE, None, None, (6, 1))).version == "6.1"
     assert WindowsKernel(tables, Image(BASE, PAGE, None, None, (6, 1), 7601)).version == "6.1.7601"
 
@@ -237,7 +239,7 @@ def shadowed(place: int = 0x9000) -> tuple[Guest, int]:
 
 def find_place(guest: Guest, virtual: int) -> int:
     """Returns the physical address of a page."""
-    found = find_kernel(guest.read, [guest.vcpu()])
+    found = find_kernel(machine(guest.read, [guest.vcpu()]))
     assert found is not None
     return found.tables.translate(virtual)[0]
 
@@ -247,10 +249,10 @@ def test_shadow_tables(place: int) -> None:
     """Of a vCPU with shadow tables another one, or its control region, leads to the kernel's."""
     guest, shadow = shadowed(place)
     user = guest.vcpu(cr3=shadow, gs_base=0x7FF000, cs=0x33)
-    assert find_kernel(guest.read, [user]) is None
+    assert find_kernel(machine(guest.read, [user])) is None
     entering = guest.vcpu(cr3=shadow, gs_base=0xFFFFF80040100000)
     for vcpus in ([user, guest.vcpu()], [entering], [user, entering]):
-        found = find_kernel(guest.read, vcpus)
+        found = find_kernel(machine(guest.read, vcpus))
         assert found is not None and found.image.base == BASE
         assert found.page_map == guest.root
 
@@ -273,7 +275,7 @@ def test_many_shadow_tables(kernel_mode_last: bool) -> None:
     roots = copies(guest, shadow, 200)
     vcpus = [guest.vcpu(cr3=root, gs_base=0x7FF000, cs=0x33) for root in roots]
     vcpus.insert(len(vcpus) if kernel_mode_last else 0, guest.vcpu())
-    found = find_kernel(guest.read, vcpus)
+    found = find_kernel(machine(guest.read, vcpus))
     assert found is not None and found.page_map == guest.root
 
 
@@ -282,7 +284,7 @@ def test_a_root_in_an_odd_page() -> None:
     guest = Guest(FOUR, BASE)
     (before,) = copies(guest, guest.root, 1)
     guest.data += guest.data[guest.root : guest.root + PAGE]
-    found = find_kernel(guest.read, [guest.vcpu(cr3=before + PAGE)])
+    found = find_kernel(machine(guest.read, [guest.vcpu(cr3=before + PAGE)]))
     assert found is not None and found.page_map == before + PAGE
 
 
@@ -300,7 +302,7 @@ def test_headers_everywhere() -> None:
             read.append(address)
         return guest.read(address, length)
 
-    assert find_kernel(counted, [guest.vcpu()]) is None
+    assert find_kernel(machine(counted, [guest.vcpu()])) is None
     assert 0 < len(read) <= 256
 
 
@@ -312,14 +314,14 @@ def test_a_handler_below_another_image() -> None:
     gate = struct.pack("<HHHHII", above & 0xFFFF, 8, 0x8E00, above >> 16 & 0xFFFF, above >> 32, 0)
     idt = find_place(guest, guest.idt)
     guest.data[idt : idt + len(gate)] = gate
-    found = find_kernel(guest.read, [guest.vcpu()])
+    found = find_kernel(machine(guest.read, [guest.vcpu()]))
     assert found is not None and found.image.base == BASE
 
 
 def test_nothing_to_find() -> None:
     """Without an IDT, with handlers elsewhere, and with pages that only look like an image."""
     guest = Guest(FOUR, BASE)
-    assert find_kernel(guest.read, [guest.vcpu(idt_base=0)]) is None
-    assert find_kernel(guest.read, []) is None
+    assert find_kernel(machine(guest.read, [guest.vcpu(idt_base=0)])) is None
+    assert find_kernel(machine(guest.read, [])) is None
     guest.data[find_place(guest, BASE) + handmade.NT_HEADERS] = 0
-    assert find_kernel(guest.read, [guest.vcpu()]) is None
+    assert find_kernel(machine(guest.read, [guest.vcpu()])) is None

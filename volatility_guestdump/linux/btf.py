@@ -1,11 +1,37 @@
 """The kernel's type information (BTF), as it lies in the kernel's image.
 
-A header, then types one behind the other (numbered from 1; 0 is void), then their names. Every
-type starts with three u32: offset of the name, info (bits 0-15 vlen, 24-28 kind, 31 kind flag),
-and size or type; what follows depends on the kind. All of it is in units of four bytes.
+BTF says what debugging information would say of types: the members of each structure with their
+offsets, enums, functions. The kernel has it for BPF programs, from 5.2 on with
+CONFIG_DEBUG_INFO_BTF, between the symbols __start_BTF and __stop_BTF. Source of the format:
+Documentation/bpf/btf.rst and include/uapi/linux/btf.h of Linux.
 
-Source: Documentation/bpf/btf.rst of Linux. Kinds came over time: FLOAT with 5.13, DECL_TAG and
-TYPE_TAG with 5.16 and 5.17, ENUM64 with 6.0.
+Three parts lie one behind the other:
+
+header     u16 magic 0xeb9f, u8 version 1, u8 flags, u32 length of the header; then u32 offset and
+           u32 length of the types and of the strings, counted from the end of the header.
+types      Type 1, type 2 and so on, with nothing that says where each starts: a type's length
+           follows from its kind. Types refer to each other by these numbers; 0 is void.
+strings    The names, each ending in NUL; a type has the offset of its name, 0 for none.
+
+A type begins with three u32, and goes on with what its kind needs, in units of u32:
+
+    name offset
+    info           31          30  29 28      24 23      16 15               0
+                  | kind flag |      |   kind   |          |      vlen       |
+    size or type   The size in bytes of an INT, STRUCT, UNION, ENUM, DATASEC, FLOAT or ENUM64; the
+                   number of the type that any other kind refers to.
+
+vlen is how many members (enumerators, parameters, variables) follow. The kind flag of a STRUCT or
+UNION says that the upper 8 bits of a member's offset are the size of a bitfield; of an ENUM or
+ENUM64, that its values have a sign; of a FWD, that it declares a union.
+
+What came over time, and is decided by the kind or the flag that a type has:
+
+    5.0     the kind flag (9d5f9f701b18); before, the size of a bitfield is that of its INT type
+    5.2     VAR and DATASEC (f063c889c945): per-CPU variables are the only ones that BTF knows
+    5.13    FLOAT
+    5.16    DECL_TAG, 5.17 TYPE_TAG: attributes of declarations and types, of no use here
+    6.0     ENUM64, and the kind flag of ENUM; before, values of enums have a sign
 
 `Btf` makes one pass that notes where each type starts; a type is decoded when it is asked for.
 """
@@ -15,6 +41,7 @@ import enum
 import itertools
 import struct
 import sys
+from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
 from volatility_guestdump.exceptions import BtfError
@@ -132,6 +159,15 @@ class Integer(NamedTuple):
     size: int
     signed: bool
     boolean: bool
+
+
+def btf_headers(image: bytes) -> Iterator[int]:
+    """Yields the offsets of what begins like BTF, for who has no symbol of it."""
+    start = struct.pack("<HBB", MAGIC, 1, 0)
+    place = image.find(start)
+    while place >= 0:
+        yield place
+        place = image.find(start, place + 1)
 
 
 class Btf:

@@ -1,55 +1,50 @@
-"""The Linux kernel that runs in the guest, found from the registers of its vCPUs.
+"""What a Linux kernel in a guest's memory says of itself.
 
-The page tables that a vCPU points to map the kernel's image at an address that is known:
-
-    64-bit   between 0xffffffff80000000 and 0xffffffffc0000000, and nothing else before it
-             (Documentation/arch/x86/x86_64/mm.rst), with four levels and with five
-    32-bit   in the linear mapping, around the handlers that the IDT points to
-
-Only the image is read. Its banner says that it is Linux; kallsyms and BTF in it say the rest.
+Its symbols (kallsyms), types (BTF), unwinding tables (ORC) and modules are each read once, and
+shared by all that ask. How a kernel is found is the subject of `find`.
 """
 
 import contextlib
 import functools
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, Optional
+from collections.abc import Sequence
+from typing import NamedTuple, Optional, Union
 
-from volatility_guestdump.exceptions import AddressError, BtfError, KallsymsError
-from volatility_guestdump.guestfile import PAGE_SIZE, VCPU
-from volatility_guestdump.linux.btf import Btf
-from volatility_guestdump.linux.kallsyms import Kallsyms, find_kallsyms
-from volatility_guestdump.paging import PTI_USER_HALF, PageTables, Read, candidate_tables
-from volatility_guestdump.printable import printable
+from volatility_guestdump.exceptions import AddressError, BtfError, OrcError
+from volatility_guestdump.linux import vmcoreinfo
+from volatility_guestdump.linux.boot_header import preferred_address
+from volatility_guestdump.linux.btf import Btf, Kind, btf_headers
+from volatility_guestdump.linux.generated import GeneratedCode
+from volatility_guestdump.linux.kallsyms import Kallsyms
+from volatility_guestdump.linux.modules import Modules
+from volatility_guestdump.linux.orc import ENTRY_SIZE, IP_SIZE, OrcTable, find_form
+from volatility_guestdump.linux.orc_search import find_orc
+from volatility_guestdump.linux.place import Place
+from volatility_guestdump.machine import PAGE_SIZE, VCPU, read_padded
+from volatility_guestdump.text import printable
+from volatility_guestdump.x86.paging import PTI_USER_HALF, PageTables
 
-#: Where a 64-bit kernel's image may lie; modules follow behind.
-IMAGE_START = 0xFFFFFFFF80000000
-IMAGE_END = 0xFFFFFFFFC0000000
+#: Where a 64-bit kernel maps physical address 0 of what it is linked to (__START_KERNEL_map).
+_START_KERNEL_MAP = 0xFFFFFFFF80000000
+#: CONFIG_PHYSICAL_START of every distribution.
+_USUAL_PHYSICAL_START = 0x1000000
 
-#: Where _text is linked to: CONFIG_PHYSICAL_START is 16 MiB in every distribution.
-_LINK_ADDRESS_64 = 0xFFFFFFFF81000000
-_LINK_ADDRESS_32 = 0xC1000000
+#: What is said of a kernel without CONFIG_KALLSYMS_ALL.
+CODE_ALONE = "symbol table has code alone (CONFIG_KALLSYMS_ALL is not set)"
 
-#: linux_banner as the build makes it. The kernel's early boot code has one without a number
-#: behind the "#", and the log has one without the newline.
-_BANNER_START = b"Linux version "
-_BANNER = re.compile(_BANNER_START + rb"[0-9][^\0\n]{8,400} #\d+[^\0\n]{0,200}\n\0")
-_BANNER_LIMIT = 1024
-_BANNERS_LIMIT = 16
-
-#: More than any kernel's text and data.
-_IMAGE_LIMIT = 512 << 20
-#: How far from the handlers of exceptions a 32-bit kernel's image may reach.
-_IMAGE_REACH_32 = 64 << 20
-#: What is searched at a time. Larger ones were up to five times slower: each is a new allocation
-#: from the system, whose pages come one by one.
-_CHUNK = 256 << 10
-#: How far from the banner kallsyms may lie: both are in .rodata.
-_RODATA_REACH = 64 << 20
 #: A kernel's BTF has about 5 MiB.
 _BTF_LIMIT = 64 << 20
+#: More than a kernel's image has.
+_SEARCH_LIMIT = 128 << 20
+#: What begins like BTF and is none.
+_BTF_ATTEMPTS = 16
 _NOTES_LIMIT = 64 << 10
+#: A distribution's kernel has about 3 MB of entries.
+_ORC_LIMIT = 64 << 20
+
+#: COMMAND_LINE_SIZE of x86 (arch/x86/include/asm/setup.h).
+_COMMAND_LINE_LIMIT = 2048
 
 #: An ELF note NT_GNU_BUILD_ID (3) of "GNU", up to its content; the size of that is not absurd.
 _BUILD_ID = re.compile(rb"\x04\0\0\0(.\0\0\0)\x03\0\0\0GNU\0", re.DOTALL)
@@ -59,10 +54,6 @@ _BTF_SYMBOLS = (
     ("__start_BTF", "__stop_BTF"),
     ("_binary__btf_vmlinux_bin_start", "_binary__btf_vmlinux_bin_end"),
 )
-
-#: Pieces of memory with a banner that are tried as the kernel's, before one without symbols is
-#: taken for it. Memory that was freed keeps what was in it, copies of the banner too.
-_ATTEMPTS = 4
 
 
 class Run(NamedTuple):
@@ -79,71 +70,41 @@ class Run(NamedTuple):
     size: int
 
 
-class Place(NamedTuple):
-    """A place in the kernel's code or data.
-
-    Attributes:
-        symbol: the nearest below; empty when there is none.
-        offset: from the symbol; the address itself when there is none.
-        module: that the place is in; empty for the kernel's image.
-    """
-
-    symbol: str
-    offset: int
-    module: str = ""
-
-    def __str__(self) -> str:
-        symbol = f"{self.symbol}+" if self.symbol else ""
-        return f"{symbol}{self.offset:#x}" + (f" [{self.module}]" if self.module else "")
-
-
 class LinuxKernel:
     """A Linux kernel in the guest's memory.
 
     Args:
-        tables: page tables that map it.
-        vcpu: that has them loaded.
+        tables: page tables that map it: the kernel's own when they are known.
         runs: the mapped pieces of its image, ascending.
-        rodata: the one of them that has the banner.
-        banners: addresses of what may be the banner, with the texts.
+        banner: linux_banner, without the newline at its end.
+        kallsyms: its symbols, or None when they cannot be read.
+        kallsyms_error: why there are none.
+        found_by: how it was found: "registers", "low memory".
 
     Attributes:
-        tables: the kernel's own page tables when they are known, else as given.
-        banner: as the kernel prints it.
-        kallsyms: the kernel's symbols, or None.
-        kallsyms_error: why there are none.
+        tables: as given.
+        runs: as given.
+        banner: as given.
+        kallsyms: as given.
+        kallsyms_error: as given.
+        found_by: as given.
     """
 
     def __init__(
         self,
         tables: PageTables,
-        vcpu: VCPU,
         runs: Sequence[Run],
-        rodata: Run,
-        banners: dict[int, bytes],
+        banner: bytes,
+        kallsyms: Optional[Kallsyms],
+        kallsyms_error: str = "",
+        found_by: str = "registers",
     ) -> None:
         self.tables = tables
-        self._runs = runs
-        self.kallsyms: Optional[Kallsyms] = None
-        self.kallsyms_error = ""
-        known: list[tuple[str, Sequence[int]]] = [("linux_banner", list(banners))]
-        if tables.mode.is_64bit:
-            known += [("_text", [runs[0].start]), ("_stext", [runs[0].start])]
-        handlers = list(_first_handler(vcpu, tables))
-        known += [("asm_exc_divide_error", handlers), ("divide_error", handlers)]
-        first = min(banners)
-        start = max(rodata.start, (first - _RODATA_REACH) & -PAGE_SIZE)
-        end = min(rodata.start + rodata.size, first + _RODATA_REACH)
-        image, missing = _read_present(tables, rodata.physical + start - rodata.start, end - start)
-        try:
-            self.kallsyms = find_kallsyms(image, start, known, self.bits)
-        except KallsymsError as error:
-            self.kallsyms_error = str(missing or error)
-        self.banner = banners[first]
-        place = self.address("linux_banner")
-        if place is not None:
-            self.banner = banners.get(place) or self._banner_at(place) or self.banner
-        self.tables = self._kernel_tables()
+        self.runs = runs
+        self.banner = banner
+        self.kallsyms = kallsyms
+        self.kallsyms_error = kallsyms_error
+        self.found_by = found_by
 
     @property
     def bits(self) -> int:
@@ -166,31 +127,6 @@ class LinuxKernel:
         """Reads a pointer."""
         return int.from_bytes(self.read(address, self.bits // 8), "little")
 
-    def _banner_at(self, address: int) -> Optional[bytes]:
-        """Returns the banner at an address, or None when there is none."""
-        try:
-            match = _BANNER.match(self.read(address, _BANNER_LIMIT))
-        except AddressError:
-            return None
-        return match[0].rstrip(b"\0\n") if match else None
-
-    def _kernel_tables(self) -> PageTables:
-        """Returns swapper_pg_dir when it maps the image as the vCPU's tables do."""
-        start = self._runs[0].start
-        for name in ("init_top_pgt", "init_level4_pgt", "swapper_pg_dir"):
-            address = self.address(name)
-            if address is None:
-                continue
-            try:
-                root, _ = self.tables.translate(address)
-                tables = PageTables(self.tables.read_physical, self.tables.mode, root)
-                # Not the size of the page too: either may have split a large one.
-                if tables.translate(start)[0] == self.tables.translate(start)[0]:
-                    return tables
-            except AddressError:
-                continue
-        return self.tables
-
     @property
     def shown_banner(self) -> str:
         """The banner, fit for the screen."""
@@ -205,6 +141,14 @@ class LinuxKernel:
     def system(self) -> str:
         """What runs in the guest, "Linux 6.1.0-56-cloud-amd64 (x64)"."""
         return f"Linux {self.release} ({'x64' if self.bits == 64 else 'x86'})"
+
+    @property
+    def has_code_alone(self) -> bool:
+        """Whether its symbols are those of code alone: CONFIG_KALLSYMS_ALL is not set then.
+
+        Plugins start from variables.
+        """
+        return self.kallsyms is not None and "init_task" not in self.kallsyms.index
 
     def locate(self, address: int) -> Optional[Place]:
         """Returns where an address in the kernel's image is, else None."""
@@ -223,10 +167,11 @@ class LinuxKernel:
         data = self.address("init_task")
         if data is None or not vcpu["cr3"] & PTI_USER_HALF:
             return False
-        mode, read = self.tables.mode, self.tables.read_physical
-        return PageTables(read, mode, vcpu["cr3"] & ~PTI_USER_HALF).maps(data) and not PageTables(
-            read, mode, vcpu["cr3"]
-        ).maps(data)
+        kernel_half, loaded = (
+            self.tables.at(vcpu["cr3"] & ~PTI_USER_HALF),
+            self.tables.at(vcpu["cr3"]),
+        )
+        return kernel_half.maps(data) and not loaded.maps(data)
 
     @property
     def page_map(self) -> int:
@@ -236,22 +181,26 @@ class LinuxKernel:
     @functools.cached_property
     def virtual_base(self) -> int:
         """Virtual address of the image's start, _text."""
-        return self.address("_text") or self.address("_stext") or self._runs[0].start
+        return self.address("_text") or self.address("_stext") or self.runs[0].start
 
     @functools.cached_property
     def virtual_end(self) -> int:
         """The first virtual address behind the image, or behind what symbols reach of it."""
-        # Without KALLSYMS_ALL there are symbols of code alone.
-        return self.address("_end") or self.address("_etext") or self.virtual_base
+        end = self.address("_end") or self.address("_etext")
+        if end is not None or self.kallsyms is None:
+            return end or self.virtual_base
+        # Symbols of code alone: the page where the last function starts.
+        last = self.kallsyms.at((1 << self.bits) - 1)
+        return (last[0].address | (PAGE_SIZE - 1)) + 1 if last else self.virtual_base
 
     @functools.cached_property
-    def physical_base(self) -> int:
+    def physical_base(self) -> Optional[int]:
         """Guest-physical address of the image's start."""
         try:
             return self.tables.translate(self.virtual_base)[0]
         except AddressError:
             # The image is in one piece, whatever is left of its page tables.
-            run = self._runs[0]
+            run = self.runs[0]
             return run.physical - (run.start - self.virtual_base)
 
     @functools.cached_property
@@ -266,12 +215,37 @@ class LinuxKernel:
             return None
 
     @functools.cached_property
-    def kaslr_shift(self) -> int:
-        """How far the kernel runs from where it was linked to."""
+    def kaslr_shift(self) -> Optional[int]:
+        """How far the kernel runs from where it was linked to; None where nothing tells."""
         offset = self.vmcoreinfo.get("KERNELOFFSET", "")
         if re.fullmatch(r"[0-9a-f]{1,16}", offset):
             return int(offset, 16)
-        return self.virtual_base - (_LINK_ADDRESS_64 if self.bits == 64 else _LINK_ADDRESS_32)
+        preferred = preferred_address(self)
+        shift = None if preferred is None else self._shift_from(preferred)
+        return shift if shift is not None and shift >= 0 else None
+
+    @functools.cached_property
+    def symbol_shift(self) -> int:
+        """How far addresses are from those in a symbol table that is made of this kernel.
+
+        Where KASLR's shift is not known any whole number of pages would do: who uses such a table
+        for other memory finds its shift by comparing. The usual link address is taken then.
+        """
+        if self.kaslr_shift is not None:
+            return self.kaslr_shift
+        return self._shift_from(_USUAL_PHYSICAL_START) or 0
+
+    def _shift_from(self, physical_start: int) -> Optional[int]:
+        """Returns how far the kernel is from where it would be without KASLR.
+
+        Args:
+            physical_start: the physical address that it was linked to run at.
+        """
+        if self.bits == 64:
+            return self.virtual_base - (_START_KERNEL_MAP + physical_start)
+        # The whole of physical memory up to there is moved (PAGE_OFFSET), wherever the split of
+        # the address space is.
+        return None if self.physical_base is None else self.physical_base - physical_start
 
     @functools.cached_property
     def vmcoreinfo(self) -> dict[str, str]:
@@ -281,11 +255,9 @@ class LinuxKernel:
             return {}
         try:
             length = min(self.pointer(size), PAGE_SIZE)
-            text = self.read(self.pointer(data), length).decode("latin-1")
+            return vmcoreinfo.parse(self.read(self.pointer(data), length))
         except AddressError:
             return {}
-        lines = (line.partition("=") for line in text.splitlines())
-        return {name: value for name, equals, value in lines if equals}
 
     @functools.cached_property
     def build_id(self) -> Optional[str]:
@@ -304,24 +276,170 @@ class LinuxKernel:
                 return notes[match.end() : match.end() + size].hex() or None
         return None
 
-    def read_btf(self) -> Btf:
-        """Reads and indexes the kernel's types.
+    @property
+    def btf(self) -> Btf:
+        """The kernel's types, read once.
 
         Raises:
             BtfError: the kernel has none, or they are damaged.
         """
+        if isinstance(self._btf, BtfError):
+            raise self._btf
+        return self._btf
+
+    @functools.cached_property
+    def types(self) -> Optional[Btf]:
+        """The kernel's types, or None when there are none that can be read; see `btf`."""
+        return None if isinstance(self._btf, BtfError) else self._btf
+
+    @functools.cached_property
+    def _btf(self) -> Union[Btf, BtfError]:
+        try:
+            return self._read_btf()
+        except BtfError as error:
+            return error
+
+    def _read_btf(self) -> Btf:
         for names in _BTF_SYMBOLS:
             start, stop = map(self.address, names)
             if start is not None and stop is not None and stop != start:
                 break
         else:
-            raise BtfError("the kernel has no type information (BTF)")
+            found = self._search_btf() if self.has_code_alone else None
+            if found is None:
+                also = f", and its {CODE_ALONE}" if self.has_code_alone else ""
+                raise BtfError(f"the kernel has no type information (BTF){also}")
+            return found
         if not 0 < stop - start <= _BTF_LIMIT:
             raise BtfError(f"the kernel's BTF would have {stop - start} bytes")
         try:
             return Btf(self.read(start, stop - start))
         except AddressError as error:
             raise BtfError(f"the kernel's BTF is not in the dump: {error}") from error
+
+    def _search_btf(self) -> Optional[Btf]:
+        """Returns what decodes as BTF in the image, or None: its place is a variable's too."""
+        for run in self.runs:
+            image = self._image_of(run)
+            for place in itertools.islice(btf_headers(image), _BTF_ATTEMPTS):
+                with contextlib.suppress(BtfError):
+                    btf = Btf(image[place : place + _BTF_LIMIT])
+                    if btf.find("task_struct", Kind.STRUCT) is not None:
+                        return btf
+        return None
+
+    def _image_of(self, run: Run) -> bytes:
+        size = min(run.size, _SEARCH_LIMIT)
+        return read_padded(self.tables.read_physical, run.physical, size)[0]
+
+    @property
+    def orc(self) -> OrcTable:
+        """The kernel's unwinding tables, read once.
+
+        Raises:
+            OrcError: the kernel has none, or they are damaged.
+        """
+        if isinstance(self._orc, OrcError):
+            raise self._orc
+        return self._orc
+
+    @functools.cached_property
+    def _orc(self) -> Union[OrcTable, OrcError]:
+        try:
+            return self._search_orc() if self.has_code_alone else self._read_orc()
+        except OrcError as error:
+            return error
+
+    def _read_orc(self) -> OrcTable:
+        tables = []
+        for name in ("orc_unwind_ip", "orc_unwind"):
+            start, stop = self.address(f"__start_{name}"), self.address(f"__stop_{name}")
+            if start is None or stop is None:
+                raise OrcError("the kernel has no unwinding tables (ORC)")
+            if not 0 <= stop - start <= _ORC_LIMIT:
+                raise OrcError(f"the kernel's {name} table would have {stop - start} bytes")
+            try:
+                tables.append((start, self.read(start, stop - start)))
+            except AddressError as error:
+                raise OrcError(f"the kernel's {name} table is not in the dump") from error
+        (place, ips), (_, entries) = tables
+        return OrcTable(ips, entries, place, find_form(entries))
+
+    def _search_orc(self) -> OrcTable:
+        # Code that is only run at the end (.exit.text) lies behind what has symbols.
+        end = self.runs[-1].start + self.runs[-1].size
+        for run in self.runs if self.bits == 64 else ():
+            image = self._image_of(run)
+            found = find_orc(image, run.start, self.virtual_base, end)
+            if found is not None:
+                ips = image[found.ips : found.ips + IP_SIZE * found.size]
+                entries = image[found.entries : found.entries + ENTRY_SIZE * found.size]
+                return OrcTable(ips, entries, run.start + found.ips, find_form(entries))
+        raise OrcError("the kernel has no unwinding tables (ORC) that can be found")
+
+    @functools.cached_property
+    def modules(self) -> Optional[Modules]:
+        """The modules that the kernel has loaded; None without types, which tell where they are."""
+        return Modules(self, self.types) if self.types is not None else None
+
+    @functools.cached_property
+    def generated(self) -> Optional[GeneratedCode]:
+        """The code that the kernel made while it ran; None without types."""
+        return GeneratedCode(self, self.types) if self.types is not None else None
+
+    @functools.cached_property
+    def _code(self) -> Sequence[tuple[int, int]]:
+        """What of the image is code: (start, end)."""
+        bounds = (
+            (self.address(start), self.address(end))
+            for start, end in (("_stext", "_etext"), ("_sinittext", "_einittext"))
+        )
+        return [(start, end) for start, end in bounds if start is not None and end is not None]
+
+    def is_code(self, address: int) -> bool:
+        """Whether an address lies in code: of the image, of a module, or made by the kernel."""
+        if any(start <= address < end for start, end in self._code):
+            return True
+        if self.modules is not None and self.modules.at(address) is not None:
+            return True
+        return self.generated is not None and self.generated.has(address)
+
+    def locate_loaded(self, address: int) -> Optional[Place]:
+        """Returns where an address in a module or in generated code is, else None."""
+        for code in (self.modules, self.generated):
+            found = code.locate(address) if code is not None else None
+            if found is not None:
+                return found
+        return None
+
+    def runs_on(self, vcpu: VCPU) -> Optional[bool]:
+        """Whether a vCPU runs this kernel, by its page tables; None where they do not tell.
+
+        It does not where another kernel has taken the vCPU over, as after a panic with kdump: then
+        its page tables map what it runs, but not this kernel.
+        """
+        # With isolated page tables the user's half maps the entries into the kernel, and no more.
+        place = self.address("__entry_text_start") or self.virtual_base
+        try:
+            own = self.tables.translate(place)[0]
+        except AddressError:
+            return None
+        loaded = self.tables.at(vcpu["cr3"])
+        try:
+            return loaded.translate(place)[0] == own
+        except AddressError:
+            return False if loaded.maps(vcpu["rip"]) else None
+
+    @functools.cached_property
+    def command_line(self) -> Optional[str]:
+        """What the kernel was started with, or None where that cannot be told."""
+        address = self.address("saved_command_line")
+        if address is None:
+            return None
+        try:
+            return printable(self.read(self.pointer(address), _COMMAND_LINE_LIMIT))
+        except AddressError:
+            return None
 
     def isolates_page_tables(self) -> Optional[bool]:
         """Whether page-table isolation is on, or None when that cannot be told.
@@ -332,9 +450,7 @@ class LinuxKernel:
         entry, data = self.address("__entry_text_start"), self.address("init_task")
         if entry is None or data is None:
             return None
-        user = PageTables(
-            self.tables.read_physical, self.tables.mode, self.page_map | PTI_USER_HALF
-        )
+        user = self.tables.at(self.page_map | PTI_USER_HALF)
         if user.root == self.page_map:
             return False
         try:
@@ -342,84 +458,3 @@ class LinuxKernel:
         except AddressError:
             return False
         return same and not user.maps(data)
-
-
-def find_kernel(read: Read, vcpus: Iterable[VCPU]) -> Optional[LinuxKernel]:
-    """Finds the Linux kernel that the vCPUs run.
-
-    Args:
-        read: reads guest-physical memory.
-        vcpus: of the guest; each is tried, for some may be in a useless state.
-
-    Returns:
-        The kernel, or None when the guest is not Linux, or has not come far enough to tell.
-    """
-    found = None
-    for kernel in itertools.islice(_kernels(read, vcpus), _ATTEMPTS):
-        if kernel.kallsyms is not None:
-            return kernel
-        found = found or kernel
-    return found
-
-
-def _kernels(read: Read, vcpus: Iterable[VCPU]) -> Iterator[LinuxKernel]:
-    """Yields what may be the kernel: pieces of the image that have a banner."""
-    for vcpu, tables in candidate_tables(read, vcpus):
-        runs = list(_image_runs(vcpu, tables))
-        for run in runs:
-            banners = _banners(tables, run)
-            if banners:
-                yield LinuxKernel(tables, vcpu, runs, run, banners)
-
-
-def _image_runs(vcpu: VCPU, tables: PageTables) -> Iterator[Run]:
-    """Yields what the page tables map where the kernel's image lies or may lie."""
-    if tables.mode.is_64bit:
-        start, end = IMAGE_START, IMAGE_END
-    else:
-        start, end = 0, 0
-        for handler in _first_handler(vcpu, tables):
-            start = max(0, handler - _IMAGE_REACH_32) & -PAGE_SIZE
-            end = min(1 << 32, handler + _IMAGE_REACH_32)
-    left = _IMAGE_LIMIT
-    for address, physical, size in tables.runs(start, end):
-        yield Run(address, physical, min(size, left))
-        left -= size
-        if left <= 0:
-            return
-
-
-def _first_handler(vcpu: VCPU, tables: PageTables) -> Iterator[int]:
-    """Yields the address of the handler of divide errors, the IDT's first, if there is an IDT."""
-    is_64bit = tables.mode.is_64bit
-    with contextlib.suppress(AddressError):
-        gate = tables.read(vcpu["idt_base"], 16 if is_64bit else 8)
-        yield int.from_bytes(gate[:2] + gate[6 : 12 if is_64bit else 8], "little")
-
-
-def _read_present(
-    tables: PageTables, physical: int, size: int
-) -> tuple[bytes, Optional[AddressError]]:
-    """Reads physical memory as far as the dump has it; returns also why not all."""
-    try:
-        return tables.read_physical(physical, size), None
-    except AddressError as error:
-        present = error.address - physical
-        return tables.read_physical(physical, present) if present > 0 else b"", error
-
-
-def _banners(tables: PageTables, run: Run) -> dict[int, bytes]:
-    """Returns the addresses and texts of what looks like linux_banner in a piece of the image."""
-    for offset in range(0, run.size, _CHUNK):
-        size = min(_CHUNK + _BANNER_LIMIT, run.size - offset)
-        chunk, _ = _read_present(tables, run.physical + offset, size)
-        banners: dict[int, bytes] = {}
-        place = chunk.find(_BANNER_START)
-        while place >= 0 and len(banners) < _BANNERS_LIMIT:
-            match = _BANNER.match(chunk, place)
-            if match:
-                banners[run.start + offset + place] = match[0].rstrip(b"\0\n")
-            place = chunk.find(_BANNER_START, place + 1)
-        if banners:
-            return banners
-    return {}

@@ -17,7 +17,7 @@ from typing import NamedTuple, Optional
 from volatility_guestdump.exceptions import AddressError, BtfError
 from volatility_guestdump.linux.btf import Btf, Kind
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.printable import printable
+from volatility_guestdump.text import printable
 
 #: Not the line "---[ end Kernel panic" with which a panic ends.
 _PANIC = re.compile(rb"(?<!---\[ end )Kernel panic - not syncing: ([\x20-\x7e\x80-\xff]{1,1000})")
@@ -32,12 +32,11 @@ class _Record(NamedTuple):
     sequence: int
 
 
-def panic_message(kernel: LinuxKernel, btf: Optional[Btf]) -> Optional[str]:
+def panic_message(kernel: LinuxKernel) -> Optional[str]:
     """Returns what the kernel said when it panicked, or None when it did not.
 
     Args:
-        kernel: whose log is read.
-        btf: its types, when it has them.
+        kernel: whose log is read; its types tell where records end.
     """
     if kernel.panic_cpu is not None and kernel.panic_cpu < 0:
         # Anybody can write into the log what looks like a panic.
@@ -50,6 +49,7 @@ def panic_message(kernel: LinuxKernel, btf: Optional[Btf]) -> Optional[str]:
         log = kernel.read(kernel.pointer(pointer), length)
     except AddressError:
         return None
+    btf = kernel.types
     newest, message = (False, -1), None
     for match in _PANIC.finditer(log):
         text = match[1]

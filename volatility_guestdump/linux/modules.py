@@ -11,13 +11,16 @@ import operator
 import struct
 from array import array
 from collections.abc import Iterator
-from typing import NamedTuple, Optional
+from typing import TYPE_CHECKING, NamedTuple, Optional
 
 from volatility_guestdump.exceptions import AddressError, BtfError, KernelError
 from volatility_guestdump.linux.btf import Btf, Kind
-from volatility_guestdump.linux.kernel import LinuxKernel, Place
 from volatility_guestdump.linux.orc import ENTRY_SIZE, IP_SIZE, OrcTable
-from volatility_guestdump.printable import printable
+from volatility_guestdump.linux.place import Place
+from volatility_guestdump.text import printable
+
+if TYPE_CHECKING:
+    from volatility_guestdump.linux.kernel import LinuxKernel
 
 #: More than any machine loads; a damaged list must end.
 _MAXIMUM_MODULES = 4096
@@ -59,13 +62,11 @@ class Modules:
     Args:
         kernel: that has them loaded.
         btf: its types.
-        orc_form: of the kernel's unwinding tables; modules have the same. None without ORC.
     """
 
-    def __init__(self, kernel: LinuxKernel, btf: Btf, orc_form: Optional[int]) -> None:
+    def __init__(self, kernel: "LinuxKernel", btf: Btf) -> None:
         self._kernel = kernel
         self._btf = btf
-        self._orc_form = orc_form
         self._modules = list(self._walk())
         kept = functools.lru_cache(maxsize=_MODULES_KEPT)
         self._symbols = kept(self._read_symbols)
@@ -178,11 +179,9 @@ class Modules:
     def orc_table(self, address: int) -> Optional[OrcTable]:
         """Returns the unwinding table for the code at an address, or None."""
         module = self.at(address)
-        if module is None or self._orc_form is None:
-            return None
-        return self._orc_table(module, self._orc_form)
+        return None if module is None else self._orc_table(module)
 
-    def _read_orc(self, module: Module, form: int) -> Optional[OrcTable]:
+    def _read_orc(self, module: Module) -> Optional[OrcTable]:
         kernel, btf = self._kernel, self._btf
         try:
             arch = module.address + btf.offset("module", "arch")
@@ -195,7 +194,8 @@ class Modules:
                 kernel.read(ips, count * IP_SIZE),
                 kernel.read(entries, count * ENTRY_SIZE),
                 ips,
-                form,
+                # Modules have the form of the kernel that they were built with.
+                kernel.orc.form,
             )
         except (AddressError, KernelError):
             return None

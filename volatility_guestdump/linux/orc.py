@@ -1,17 +1,34 @@
 """ORC, the tables by which the kernel unwinds its own stack (x86-64).
 
-Two tables that belong together: for each i, code from the place of ip[i] + ip[i] on (i32, sorted)
-up to the next such place is described by entry[i], six bytes: i16 sp_offset, i16 bp_offset, u16
-flags. Of the flags, bits 0-3 are sp_reg and bits 4-7 bp_reg; the others differ:
+Code compiled without frame pointers leaves nothing on the stack that leads from a function to its
+caller. With CONFIG_UNWINDER_ORC, from 4.14 on (ee9f8fce9964, "x86/unwind: Add the ORC unwinder"),
+objtool follows each function at build time and notes, for each stretch of its instructions, where
+the return address lies. The canonical frame address (CFA) is what the stack pointer was before the
+call that led here, so the return address is the word below it.
 
-    form   kernels                                              from bit 8 up
-    1      4.14 - 6.2                                           type (2 bits), end
-    2      6.3 (ffb1b4a41016)                                   type (2 bits), signal, end
-    3      6.4 - 7.0 (fb799447ae29), RHEL 9 from 5.14.0-517     type (3 bits), signal
-    4      from 7.1                                             as 3, registers renumbered
+Two tables belong together, one in .orc_unwind_ip and one in .orc_unwind. For each i the code from
+the place of ip[i] + ip[i] on (i32, so that the table needs no relocation; in ascending order of
+what it stands for) up to the next such place is described by entry[i] of six bytes:
+
+    i16 sp_offset    the CFA is register sp_reg plus this
+    i16 bp_offset    the caller's rbp lies at register bp_reg plus this
+    u16 flags        15    12  11 10    8 7      4 3      0
+                    |        see below   | bp_reg | sp_reg |
+
+The flags came in four forms:
+
+    form   kernels                                           bits 15-12   11       10      9-8
+    1      4.14 - 6.2                                        0            0        end     type
+    2      6.3 (ffb1b4a41016)                                0            end      signal  type
+    3      6.4 - 7.0 (fb799447ae29), RHEL 9 from 5.14.0-517  0            signal   type (10-8)
+    4      from 7.1                                          0            signal   type (10-8)
 
 Types in forms 1 and 2: 0 call, 1 registers, 2 interrupt frame; sp_reg 0 with end is the end of the
 stack. In forms 3 and 4: 0 undefined, 1 end of the stack, 2 call, 3 registers, 4 interrupt frame.
+"call": the word below the CFA is the return address. "registers": an exception came here, and a
+whole pt_regs lies at the CFA; "interrupt frame": only what the processor pushed does. "signal"
+says that the address of this frame is of the instruction that was interrupted, and no return
+address; the type says so already. Form 4 has the registers of form 3 under other numbers.
 
 Which form it is, the table tells itself: nearly all code of a kernel is described as "the stack
 pointer plus something, within a call", and that has other numbers in each form; and only in form 2
@@ -188,6 +205,9 @@ class OrcTable:
         address: where `ips` lies in the kernel's memory.
         form: of the entries, one of `FORMS`.
 
+    Attributes:
+        form: as given.
+
     Raises:
         OrcError: the tables are empty, or do not belong together.
     """
@@ -201,7 +221,7 @@ class OrcTable:
             self._offsets.byteswap()
         self._entries = entries
         self._address = address
-        self._form = FORMS[form]
+        self.form = form
 
     def _place(self, index: int) -> int:
         return self._address + IP_SIZE * index + self._offsets[index]
@@ -224,4 +244,4 @@ class OrcTable:
         sp_offset, bp_offset, flags = struct.unpack_from(
             "<hhH", self._entries, (low - 1) * ENTRY_SIZE
         )
-        return self._form.decode(sp_offset, bp_offset, flags)
+        return FORMS[self.form].decode(sp_offset, bp_offset, flags)

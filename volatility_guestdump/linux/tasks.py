@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Optional
 
 from volatility_guestdump.exceptions import AddressError, BtfError, KernelError
-from volatility_guestdump.guestfile import VCPU
 from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.paging import CR0_PG, PTI_USER_HALF
-from volatility_guestdump.printable import printable
+from volatility_guestdump.machine import VCPU
+from volatility_guestdump.text import printable
+from volatility_guestdump.x86.paging import CR0_PG, PTI_USER_HALF
 
 #: CONFIG_NR_CPUS is at most 8192.
 _MAXIMUM_CPUS = 8192
@@ -25,6 +25,39 @@ _MAXIMUM_CPUS = 8192
 _MAXIMUM_TASKS = 1 << 20
 
 _COMM_SIZE = 16
+
+#: THREAD_SIZE of 64-bit kernels, where the kernel does not tell it. Source:
+#: arch/x86/include/asm/page_64_types.h.
+_STACK_SIZE = 16 << 10
+#: With KASAN it is 32 KiB, or 64 KiB with more of its checks.
+_STACK_SIZES = tuple(size << 10 for size in (4, 8, 16, 32, 64))
+#: What lies around the first task's stack in the image, and is as large: from 6.10 on
+#: (8f69cba096b5), and before.
+_FIRST_STACK = (
+    ("__start_init_stack", "__end_init_stack"),
+    ("__start_init_task", "__end_init_task"),
+)
+
+#: What ps shows for the highest bit that is set in a task's state, from 4.14 on. Source:
+#: task_index_to_char, include/linux/sched.h.
+_STATES = "RSDTtXZP"
+#: TASK_REPORT: the bits that count.
+_REPORTED = 0x7F
+_UNINTERRUPTIBLE = 2
+#: TASK_IDLE: TASK_UNINTERRUPTIBLE and TASK_NOLOAD.
+_IDLE = 0x402
+#: TASK_RTLOCK_WAIT from 5.15 on, and TASK_FROZEN from 6.1 on, count as uninterruptible.
+_SHOWN_AS_UNINTERRUPTIBLE = 0x1000 | 0x8000
+
+
+def _state_letter(state: int, exit_state: int) -> str:
+    """Returns what ps shows for a task."""
+    both = state | exit_state
+    if both & _IDLE == _IDLE:
+        return "I"
+    if both & _SHOWN_AS_UNINTERRUPTIBLE and not exit_state:
+        both |= _UNINTERRUPTIBLE
+    return _STATES[(both & _REPORTED).bit_length()]
 
 
 class Task(NamedTuple):
@@ -35,12 +68,14 @@ class Task(NamedTuple):
         pid: number of the thread; that of the process is `tgid`.
         tgid: number of the process.
         comm: its name, without control characters.
+        state: a letter as in /proc/PID/stat and ps; empty when the types do not tell.
     """
 
     address: int
     pid: int
     tgid: int
     comm: str
+    state: str = ""
 
 
 class Tasks:
@@ -62,10 +97,24 @@ class Tasks:
         self._comm = btf.offset("task_struct", "comm")
         self._tasks = btf.offset("task_struct", "tasks")
         self._stack_pointer = btf.offset("task_struct", "thread.sp")
-        on_cpu = btf.member("task_struct", "on_cpu")
-        self._on_cpu = on_cpu.bit_offset // 8
-        # An int up to 6.x, a byte since.
-        self._on_cpu_size = btf.size(btf.resolve(on_cpu.type))
+        self._stack = btf.offset("task_struct", "stack")
+        # A kernel without SMP has no on_cpu. It is an int up to 6.x, a byte since.
+        self._on_cpu = self._field("on_cpu")
+        self._state = self._field("__state") or self._field("state")
+        self._exit_state = self._field("exit_state")
+        self._stack_users = self._field("stack_refcount")
+
+    def _field(self, name: str) -> Optional[tuple[int, int]]:
+        """Returns offset and size of a member that not every kernel's task_struct has, or None."""
+        try:
+            member = self._btf.member("task_struct", name)
+            return member.bit_offset // 8, self._btf.size(self._btf.resolve(member.type))
+        except BtfError:
+            return None
+
+    def _value(self, address: int, field: tuple[int, int]) -> int:
+        offset, size = field
+        return int.from_bytes(self._kernel.read(address + offset, size), "little")
 
     def at(self, address: int) -> Task:
         """Reads the task at an address.
@@ -76,7 +125,35 @@ class Tasks:
         read = self._kernel.read
         (pid,) = struct.unpack("<i", read(address + self._pid, 4))
         (tgid,) = struct.unpack("<i", read(address + self._tgid, 4))
-        return Task(address, pid, tgid, printable(read(address + self._comm, _COMM_SIZE)))
+        state = ""
+        if self._state is not None and self._exit_state is not None:
+            state = _state_letter(
+                self._value(address, self._state), self._value(address, self._exit_state)
+            )
+        return Task(address, pid, tgid, printable(read(address + self._comm, _COMM_SIZE)), state)
+
+    def stack(self, task: Task) -> Optional[range]:
+        """Returns where the stack of a task lies; None when it is freed.
+
+        A task that has exited loses its stack before the last is gone that knows the task, its
+        parent for one; what thread.sp leads to is another's then.
+
+        Raises:
+            AddressError: the task is not in the dump.
+        """
+        start = self._kernel.pointer(task.address + self._stack)
+        users = self._stack_users
+        if not start or (users is not None and not self._value(task.address, users)):
+            return None
+        return range(start, start + self._stack_size)
+
+    @functools.cached_property
+    def _stack_size(self) -> int:
+        for first, last in _FIRST_STACK:
+            start, end = self._kernel.address(first), self._kernel.address(last)
+            if start is not None and end is not None and end - start in _STACK_SIZES:
+                return end - start
+        return _STACK_SIZE
 
     def stack_pointer(self, task: Task) -> int:
         """Returns where a task that is not running left its stack.
@@ -92,8 +169,11 @@ class Tasks:
         Raises:
             AddressError: the task is not in the dump.
         """
-        size = self._on_cpu_size
-        return self._kernel.read(task.address + self._on_cpu, size) != bytes(size)
+        if self._on_cpu is None:
+            # The variable of the one CPU
+            current = _current_task_variable(self._kernel, self._btf)
+            return current is not None and self._kernel.pointer(current) == task.address
+        return bool(self._value(task.address, self._on_cpu))
 
     def __iter__(self) -> Iterator[Task]:
         """Yields every thread of every process, but no idle task; ends where a list is damaged."""
@@ -141,6 +221,12 @@ class Tasks:
             return
 
 
+def kernel_gs_base(vcpu: VCPU) -> int:
+    """Returns the kernel's base of GS: in user mode it is put aside, where the source has it."""
+    aside = vcpu.get("kernel_gs_base")
+    return aside if aside is not None and vcpu["cs"] & 3 else vcpu["gs_base"]
+
+
 class Cpus:
     """Which CPU of the kernel each vCPU is, and where its per-CPU variables are.
 
@@ -153,14 +239,33 @@ class Cpus:
     def __init__(self, kernel: LinuxKernel, btf: Optional[Btf], vcpus: Sequence[VCPU]) -> None:
         self._kernel = kernel
         self._btf = btf
-        self._offsets = self._read_offsets(len(vcpus))
+        # A vCPU whose registers are damaged is left out.
+        count = max((vcpu.number + 1 for vcpu in vcpus), default=0)
+        self._offsets = self._read_offsets(count)
         numbers = {offset: number for number, offset in enumerate(self._offsets)}
-        #: Number of the vCPU -> number of the CPU, where gs_base tells it.
+        #: Number of the vCPU -> number of the CPU, where a base of GS tells it.
         self._told = {
-            vcpu.number: numbers[vcpu["gs_base"]] for vcpu in vcpus if vcpu["gs_base"] in numbers
+            vcpu.number: numbers[kernel_gs_base(vcpu)]
+            for vcpu in vcpus
+            if kernel_gs_base(vcpu) in numbers and kernel.runs_on(vcpu) is not False
         }
         self._taken = set(self._told.values())
         self._page_map = functools.lru_cache(maxsize=_MAXIMUM_CPUS)(self._read_page_map)
+
+    def _count(self) -> int:
+        """Returns how many CPUs the kernel may have, or 0 when it does not tell."""
+        address = self._kernel.address("nr_cpu_ids")
+        if address is None:
+            return 0
+        try:
+            return int.from_bytes(self._kernel.read(address, 4), "little")
+        except AddressError:
+            return 0
+
+    @property
+    def offsets(self) -> Sequence[int]:
+        """For each CPU of the kernel, what is added to the address of a per-CPU variable."""
+        return self._offsets
 
     def _read_offsets(self, count: int) -> list[int]:
         table = self._kernel.address("__per_cpu_offset")
@@ -169,7 +274,7 @@ class Cpus:
             return [0]
         size = self._kernel.bits // 8
         offsets: list[int] = []
-        for number in range(min(count, _MAXIMUM_CPUS)):
+        for number in range(min(self._count() or count, _MAXIMUM_CPUS)):
             try:
                 offsets.append(self._kernel.pointer(table + number * size))
             except AddressError:
@@ -185,6 +290,8 @@ class Cpus:
         """
         if not vcpu["cr0"] & CR0_PG:
             # The kernel has not started it: it is in the firmware.
+            return None
+        if self._kernel.runs_on(vcpu) is False:
             return None
         told = self._told.get(vcpu.number)
         if told is not None:
@@ -215,7 +322,7 @@ class Cpus:
             return None
 
     def _current_task_pointer(self, number: int) -> int:
-        variable = self._current_task_variable()
+        variable = _current_task_variable(self._kernel, self._btf)
         if variable is None:
             raise KernelError("the kernel does not name its current tasks")
         return (variable + self._offsets[number]) & ((1 << self._kernel.bits) - 1)
@@ -223,20 +330,24 @@ class Cpus:
     def current_task(self, vcpu: VCPU) -> Optional[int]:
         """Returns the address of the task_struct that a vCPU runs, or None."""
         number = self.number(vcpu)
-        if number is None:
-            return None
+        return None if number is None else self.task_of(number)
+
+    def task_of(self, number: int) -> Optional[int]:
+        """Returns the address of the task_struct that a CPU runs, or None."""
         try:
             return self._kernel.pointer(self._current_task_pointer(number))
         except (AddressError, KernelError):
             return None
 
-    def _current_task_variable(self) -> Optional[int]:
-        address = self._kernel.address("current_task")
-        if address is None and self._btf is not None:
-            hot = self._kernel.address("pcpu_hot")
-            if hot is not None:
-                try:
-                    address = hot + self._btf.offset("pcpu_hot", "current_task")
-                except KernelError:
-                    return None
-        return address
+
+def _current_task_variable(kernel: LinuxKernel, btf: Optional[Btf]) -> Optional[int]:
+    """Returns the address of the per-CPU variable that names the current task, or None."""
+    address = kernel.address("current_task")
+    if address is None and btf is not None:
+        hot = kernel.address("pcpu_hot")
+        if hot is not None:
+            try:
+                address = hot + btf.offset("pcpu_hot", "current_task")
+            except KernelError:
+                return None
+    return address

@@ -1,7 +1,8 @@
 # This file is licensed under the Volatility Software License 1.0
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
-"""Plugins for the dumps that VMware ESXi writes of guests: debug.guest and debug.vmem."""
+"""Plugins for what hypervisors write of guests: debug.guest, snapshots, ELF dumps of QEMU."""
 
+import io
 import json
 import logging
 import lzma
@@ -9,32 +10,39 @@ import pathlib
 import re
 import sys
 from collections.abc import Iterator
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from volatility3.framework import interfaces, renderers
 from volatility3.framework.configuration import requirements
 from volatility3.framework.renderers import format_hints
 
-try:
-    import volatility_guestdump  # noqa: F401
-except ImportError:
-    # Given with -p to a Volatility that lives elsewhere: the package is around this folder.
-    sys.path.append(str(pathlib.Path(__file__).resolve().parents[2]))
+# Given with -p to a Volatility that lives elsewhere, the plugins bring the package along that is
+# around them, and nothing that lies beside it. Other processes of Volatility get the same path.
+_PATH_ENTRY = pathlib.Path(__file__).resolve().parents[1] / "path_entry"
+if "volatility_guestdump" not in sys.modules and _PATH_ENTRY.is_dir():
+    sys.path.insert(0, str(_PATH_ENTRY))
 
-from volatility_guestdump import automagic, guest, info, registers
-from volatility_guestdump.exceptions import GuestDumpError, KernelError
-from volatility_guestdump.guestfile import REGISTERS, VCPU
-from volatility_guestdump.layers import GuestDumpLayer
-from volatility_guestdump.linux.backtrace import Stack, Stacks
-from volatility_guestdump.linux.isf import IsfView
+import volatility_guestdump
+
+if volatility_guestdump.registration_error is not None:
+    raise ImportError(
+        f"volatility_guestdump: {volatility_guestdump.registration_error}"
+    ) from volatility_guestdump.registration_error
+
+from volatility_guestdump import kernels
+from volatility_guestdump.exceptions import KernelError
+from volatility_guestdump.framework import installed, output, windows_symbols
+from volatility_guestdump.framework.machines import MachineRequirement, machine_below
+from volatility_guestdump.linux.isf.document import IsfView
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.paging import find_paging
+from volatility_guestdump.linux.stacks import Stack, Stacks
+from volatility_guestdump.machine import OPTIONAL_REGISTERS, REGISTERS, VCPU, Machine
+from volatility_guestdump.report import facts, rows
 from volatility_guestdump.windows.kernel import WindowsKernel
-from volatility_guestdump.windows.symbols import WindowsSymbols, installed, load
+from volatility_guestdump.x86 import registers
+from volatility_guestdump.x86.paging import find_paging
 
 vollog = logging.getLogger(__name__)
-
-UNKNOWN = "-"
 
 
 class GuestDumpPlugin(interfaces.plugins.PluginInterface):
@@ -47,51 +55,47 @@ class GuestDumpPlugin(interfaces.plugins.PluginInterface):
     def get_requirements(cls) -> list[interfaces.configuration.RequirementInterface]:
         """Returns what the plugin needs, and its options."""
         return [
-            automagic.GuestDumpRequirement(
-                name="primary", description="A guest dump: debug.guest or debug.vmem of VMware ESXi"
+            MachineRequirement(
+                name="primary",
+                description="A guest dump: debug.guest or debug.vmem of VMware ESXi, a VMware "
+                "snapshot or suspended machine (.vmsn, .vmss), or an ELF dump of QEMU",
             )
         ]
 
     @property
-    def dump(self) -> GuestDumpLayer:
-        """The layer of the guest dump."""
-        layer = automagic.guest_dump_below(self.context, str(self.config["primary"]))
-        assert layer is not None, "the requirement is satisfied by nothing else"
-        return layer
+    def machine(self) -> Machine:
+        """The machine that is looked at."""
+        machine = machine_below(self.context, str(self.config["primary"]))
+        assert machine is not None, "the requirement is satisfied by nothing else"
+        return machine
 
     def linux_kernel(self) -> Optional[LinuxKernel]:
-        """Returns the Linux kernel of the guest, or None, with a warning when memory is damaged."""
-        try:
-            return guest.linux_kernel(self.dump)
-        except GuestDumpError as error:
-            vollog.warning(f"The kernel of the guest cannot be found: {error}")
-            return None
+        """Returns the Linux kernel of the guest, or None."""
+        return kernels.search_linux(self.machine, self._progress_callback)
 
     def windows_kernel(self) -> Optional[WindowsKernel]:
         """Returns the Windows kernel of the guest, or None."""
-        try:
-            return guest.windows_kernel(self.dump)
-        except GuestDumpError:
-            # That memory is damaged was said in the search for a Linux kernel.
-            return None
+        return kernels.windows_kernel(self.machine)
 
     def no_kernel(self) -> str:
         """Returns why there is no Linux kernel, in words."""
-        if self.dump.memory_location is None:
+        if self.machine.origin.memory_location is None:
             return "the guest's memory is missing"
         windows = self.windows_kernel()
         if windows is not None:
             return f"this guest runs {windows.system}"
         return "in the guest's memory there is none that can be recognised"
 
-    def windows_symbols(self, kernel: WindowsKernel) -> Optional[WindowsSymbols]:
+    def windows_symbols(self, kernel: WindowsKernel) -> Optional[windows_symbols.WindowsSymbols]:
         """Returns the symbols of a Windows kernel, when they are on this machine."""
         pdb = kernel.image.pdb
-        if pdb is None or installed(pdb) is None:
+        if pdb is None or installed.windows_isf(pdb) is None:
             return None
         path = interfaces.configuration.path_join(self.config_path, "symbols")
-        table = load(self.context, pdb, path)
-        return None if table is None else WindowsSymbols(kernel, self.context, table)
+        table = windows_symbols.load(self.context, pdb, path)
+        if table is None:
+            return None
+        return windows_symbols.WindowsSymbols(kernel, self.context, table)
 
 
 class Info(GuestDumpPlugin):
@@ -101,20 +105,19 @@ class Info(GuestDumpPlugin):
     hidden = False
 
     def _generator(self) -> Iterator[tuple[int, tuple[str, str]]]:
-        dump = self.dump
-        yield from ((0, row) for row in info.file_variables(dump))
-        values = self._kernel_values(dump)
-        for variable in info.KERNEL_VARIABLES:
-            yield 0, (variable, values.get(variable) or UNKNOWN)
+        yield from ((0, row) for row in rows.machine_rows(facts.machine_facts(self.machine)))
+        yield from ((0, row) for row in rows.kernel_rows(self._kernel_facts()))
 
-    def _kernel_values(self, dump: GuestDumpLayer) -> info.Values:
+    def _kernel_facts(self) -> facts.KernelFacts:
         kernel = self.linux_kernel()
         if kernel is not None:
-            return info.linux_variables(dump, kernel)
+            return facts.linux_facts(self.machine, kernel, installed.linux_isf(kernel)[1])
         windows = self.windows_kernel()
         if windows is not None:
-            return info.windows_variables(windows, self.windows_symbols(windows))
-        return info.unknown_variables(dump)
+            pdb = windows.image.pdb
+            location = None if pdb is None else installed.windows_isf(pdb)
+            return facts.windows_facts(windows, location, self.windows_symbols(windows))
+        return facts.unknown_kernel_facts(self.machine)
 
     def run(self) -> renderers.TreeGrid:
         """Returns the rows."""
@@ -135,16 +138,21 @@ class Registers(GuestDumpPlugin):
     def _generator(
         self,
     ) -> Iterator[tuple[int, tuple[int, str, format_hints.Hex, str]]]:
-        dump = self.dump
+        machine = self.machine
+        if not machine.vcpus:
+            vollog.error(f"{machine.origin.format}: this image has no registers")
+            return
         kernel = self.linux_kernel()
         symbolize = kernel.symbolize if kernel else self._windows_symbolize()
-        for vcpu in selected_vcpus(dump, self.config.get("vcpu", None)):
-            mode, tables = find_paging(dump.memory.read, vcpu)
+        for vcpu in selected_vcpus(machine, self.config.get("vcpu", None)):
+            mode, tables = find_paging(machine.memory.read, vcpu)
             user_half = None
             if kernel and tables:
                 mode = kernel.tables.mode
                 user_half = kernel.loaded_user_half(vcpu)
-            for register in REGISTERS:
+            for register in (*REGISTERS, *OPTIONAL_REGISTERS):
+                if vcpu.get(register) is None:
+                    continue
                 decoded = registers.decode(vcpu, register, mode, user_half, symbolize)
                 yield 0, (vcpu.number, register, format_hints.Hex(vcpu[register]), decoded)
 
@@ -167,6 +175,10 @@ def _no_symbol(address: int) -> Optional[str]:
     return None
 
 
+def _address(value: Optional[int]) -> Union[format_hints.Hex, interfaces.renderers.BaseAbsentValue]:
+    return renderers.NotAvailableValue() if value is None else format_hints.Hex(value)
+
+
 def _vcpu_requirement() -> requirements.ListRequirement:
     return requirements.ListRequirement(
         name="vcpu",
@@ -176,11 +188,12 @@ def _vcpu_requirement() -> requirements.ListRequirement:
     )
 
 
-def selected_vcpus(dump: GuestDumpLayer, numbers: Optional[list[int]]) -> list[VCPU]:
+def selected_vcpus(machine: Machine, numbers: Optional[list[int]]) -> list[VCPU]:
     """Returns the vCPUs of the given numbers, or all; a number that is none is warned of."""
-    vcpus = dump.guest.vcpus
+    vcpus = machine.vcpus
+    known = {vcpu.number for vcpu in vcpus}
     for number in numbers or ():
-        if not 0 <= number < len(vcpus):
+        if number not in known:
             vollog.warning(f"There is no vCPU {number}: the guest has {len(vcpus)}, from 0")
     return [vcpu for vcpu in vcpus if not numbers or vcpu.number in numbers]
 
@@ -188,8 +201,9 @@ def selected_vcpus(dump: GuestDumpLayer, numbers: Optional[list[int]]) -> list[V
 class Backtrace(GuestDumpPlugin):
     """Shows the task and the kernel's stack of every vCPU of a Linux guest.
 
-    The stack is unwound with the kernel's own tables (ORC), from the vCPU's registers. With --tasks
-    the tasks that no vCPU runs follow, from where they were switched away.
+    The stack is unwound with the kernel's own tables (ORC), from the vCPU's registers. Where kdump
+    has started a second kernel on a CPU, it is unwound from the registers that the first one saved.
+    With --tasks the tasks that no vCPU runs follow, from where they were switched away.
     """
 
     _version = (1, 0, 0)
@@ -223,7 +237,14 @@ class Backtrace(GuestDumpPlugin):
         if kernel.bits != 64:
             vollog.error("Only the stacks of 64-bit kernels can be unwound")
             return
-        stacks = Stacks(kernel, self.dump.guest.vcpus)
+        if not self.machine.vcpus:
+            vollog.warning(
+                f"{self.machine.origin.format}: this image has no registers; the stacks of tasks "
+                f"that ran are not available, those of others with --tasks"
+            )
+        stacks = Stacks(kernel, self.machine.vcpus)
+        if stacks.tasks_missing:
+            vollog.warning(f"The guest's tasks and modules cannot be told: {stacks.tasks_missing}")
         pids = self.config.get("pid", None) or []
         missing = set(pids)
         # Whoever asks for a task wants it, running or not.
@@ -240,11 +261,12 @@ class Backtrace(GuestDumpPlugin):
                         renderers.NotAvailableValue() if stack.vcpu is None else stack.vcpu.number,
                         task.pid if task else renderers.NotAvailableValue(),
                         task.comm if task else renderers.NotAvailableValue(),
+                        (task and task.state) or renderers.NotAvailableValue(),
                         number,
-                        format_hints.Hex(frame.sp),
-                        format_hints.Hex(frame.ip),
+                        _address(frame.sp),
+                        _address(frame.ip),
                         frame.symbol,
-                        frame.note,
+                        rows.notes(frame.notes),
                     ),
                 )
 
@@ -253,8 +275,10 @@ class Backtrace(GuestDumpPlugin):
 
     def _chosen(self, stacks: Stacks, with_tasks: bool) -> Iterator[Stack]:
         numbers = self.config.get("vcpu", None)
-        for vcpu in selected_vcpus(self.dump, numbers):
+        for vcpu in selected_vcpus(self.machine, numbers):
             yield stacks.of_vcpu(vcpu)
+        if not numbers:
+            yield from stacks.at_crash()
         if with_tasks:
             yield from stacks.of_tasks()
 
@@ -262,7 +286,7 @@ class Backtrace(GuestDumpPlugin):
         """Returns the rows."""
         return renderers.TreeGrid(
             [
-                *(("vCPU", int), ("PID", int), ("COMM", str), ("Frame", int)),
+                *(("vCPU", int), ("PID", int), ("COMM", str), ("State", str), ("Frame", int)),
                 *(("SP", format_hints.Hex), ("IP", format_hints.Hex)),
                 *(("Symbol", str), ("Note", str)),
             ],
@@ -287,20 +311,36 @@ class Isf(GuestDumpPlugin):
         except KernelError as error:
             vollog.error(f"No ISF can be made for {banner}: {error}")
             return
-        name = re.sub(r"[^A-Za-z0-9.+_-]", "_", f"{kernel.release}-{kernel.build_id}")
-        with self.open(f"{name}.json.xz") as output:
-            # More effort makes a file that is a tenth smaller, in four times the time.
-            with lzma.open(output, "wt", preset=1, encoding="utf-8") as text:
-                json.dump(document, text)
-            yield (
-                0,
-                (
-                    banner,
-                    len(document["user_types"]) + len(document["enums"]),
-                    len(document["symbols"]),
-                    output.preferred_filename,
-                ),
-            )
+        name = re.sub(
+            r"[^A-Za-z0-9.+_-]", "_", "-".join(filter(None, (kernel.release, kernel.build_id)))
+        )
+        written = self._write(f"{name}.json.xz", document)
+        types = len(document["user_types"]) + len(document["enums"])
+        yield 0, (banner, types, len(document["symbols"]), written)
+
+    def _write(self, name: str, document: dict[str, Any]) -> str:
+        """Writes the file, unless there is one; returns what to say of it in its column."""
+        packed = io.BytesIO()
+        # More effort makes a file that is a tenth smaller, in four times the time.
+        with io.TextIOWrapper(lzma.LZMAFile(packed, "w", preset=1), encoding="utf-8") as text:
+            json.dump(document, text)
+        file = None
+        try:
+            file = self.open(name)
+            taken = output.existing(file)
+            if taken is None:
+                file.write(packed.getbuffer())
+                file.close()
+                return str(file.preferred_filename)
+            vollog.warning(f"{taken} is there already: nothing is written")
+            output.discard(file)
+        except OSError as error:
+            # The words of Volatility's plugins.
+            vollog.warning(f"File {name} could not be written: {error}")
+            if file is not None:
+                output.discard(file)
+            return "Error outputting file"
+        return f"{name} (is there already)"
 
     def run(self) -> renderers.TreeGrid:
         """Returns the rows."""

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Callable, Optional, TypeVar
 
 import pefile
-from volatility3.framework.constants import windows
 
 from volatility_guestdump.exceptions import AddressError
-from volatility_guestdump.guestfile import PAGE_SIZE
-from volatility_guestdump.paging import Read
+from volatility_guestdump.machine import PAGE_SIZE, Read
 
 _T = TypeVar("_T")
 
@@ -23,8 +21,9 @@ _T = TypeVar("_T")
 KERNEL_NAME = "ntoskrnl.exe"
 _EXPORT_NAMES = (KERNEL_NAME.encode(), b"ntkrla57.exe")
 
-#: Names of the kernels' PDBs, without suffix.
-_PDB_NAMES = frozenset((*windows.KERNEL_MODULE_NAMES, "ntkrla57"))
+#: Names of the kernels' PDBs, without suffix: one CPU or several, without PAE and with it (pa), and
+#: with 5-level page tables.
+_PDB_NAMES = frozenset(("ntoskrnl", "ntkrnlmp", "ntkrnlpa", "ntkrpamp", "ntkrla57"))
 
 _EXPORTS, _RESOURCES, _DEBUG = 0, 2, 6
 

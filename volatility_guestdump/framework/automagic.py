@@ -1,0 +1,187 @@
+"""Automagic: symbols from the dump, and no scans for the plugins of this package."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any, Optional
+
+from volatility3.framework import constants, interfaces
+from volatility3.framework.automagic import stacker
+from volatility3.framework.configuration import requirements
+
+from volatility_guestdump import kernels
+from volatility_guestdump.exceptions import GuestDumpError
+from volatility_guestdump.framework.images import ImageStacker
+from volatility_guestdump.framework.machines import MachineRequirement, machine_below
+from volatility_guestdump.framework.stacking import MEMORY_OPTION
+from volatility_guestdump.framework.symbol_table import LinuxGuestDumpSymbols
+from volatility_guestdump.framework.windows_symbols import load as load_symbols
+from volatility_guestdump.machine import Machine
+
+vollog = logging.getLogger(__name__)
+
+join = interfaces.configuration.path_join
+
+
+class GuestDumpStackers(stacker.LayerStacker):
+    """Stacks layers for plugins that need a machine, and no kernel's layer.
+
+    Volatility's stackers for operating systems would scan all of memory. It also takes the option
+    that names a memory file, for the stacker to find.
+    """
+
+    # Before LayerStacker (10), which has nothing left to do then.
+    priority = 5
+
+    @property
+    def config(self) -> interfaces.configuration.HierarchicalDict:
+        """The configuration of LayerStacker, the only one that has the file to stack on."""
+        parent = interfaces.configuration.parent_path(self.config_path)
+        return self.context.config.branch(join(parent, stacker.LayerStacker.__name__))
+
+    def __call__(
+        self,
+        context: interfaces.context.ContextInterface,
+        config_path: str,
+        requirement: interfaces.configuration.RequirementInterface,
+        progress_callback: constants.ProgressCallback = None,
+    ) -> Optional[list[str]]:
+        """Runs the automagic over the configurable."""
+        if not self.find_requirements(context, config_path, requirement, MachineRequirement):
+            return None
+        found: Optional[list[str]] = super().__call__(
+            context, config_path, requirement, progress_callback
+        )
+        return found
+
+    def create_stackers_list(self) -> list[type[interfaces.automagic.StackerLayerInterface]]:
+        """Returns the stackers for files; those for operating systems have an exclusion list."""
+        return [
+            each
+            for each in super().create_stackers_list()
+            if not each.exclusion_list or issubclass(each, ImageStacker)
+        ]
+
+    @classmethod
+    def get_requirements(cls) -> list[interfaces.configuration.RequirementInterface]:
+        """Returns the option that names a memory file, --guest-memory."""
+        return [
+            # Not a URIRequirement: of a file that is not there vol would only show a traceback.
+            requirements.StringRequirement(
+                name=MEMORY_OPTION.rpartition(".")[2],
+                description="Memory file of a guest dump, where it is not beside debug.guest under "
+                "the same name",
+                optional=True,
+            )
+        ]
+
+
+def _missing_tables(
+    finder: interfaces.automagic.AutomagicInterface,
+    context: interfaces.context.ContextInterface,
+    config_path: str,
+    requirement: interfaces.configuration.RequirementInterface,
+) -> Iterator[tuple[str, requirements.SymbolTableRequirement, str, Machine]]:
+    """Yields the tables that a configurable still needs for kernels in guest dumps.
+
+    Yields:
+        Configuration path of the table, what is required, the kernel's layer and the machine below.
+    """
+    found: Any = finder.find_requirements(
+        context,
+        config_path,
+        requirement,
+        (requirements.TranslationLayerRequirement, requirements.SymbolTableRequirement),
+        shortcut=False,
+    )
+    parent = interfaces.configuration.parent_path
+    layers = {
+        parent(path): context.config.get(path, None)
+        for path, wanted in found
+        if isinstance(wanted, requirements.TranslationLayerRequirement)
+    }
+    for path, wanted in found:
+        if isinstance(wanted, requirements.SymbolTableRequirement) and wanted.unsatisfied(
+            context, parent(path)
+        ):
+            layer_name = str(layers.get(parent(path)))
+            machine = machine_below(context, layer_name)
+            if machine is not None:
+                yield path, wanted, layer_name, machine
+
+
+class GuestDumpWindowsSymbolFinder(interfaces.automagic.AutomagicInterface):
+    """Tells Volatility where a Windows kernel is, and loads the symbols that its PDB record names.
+
+    Where it cannot, Volatility's own scanner searches for both.
+    """
+
+    # Before KernelPDBScanner (30).
+    priority = 25
+    exclusion_list = ["mac", "linux"]
+
+    def __call__(
+        self,
+        context: interfaces.context.ContextInterface,
+        config_path: str,
+        requirement: interfaces.configuration.RequirementInterface,
+        progress_callback: constants.ProgressCallback = None,
+    ) -> None:
+        """Runs the automagic over the configurable."""
+        for path, _, layer_name, machine in _missing_tables(
+            self, context, config_path, requirement
+        ):
+            kernel = kernels.windows_kernel(machine)
+            if kernel is None or kernel.image.pdb is None:
+                continue
+            layer = context.layers[layer_name]
+            base = kernel.image.base & layer.address_mask
+            vollog.debug(f"Windows kernel at {base:#x} by the IDT: {kernel.shown_banner}")
+            context.config[join(layer.config_path, "kernel_virtual_offset")] = base
+            load_symbols(context, kernel.image.pdb, path)
+
+
+class GuestDumpSymbolFinder(interfaces.automagic.AutomagicInterface):
+    """Takes the symbols of a Linux kernel from the dump when no installed ISF has its banner."""
+
+    # After LinuxSymbolFinder (40), before KernelModule (100).
+    priority = 45
+    exclusion_list = ["mac", "windows"]
+
+    def __call__(
+        self,
+        context: interfaces.context.ContextInterface,
+        config_path: str,
+        requirement: interfaces.configuration.RequirementInterface,
+        progress_callback: constants.ProgressCallback = None,
+    ) -> None:
+        """Runs the automagic over the configurable."""
+        for path, wanted, layer_name, machine in _missing_tables(
+            self, context, config_path, requirement
+        ):
+            self._construct(context, path, wanted, layer_name, machine)
+
+    @staticmethod
+    def _construct(
+        context: interfaces.context.ContextInterface,
+        path: str,
+        wanted: requirements.SymbolTableRequirement,
+        layer_name: str,
+        machine: Machine,
+    ) -> None:
+        kernel = kernels.linux_kernel(machine)
+        if kernel is None:
+            return
+        table = LinuxGuestDumpSymbols
+        context.config[join(path, "class")] = f"{table.__module__}.{table.__name__}"
+        context.config[join(path, "isf_url")] = machine.origin.location
+        context.config[join(path, "symbol_mask")] = context.layers[layer_name].address_mask
+        try:
+            wanted.construct(context, interfaces.configuration.parent_path(path))
+        except (GuestDumpError, ValueError) as error:
+            del context.config[join(path, "class")]
+            advice = f"Install an ISF for the banner: {kernel.shown_banner}"
+            if kernel.has_code_alone and kernel.bits == 64:
+                advice += ". guestdump.Info, Registers and Backtrace show what is known without"
+            if machine.origin.missing_memory > 0:
+                advice = "The memory file is incomplete: copy it again"
+            vollog.warning(f"No symbols for this guest: {error}. {advice}")

@@ -1,0 +1,233 @@
+"""Stackers: debug.guest or debug.vmem -> GuestDumpLayer -> the kernel's Intel layer."""
+
+import logging
+from typing import Optional
+
+from volatility3.framework import constants, interfaces
+from volatility3.framework.automagic import linux, windows
+from volatility3.framework.layers import intel, physical
+
+from volatility_guestdump import kernels
+from volatility_guestdump.exceptions import (
+    SourceError,
+    UnrecognizedSource,
+)
+from volatility_guestdump.files.location import (
+    MEMORY_SUFFIX,
+    guest_locations,
+    is_readable,
+    looks_like_guest_file,
+    memory_locations,
+    packed_guest_dump,
+    without_gzip,
+)
+from volatility_guestdump.framework.installed import linux_isf
+from volatility_guestdump.framework.intel import (
+    GuestDumpIntel,
+    GuestDumpIntel32e,
+    GuestDumpIntelLA57,
+    GuestDumpIntelPAE,
+)
+from volatility_guestdump.framework.layers import (
+    GuestDumpLayer,
+    MachineLayer,
+    open_guest_file,
+)
+from volatility_guestdump.framework.machines import machine_of
+from volatility_guestdump.framework.stacking import (
+    described_by,
+    find_memory,
+    memory_candidates,
+    read_through_memory_file,
+    report,
+)
+from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.machine import Machine
+from volatility_guestdump.windows.kernel import WindowsKernel
+from volatility_guestdump.x86.paging import PagingMode
+
+vollog = logging.getLogger(__name__)
+
+_LINUX_LAYERS: dict[PagingMode, type[intel.Intel]] = {
+    PagingMode.LEGACY: GuestDumpIntel,
+    PagingMode.PAE: GuestDumpIntelPAE,
+    PagingMode.FOUR_LEVEL: GuestDumpIntel32e,
+    PagingMode.FIVE_LEVEL: GuestDumpIntelLA57,
+}
+
+
+class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
+    """Stacks a GuestDumpLayer on either file of a debug.guest + debug.vmem pair."""
+
+    # Before all of Volatility's (from 10): they ask for the size of a file, for which all of a
+    # compressed one is decompressed. VmwareStacker (20) warns of a .vmem without .vmss or .vmsn.
+    stack_order = 5
+
+    @classmethod
+    def stack(
+        cls,
+        context: interfaces.context.ContextInterface,
+        layer_name: str,
+        progress_callback: constants.ProgressCallback = None,
+    ) -> Optional[interfaces.layers.DataLayerInterface]:
+        """Attempts to identify a guest dump within this layer."""
+        layer = context.layers[layer_name]
+        if not isinstance(layer, physical.FileLayer):
+            return None
+        guest = cls._find_guest(layer.location)
+        if guest is None:
+            return None
+        candidates = [layer.location]
+        if guest == layer.location:
+            candidates = memory_candidates(context, memory_locations(guest))
+        size = open_guest_file(guest).memory_size
+        memory = find_memory(guest, candidates, size, progress_callback)
+        if memory is not None and guest != layer.location:
+            read_through_memory_file(layer, memory, size)
+        path, name = described_by(context, GuestDumpLayer.__name__, guest, memory, size)
+        dump = GuestDumpLayer(context, path, name)
+        report(dump.machine)
+        return dump
+
+    @staticmethod
+    def _find_guest(location: str) -> Optional[str]:
+        """Returns the URL of debug.guest, given that of it or of its memory file."""
+        try:
+            open_guest_file(location)
+            return location
+        except UnrecognizedSource as error:
+            packed = packed_guest_dump(location)
+            if packed is not None:
+                vollog.warning(packed)
+                return None
+            # Whoever names a file so means it.
+            level = logging.WARNING if looks_like_guest_file(location) else constants.LOGLEVEL_VV
+            vollog.log(level, f"No guest dump: {error}")
+        except SourceError as error:
+            vollog.warning(f"Not a usable guest dump: {error}")
+            return None
+        for guest in guest_locations(location):
+            if not is_readable(guest):
+                continue
+            stem = without_gzip(location)[: -len(MEMORY_SUFFIX)]
+            if is_readable(stem + ".vmss") or is_readable(stem + ".vmsn"):
+                # A snapshot has its own description of memory, which VmwareStacker reads.
+                return None
+            try:
+                open_guest_file(guest)
+                return guest
+            except SourceError as error:
+                vollog.warning(f"Not a usable guest dump: {error}")
+        return None
+
+
+class GuestDumpWindowsStacker(interfaces.automagic.StackerLayerInterface):
+    """Stacks Volatility's Intel layer for Windows on a GuestDumpLayer, from the registers."""
+
+    # Before Volatility's own stackers, which scan memory.
+    stack_order = 31
+    exclusion_list = ["mac", "linux"]
+
+    @classmethod
+    def stack(
+        cls,
+        context: interfaces.context.ContextInterface,
+        layer_name: str,
+        progress_callback: constants.ProgressCallback = None,
+    ) -> Optional[interfaces.layers.DataLayerInterface]:
+        """Attempts to find the kernel that the vCPUs run, and leaves the rest to Volatility."""
+        layer = context.layers[layer_name]
+        if not isinstance(layer, MachineLayer):
+            return None
+        kernel = kernels.windows_kernel(layer.machine)
+        if kernel is None:
+            return None
+        if kernel.tables.mode is PagingMode.FIVE_LEVEL:
+            # GuestDumpSystemStacker says why.
+            return None
+        layer.describe_system(
+            {
+                "os": "Windows",
+                "architecture": "Intel64" if kernel.bits == 64 else "Intel32",
+                "pae": kernel.tables.mode is PagingMode.PAE,
+                "page_map_offset": kernel.page_map,
+            }
+        )
+        return windows.WindowsIntelStacker.stack(context, layer_name, progress_callback)
+
+
+class GuestDumpLinuxStacker(interfaces.automagic.StackerLayerInterface):
+    """Stacks the Linux kernel's Intel layer on a GuestDumpLayer, from the vCPUs' registers."""
+
+    # Before Volatility's stackers for Linux (34 and 35), which scan all of memory.
+    stack_order = 32
+    exclusion_list = ["mac", "windows"]
+
+    @classmethod
+    def stack(
+        cls,
+        context: interfaces.context.ContextInterface,
+        layer_name: str,
+        progress_callback: constants.ProgressCallback = None,
+    ) -> Optional[interfaces.layers.DataLayerInterface]:
+        """Attempts to find the kernel that the vCPUs run."""
+        machine = machine_of(context.layers[layer_name])
+        kernel = None if machine is None else cls._find(machine, progress_callback)
+        if kernel is None:
+            return None
+        join = interfaces.configuration.path_join
+        new_name = context.layers.free_layer_name("IntelLayer")
+        path = join("GuestDumpHelper", new_name)
+        context.config[join(path, "memory_layer")] = layer_name
+        context.config[join(path, "page_map_offset")] = kernel.page_map
+        context.config[join(path, "kernel_virtual_offset")] = kernel.symbol_shift
+        context.config[join(path, linux.LinuxSymbolFinder.banner_config_key)] = str(
+            linux_isf(kernel)[0], "latin-1"
+        )
+        return _LINUX_LAYERS[kernel.tables.mode](
+            context, config_path=path, name=new_name, metadata={"os": "Linux"}
+        )
+
+    @classmethod
+    def _find(cls, machine: Machine, progress: constants.ProgressCallback) -> Optional[LinuxKernel]:
+        return kernels.linux_kernel(machine)
+
+
+class GuestDumpSearchStacker(GuestDumpLinuxStacker):
+    """Stacks the same layer after a search of all memory."""
+
+    # Behind Volatility's stackers for Linux: with an ISF they may do without.
+    stack_order = 37
+
+    @classmethod
+    def _find(cls, machine: Machine, progress: constants.ProgressCallback) -> Optional[LinuxKernel]:
+        return kernels.search_linux(machine, progress)
+
+
+class GuestDumpSystemStacker(interfaces.automagic.StackerLayerInterface):
+    """Stacks nothing: says what runs in the guest when the plugin is one for another system."""
+
+    # Behind those that stack a kernel's layer, before Volatility's, which scan all of memory.
+    stack_order = 33
+    # Our own plugins serve every system.
+    exclusion_list = ["guestdump"]
+
+    @classmethod
+    def stack(
+        cls,
+        context: interfaces.context.ContextInterface,
+        layer_name: str,
+        progress_callback: constants.ProgressCallback = None,
+    ) -> None:
+        """Warns when the kernel is known, but was not looked for."""
+        machine = machine_of(context.layers[layer_name])
+        found = None if machine is None else kernels.kernel(machine)
+        if found is None:
+            return
+        advice = "only plugins for that system can be used"
+        if isinstance(found, WindowsKernel) and found.tables.mode is PagingMode.FIVE_LEVEL:
+            advice = (
+                "Volatility has no layer for Windows with 5-level page tables; guestdump.Info and "
+                "guestdump.Registers work"
+            )
+        vollog.warning(f"This guest runs {found.system}: {advice}")

@@ -1,0 +1,245 @@
+"""What is known of a machine and of the kernel that it runs, as typed facts.
+
+Words are made of them in `rows`. Nothing here knows Volatility: where symbols are installed is told
+by the caller.
+"""
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Optional, Protocol
+
+from volatility_guestdump.exceptions import BtfError
+from volatility_guestdump.files.location import file_state
+from volatility_guestdump.linux.crash import first_kernel_release, is_second_kernel
+from volatility_guestdump.linux.kernel import CODE_ALONE, LinuxKernel
+from volatility_guestdump.linux.log import panic_message
+from volatility_guestdump.linux.stacks import PanicTask, Stacks
+from volatility_guestdump.machine import Machine, MemoryRange
+from volatility_guestdump.windows.kernel import WindowsKernel
+from volatility_guestdump.x86.paging import PagingMode, find_paging
+
+
+class FileState(enum.Enum):
+    """What there is of a memory file."""
+
+    MISSING = "missing"
+    UNREADABLE = "unreadable"
+    SHORT = "short"
+    COMPLETE = "complete"
+
+
+@dataclass(frozen=True)
+class MemoryFileFacts:
+    """The file with the memory.
+
+    Attributes:
+        location: its URL, or where it is expected.
+        state: what there is of it.
+        missing: bytes that it lacks; negative when it has too many.
+        first_missing: the first guest-physical address that it lacks, or None.
+    """
+
+    location: str
+    state: FileState
+    missing: int
+    first_missing: Optional[int]
+
+
+@dataclass(frozen=True)
+class MachineFacts:
+    """A machine, whatever it runs.
+
+    Attributes:
+        format: what describes it.
+        vcpus: how many it has, or None when that is not known.
+        memory_size: in bytes, without holes.
+        ranges: of guest-physical memory.
+        memory_file: the file with the memory.
+    """
+
+    format: str
+    vcpus: Optional[int]
+    memory_size: int
+    ranges: Sequence[MemoryRange]
+    memory_file: MemoryFileFacts
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """Where a kernel's symbols and types come from.
+
+    Attributes:
+        location: URL of an installed ISF, or None.
+        kallsyms: whether the symbols are in the memory itself.
+        types: whether the types are.
+        missing: why not all is there; empty when it is.
+        downloadable: whether Volatility downloads what is not there.
+    """
+
+    location: Optional[str]
+    kallsyms: bool = False
+    types: bool = False
+    missing: str = ""
+    downloadable: bool = False
+
+
+@dataclass(frozen=True)
+class Kdump:
+    """Two kernels in one guest, the second of which kdump started when the first panicked.
+
+    Attributes:
+        is_second: whether the kernel looked at is the second.
+        first_release: of the first kernel, as the second knows it, or None.
+        other_vcpus: numbers of the vCPUs that run another kernel than the one looked at.
+    """
+
+    is_second: bool
+    first_release: Optional[str]
+    other_vcpus: Sequence[int]
+
+
+@dataclass(frozen=True)
+class KernelFacts:
+    """A kernel; what is not known is None.
+
+    Attributes:
+        paging: how it turns virtual addresses into physical ones.
+        isolation: whether page-table isolation is on.
+        system: what it is, "Linux 6.1.0-56-cloud-amd64 (x64)".
+        banner: what identifies it.
+        build_id: in hexadecimal.
+        virtual_base: virtual address of the image's start.
+        kaslr_shift: how far it runs from where it was linked to.
+        physical_base: guest-physical address of the image's start.
+        page_map: physical address of the root page table.
+        symbols: where they come from.
+        panic: why it stopped.
+        panic_task: who stopped it.
+        kdump: when there are two kernels.
+        found_by: how it was found: "registers", "low memory".
+    """
+
+    paging: Optional[PagingMode] = None
+    isolation: Optional[bool] = None
+    system: Optional[str] = None
+    banner: Optional[str] = None
+    build_id: Optional[str] = None
+    virtual_base: Optional[int] = None
+    kaslr_shift: Optional[int] = None
+    physical_base: Optional[int] = None
+    page_map: Optional[int] = None
+    symbols: Optional[Symbols] = None
+    panic: Optional[str] = None
+    panic_task: Optional[PanicTask] = None
+    kdump: Optional[Kdump] = None
+    found_by: Optional[str] = None
+
+
+class BugChecks(Protocol):
+    """Who can tell why a Windows kernel stopped: its symbols."""
+
+    def bug_check(self) -> Optional[str]:
+        """Returns code, name and parameters of the bug check, or None when there was none."""
+
+
+def machine_facts(machine: Machine) -> MachineFacts:
+    """Returns what is known of a machine, whatever it runs."""
+    origin = machine.origin
+    return MachineFacts(
+        origin.format,
+        len(machine.vcpus) or None,
+        origin.memory_size,
+        origin.ranges,
+        _memory_file(machine),
+    )
+
+
+def _memory_file(machine: Machine) -> MemoryFileFacts:
+    origin = machine.origin
+    missing = origin.missing_memory
+    if origin.memory_location is not None:
+        state = FileState.SHORT if missing > 0 else FileState.COMPLETE
+        first = machine.first_missing_address if missing > 0 else None
+        return MemoryFileFacts(origin.memory_location, state, missing, first)
+    expected = origin.expected_memory or [origin.location]
+    for candidate in expected:
+        if file_state(candidate):
+            return MemoryFileFacts(candidate, FileState.UNREADABLE, missing, None)
+    return MemoryFileFacts(expected[0], FileState.MISSING, missing, None)
+
+
+def unknown_kernel_facts(machine: Machine) -> KernelFacts:
+    """Returns what is known without a kernel: how the first vCPU that pages does so."""
+    for vcpu in machine.vcpus:
+        mode, tables = find_paging(machine.memory.read, vcpu)
+        if mode is not PagingMode.OFF:
+            page_map = tables.root if tables else mode.root(vcpu["cr3"])
+            return KernelFacts(mode, page_map=page_map)
+    return KernelFacts(PagingMode.OFF if machine.vcpus else None)
+
+
+def linux_facts(machine: Machine, kernel: LinuxKernel, installed: Optional[str]) -> KernelFacts:
+    """Returns what is known of a Linux kernel.
+
+    Args:
+        machine: that it runs on.
+        kernel: the kernel.
+        installed: URL of an installed ISF, or None.
+    """
+    missing = kernel.kallsyms_error
+    try:
+        has_types = bool(kernel.btf)
+    except BtfError as error:
+        has_types = False
+        missing = missing or str(error)
+    if kernel.has_code_alone and not missing:
+        missing = f"the kernel's {CODE_ALONE}"
+    return KernelFacts(
+        kernel.tables.mode,
+        kernel.isolates_page_tables(),
+        kernel.system,
+        kernel.shown_banner,
+        kernel.build_id,
+        kernel.virtual_base,
+        kernel.kaslr_shift,
+        kernel.physical_base,
+        kernel.page_map,
+        Symbols(installed, kernel.kallsyms is not None, has_types, missing),
+        panic_message(kernel),
+        Stacks(kernel, machine.vcpus).panic_task(),
+        _kdump(machine, kernel),
+        kernel.found_by,
+    )
+
+
+def _kdump(machine: Machine, kernel: LinuxKernel) -> Optional[Kdump]:
+    others = [vcpu.number for vcpu in machine.vcpus if kernel.runs_on(vcpu) is False]
+    is_second = is_second_kernel(kernel)
+    if not is_second and not others:
+        return None
+    return Kdump(is_second, first_kernel_release(kernel), others)
+
+
+def windows_facts(
+    kernel: WindowsKernel, installed: Optional[str], symbols: Optional[BugChecks]
+) -> KernelFacts:
+    """Returns what is known of a Windows kernel.
+
+    Args:
+        kernel: the kernel.
+        installed: URL of an installed ISF, or None.
+        symbols: its symbols, when they are on this machine.
+    """
+    missing = "" if kernel.image.pdb else "the kernel's debug record is not in the dump"
+    return KernelFacts(
+        kernel.tables.mode,
+        system=kernel.system,
+        banner=kernel.shown_banner,
+        virtual_base=kernel.image.base,
+        physical_base=kernel.physical_base,
+        page_map=kernel.page_map,
+        symbols=Symbols(installed, missing=missing, downloadable=not missing),
+        panic=symbols.bug_check() if symbols else None,
+        found_by="registers",
+    )

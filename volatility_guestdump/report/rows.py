@@ -1,0 +1,157 @@
+"""The facts in words: the rows of guestdump.Info."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Optional
+
+from volatility_guestdump.linux.frames import Kind, Note
+from volatility_guestdump.linux.stacks import PanicTask
+from volatility_guestdump.report.facts import (
+    FileState,
+    Kdump,
+    KernelFacts,
+    MachineFacts,
+    MemoryFileFacts,
+    Symbols,
+)
+
+#: Stands where something is not known.
+UNKNOWN = "-"
+
+Row = tuple[str, str]
+
+
+def machine_rows(facts: MachineFacts) -> Iterator[Row]:
+    """Yields (variable, value) of a machine."""
+    yield "Format", facts.format
+    yield "vCPUs", UNKNOWN if facts.vcpus is None else str(facts.vcpus)
+    size = f"{facts.memory_size} ({binary_size(facts.memory_size)})"
+    # A file that describes the registers alone may leave it to the memory file.
+    yield "Memory size", size if facts.ranges else UNKNOWN
+    for number, run in enumerate(facts.ranges):
+        yield (
+            f"Memory range {number}",
+            f"{run.start:#x}-{run.end - 1:#x} at file offset {run.file_offset:#x}",
+        )
+    yield "Memory file", f"{facts.memory_file.location} ({_file_state(facts.memory_file)})"
+
+
+def binary_size(size: int) -> str:
+    """Returns a size in the largest unit that gives a short number: "192 MiB", "1.5 GiB"."""
+    if size < 1 << 30:
+        return f"{size / (1 << 20):.6g} MiB"
+    return f"{size / (1 << 30):.6g} GiB"
+
+
+def _file_state(file: MemoryFileFacts) -> str:
+    if file.state is FileState.SHORT:
+        return f"{file.missing} bytes short, from guest-physical address {file.first_missing:#x}"
+    if file.state is FileState.COMPLETE and file.missing:
+        return f"complete, {-file.missing} bytes too long"
+    return str(file.state.value)
+
+
+def kernel_rows(facts: KernelFacts) -> Iterator[Row]:
+    """Yields (variable, value) of a kernel: always the same variables, and Kdump of two kernels."""
+    isolation = facts.isolation
+    values = {
+        "Paging": facts.paging and facts.paging.value,
+        "Page-table isolation": None if isolation is None else "on" if isolation else "off",
+        "Operating system": facts.system,
+        "Kernel banner": facts.banner,
+        "Kernel build id": facts.build_id,
+        "Kernel virtual base": _hexadecimal(facts.virtual_base),
+        "KASLR shift": _hexadecimal(facts.kaslr_shift),
+        "Kernel physical base": _hexadecimal(facts.physical_base),
+        "Page map (DTB)": _hexadecimal(facts.page_map),
+        "Symbols": _symbols(facts.symbols) if facts.symbols else None,
+        **({"Kdump": _kdump(facts.kdump)} if facts.kdump else {}),
+        "Panic": facts.panic,
+        "Panic task": _panic_task(facts.panic_task) if facts.panic_task else None,
+        "Kernel found by": facts.found_by,
+    }
+    for variable, value in values.items():
+        yield variable, value or UNKNOWN
+
+
+def _hexadecimal(value: Optional[int]) -> Optional[str]:
+    return None if value is None else f"{value:#x}"
+
+
+def _symbols(symbols: Symbols) -> str:
+    if symbols.location is not None:
+        return symbols.location
+    if symbols.downloadable:
+        return "none on this machine; Volatility's Windows plugins download them"
+    partly = "kallsyms and BTF in the dump" if symbols.types else "kallsyms in the dump"
+    if not symbols.kallsyms:
+        partly = "none"
+    elif not symbols.missing:
+        return partly
+    elif not symbols.types:
+        partly += ", but no types"
+    return f"{partly}: {symbols.missing}; plugins need an ISF for this banner"
+
+
+def _kdump(kdump: Kdump) -> str:
+    said = []
+    if kdump.is_second:
+        first = f"Linux {kdump.first_release}" if kdump.first_release else "another kernel"
+        said.append(f"started this kernel when {first} had panicked")
+    if kdump.other_vcpus:
+        numbers = ", ".join(map(str, kdump.other_vcpus))
+        said.append(f"another kernel runs on vCPU {numbers}")
+    return "; ".join(said)
+
+
+def _panic_task(panic: PanicTask) -> str:
+    cpu = f"CPU {panic.cpu}" if panic.vcpu is None else f"vCPU {panic.vcpu.number}"
+    task = f"{panic.task.comm} (pid {panic.task.pid})" if panic.task else ""
+    return ": ".join(filter(None, (cpu, ", ".join(filter(None, (task, panic.place))))))
+
+
+#: The words for notes; {address} and {detail} are the note's, of those that have any.
+_NOTES: Mapping[Kind, str] = {
+    Kind.USER_MODE: "user mode",
+    Kind.SYSTEM_CALL: "system call",
+    Kind.INTERRUPT: "interrupt",
+    Kind.EXCEPTION: "exception",
+    Kind.OFFLINE: "the CPU is offline",
+    Kind.CRASH_NOTES: "CPU {detail} when the kernel panicked, from crash_notes",
+    Kind.FUNCTION_GRAPH: "found by what the function graph tracer noted",
+    Kind.KRETPROBE: "found by what a kretprobe noted",
+    Kind.TRAMPOLINE: "by ORC of what it is a copy of",
+    Kind.FRAME_POINTER: "by frame pointer: {detail}",
+    Kind.NOT_CODE: "no code: the return address is the last word on the stack",
+    Kind.FIRST_INSTRUCTION: "first instruction: the return address is the last word on the stack",
+    Kind.CALL_FOUND: "no ORC: the return address is the first that follows a call of this function",
+    Kind.NOT_STARTED: "paging is off: the kernel has not started this CPU",
+    Kind.ONLY_64_BIT: "only the stacks of 64-bit kernels can be unwound",
+    Kind.OTHER_KERNEL: "runs another kernel",
+    Kind.RUNNING: "runs on a CPU whose registers are not in the dump",
+    Kind.EXITED: "exited: its stack is freed",
+    Kind.NO_STACK: "no saved stack: {detail}",
+    Kind.SP_ELSEWHERE: "its stack pointer {address:#x} lies outside of its stack",
+    Kind.CIRCLE: "the stack runs in a circle",
+    Kind.DOWNWARDS: "the stack does not lead upwards",
+    Kind.OUTSIDE_STACK: "leads out of the task's stack, to {address:#x}",
+    Kind.NO_RETURN_ADDRESS: "{address:#x}, where the return address should be, is in no code",
+    Kind.REPLACED: "a tracer replaced the return address, and nothing tells the right one",
+    Kind.UNDESCRIBED: "nothing tells how to unwind this code",
+    Kind.DAMAGED_ORC: "{detail}",
+    Kind.UNKNOWN_REGISTER: "{detail}, which leads to the caller, is not known",
+    Kind.BAD_REGISTERS: "what lies at {address:#x} are no saved registers",
+    Kind.NOT_IN_DUMP: "the stack at {address:#x} is not in the dump",
+    Kind.TOO_DEEP: "more frames than a stack can have",
+}
+
+
+def notes(found: Sequence[Note]) -> str:
+    """Returns the notes of a frame in words."""
+    return "; ".join(_note(note) for note in found)
+
+
+def _note(note: Note) -> str:
+    detail = note.detail
+    if note.kind is Kind.FRAME_POINTER:
+        detail = detail or "no ORC for this code"
+    return _NOTES[note.kind].format(address=note.address, detail=detail)

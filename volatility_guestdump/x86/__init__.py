@@ -1,0 +1,1 @@
+"""What every x86 guest has, whatever system it runs: page tables, registers, interrupt gates."""
