@@ -9,6 +9,9 @@ from tests.lab.recipes import MODULE_SOURCES, PROGRAM_SOURCES, Recipe
 
 COMPILER = "gcc"
 
+#: Of a module's name with its final zero: MODULE_NAME_LEN for 64 bits (include/linux/module.h).
+NAME_SIZE = 56
+
 
 def missing(recipe: Recipe) -> list[str]:
     """Returns the programs that this machine lacks for building what a recipe wants."""
@@ -51,6 +54,23 @@ def modules(headers: pathlib.Path, scratch: pathlib.Path) -> pathlib.Path:
     # CC: the headers name the compiler that the kernel was built with, which need not be here.
     _run("make", "-C", str(headers), f"M={folder.resolve()}", f"CC={COMPILER}", "modules")
     return folder
+
+
+def rename(module: bytes, old: str, new: str) -> bytes:
+    """Returns a kernel module with another name in its `struct module`.
+
+    Args:
+        module: the built file.
+        old: the name that it has.
+        new: of NAME_SIZE - 1 bytes in UTF-8 at most.
+
+    Raises:
+        LabError: the name does not fit, or is not found just once.
+    """
+    before, after = (name.encode().ljust(NAME_SIZE, b"\0") for name in (old, new))
+    if len(after) > NAME_SIZE or after[-1] or module.count(before) != 1:
+        raise LabError(f"a module {old} cannot be named {new!r}")
+    return module.replace(before, after)
 
 
 def _run(*command: str) -> None:

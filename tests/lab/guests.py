@@ -63,8 +63,12 @@ class Guest:
         return (self.folder / "console.log").read_text(encoding="utf-8", errors="replace")
 
 
-def missing_tools() -> list[str]:
-    """Returns what this machine lacks for making guests, in words; empty if nothing."""
+def missing_tools(name: Optional[str] = None) -> list[str]:
+    """Returns what this machine lacks for making guests, in words; empty if nothing.
+
+    Args:
+        name: of a guest, which may need more than others do.
+    """
     programs = (PROGRAM, "apt-get", "apt-cache", "dpkg", "dpkg-deb")
     missing = [program for program in programs if shutil.which(program) is None]
     if not packages.KEYRING.exists():
@@ -74,7 +78,7 @@ def missing_tools() -> list[str]:
             packages.archives()
         except LabError as error:
             missing.append(str(error))
-    return missing
+    return missing + (build.missing(GUESTS[name]) if name else [])
 
 
 def existing(name: str) -> Optional[Guest]:
@@ -102,7 +106,7 @@ def guest(name: str, force: bool = False) -> Guest:
     with packages.lock(FOLDER / f".{name}.lock"):
         found = existing(name)
         if found is None or force:
-            missing = missing_tools() + build.missing(GUESTS[name])
+            missing = missing_tools(name)
             if missing:
                 raise LabError(f"making guest {name} needs {', '.join(missing)}")
             _make(GUESTS[name])
@@ -172,7 +176,10 @@ def _initramfs(recipe: Recipe, kernel: packages.Kernel, scratch: pathlib.Path) -
     if recipe.built_modules:
         modules = build.modules(packages.headers(recipe.kernel, kernel.release), scratch)
         for name in recipe.built_modules:
-            files[f"lab/{name}.ko"] = (modules / f"{name}.ko").read_bytes()
+            data = (modules / f"{name}.ko").read_bytes()
+            if name == "odd_name" and recipe.module_name:
+                data = build.rename(data, name, recipe.module_name)
+            files[f"lab/{name}.ko"] = data
     if recipe.finish:
         files["finish.sh"] = recipe.finish.encode()
     if recipe.second:

@@ -81,6 +81,10 @@ rm /kallsyms
 begin kallsyms-made; grep -E '\[(bpf|__builtin__[a-z]*|crashme)\]' /proc/kallsyms; end
 begin bpf; [ -e /bpf ] && cat /bpf; end
 begin cpus-online; cat /sys/devices/system/cpu/online; end
+begin hostname; uname -n; end
+begin tainted; cat /proc/sys/kernel/tainted; end
+# Both at the same moment: the time of day at any later one follows from its uptime.
+begin clock; date -u +%s; cat /proc/uptime; end
 
 begin arguments; grep -a '' /proc/[0-9]*/cmdline 2> /dev/null | tr '\0' ' '; end
 begin maps
@@ -93,6 +97,9 @@ begin pinned; cat /pinned; end
 
 # Nothing but built-in commands from here on: what is listed now is there at the end.
 processes processes-late
+begin tasks; set -- /proc/[0-9]*/task/[0-9]*; echo $#; end
+begin uptime; read -r line < /proc/uptime && echo "$line"; end
+begin loadavg; read -r line < /proc/loadavg && echo "$line"; end
 echo "lab: ready"
 
 if [ -e /finish.sh ]; then

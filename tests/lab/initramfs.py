@@ -11,8 +11,9 @@ HERE = pathlib.Path(__file__).parent
 
 #: The programs of BusyBox that init.sh and the recipes use.
 APPLETS = (
-    *("awk", "cat", "dd", "grep", "httpd", "ifconfig", "insmod", "mkfifo", "mount", "nc", "od"),
-    *("rm", "sh", "sha256sum", "sleep", "tail", "taskset", "tr", "wc"),
+    *("awk", "cat", "date", "dd", "dmesg", "grep", "hostname", "httpd", "ifconfig", "insmod"),
+    *("mkfifo", "mount", "nc", "od", "rm", "sh", "sha256sum", "sleep", "tail", "taskset", "tr"),
+    *("uname", "wc"),
 )
 
 

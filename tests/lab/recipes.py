@@ -29,6 +29,7 @@ KDUMP, KEXEC = "kdump", "kexec"
 _LATER_FIELDS = (
     *("devices", "dumps", "firmware"),
     *("finish", "programs", "built_modules", "files", "second", "in_bpf", "shows"),
+    "module_name",
 )
 
 #: What a vCPU does at the moment of the stop.
@@ -71,12 +72,15 @@ class Recipe:
         start: shell commands that start the guest's processes, all in the background.
         end: `PANIC`, `NMI`, `MODULE`, `STOP`, `KDUMP` or `KEXEC`.
         modes: for a guest that is stopped, what each vCPU must be doing then; empty for anything.
-        slow: whether one has to ask for it: it takes much time or space, or serves one test only.
+        slow: whether one has to ask for it: it takes much time or space, or shows what another one
+            shows too. Tests of such guests are marked as slow.
+        odd: whether it serves tests of its own, and those of all guests pass it over.
         finish: shell commands that bring the end about, once all facts are told; empty leaves it
             to `end`. A command that is no built-in one starts a process that no fact names.
         programs: the lab's own programs in the guest's /bin, by the names of their sources.
         built_modules: the lab's own kernel modules in the guest's /lab, which nothing loads.
         files: path and contents of further files; their folders must exist.
+        module_name: what the built module odd_name is called in the guest.
         second: whether the guest has its own kernel and an initramfs for it in /second.
         in_bpf: whether a vCPU must be in the code of a BPF program when the guest is stopped.
         shows: regular expression that must be found on the console at the end.
@@ -111,6 +115,8 @@ class Recipe:
     second: bool = False
     in_bpf: bool = False
     shows: str = ""
+    odd: bool = False
+    module_name: str = ""
 
     @property
     def boots(self) -> int:
@@ -125,7 +131,7 @@ class Recipe:
             if field.name in _LATER_FIELDS and fields[field.name] == field.default:
                 del fields[field.name]
         # Words only; they do not change the guest.
-        del fields["reason"], fields["slow"]
+        del fields["reason"], fields["slow"], fields["odd"]
         sources = [PROGRAM_SOURCES / f"{name}.c" for name in self.programs]
         sources += [MODULE_SOURCES / f"{name}.c" for name in self.built_modules]
         built = {"sources": [source.read_text() for source in sources]} if sources else {}
@@ -206,6 +212,67 @@ echo 1 > /proc/sys/net/core/bpf_jit_enable
 echo 1 > /proc/sys/net/core/bpf_jit_kallsyms
 """
 
+HUNG = """\
+hostname lab-hung
+echo 3 > /proc/sys/kernel/hung_task_timeout_secs
+insmod /lab/crashme.ko
+echo hung > /sys/module/crashme/parameters/run
+until dmesg | grep -q 'lab_hung:.* blocked for more than'; do
+    sleep 1
+done
+sleep 1000000 &
+"""
+
+SOFT_LOCKUP = """\
+hostname lab-lockup
+echo 2 > /proc/sys/kernel/watchdog_thresh
+insmod /lab/crashme.ko
+echo lockup > /sys/module/crashme/parameters/run
+until dmesg | grep -q 'soft lockup - CPU'; do
+    sleep 1
+done
+sleep 1000000 &
+"""
+
+#: The kernel gives dd a buffer that is larger than memory, and dd fills it.
+OUT_OF_MEMORY = """\
+echo 1 > /proc/sys/vm/panic_on_oom
+echo 1 > /proc/sys/vm/overcommit_memory
+dd if=/dev/zero of=/dev/null bs=1G
+"""
+
+#: Names that mean something to HTML, to a terminal, and to who reads from right to left. Octal,
+#: since printf in a shell understands that.
+_ODD = {
+    "tag": "<script>al(1)<",
+    "quotes": "\\047\\042&amp;<!--]]>",
+    "escape": "a\\033[2J\\033[31mred",
+    "bell": "b\\033]0;own\\007\\010\\010",
+    "right to left": "lab\\342\\200\\256gpj.exe",
+    "template": "{{7*7}}{%% x %%}",
+    "no UTF-8": "c\\377\\376\\300\\200d",
+}
+
+ODD_NAMES = "".join(
+    [
+        "hostname '<b onload=\"a()\">lab'\n",
+        "insmod /lab/odd_name.ko\n",
+        *(
+            f"sh -c \"printf '{text}' > /proc/self/comm; read -r line < /fifo\" &\n"
+            for text in _ODD.values()
+        ),
+        *(f"printf '<2>lab: {text}\\n' > /dev/kmsg\n" for text in _ODD.values()),
+        # The kernel takes no more than 976 bytes as one message.
+        "long=0123456789ABCDEF\n",
+        "long=$long$long$long$long$long$long$long\nlong=$long$long$long$long$long$long$long\n",
+        'echo "<2>lab: long $long" > /dev/kmsg\n',
+        # An argument of more than 10,000 bytes.
+        "long=$long$long$long$long$long$long$long$long$long$long$long$long$long$long\n",
+        'sh -c "read -r line < /fifo" "<script>$long</script>" &\n',
+        "sleep 1000000 &\n",
+    ]
+)
+
 #: What a second kernel is told; the lab's command line for the first one is not handed down.
 SECOND = "console=ttyS0 ignore_loglevel printk.time=1 panic=0"
 KDUMP_SECOND = f"{SECOND} maxcpus=1 irqpoll reset_devices"
@@ -230,7 +297,7 @@ sleep 1000000 &
 """
 
 
-def _zombies(name: str, kernel: KernelSource) -> Recipe:
+def _zombies(name: str, kernel: KernelSource, *, slow: bool = True) -> Recipe:
     return Recipe(
         name=name,
         reason="processes that exited and are not reaped, whose stacks others have now",
@@ -238,40 +305,63 @@ def _zombies(name: str, kernel: KernelSource) -> Recipe:
         format_version=6,
         start=ZOMBIES,
         programs=("zombies",),
-        slow=True,
+        slow=slow,
+        odd=True,
     )
 
 
-def _traced(name: str, kernel: KernelSource, what: str, finish: str, shows: str = "") -> Recipe:
+def _traced(
+    name: str, kernel: KernelSource, what: str, finish: str, *, slow: bool = True
+) -> Recipe:
     return Recipe(
         name=name,
         reason=f"return addresses replaced by {what}",
         kernel=kernel,
         format_version=6,
         start=TRACEFS,
-        slow=True,
+        slow=slow,
+        odd=True,
         finish=finish,
-        shows=rf"Kernel panic - not syncing: sysrq triggered crash\r?\n[^\0]*{shows}",
+        shows=r"Kernel panic - not syncing: sysrq triggered crash\r?\n[^\0]*",
     )
 
 
-def _crashme(name: str, kernel: KernelSource, run: str, reason: str, shows: str) -> Recipe:
+def _crashme(
+    name: str, kernel: KernelSource, run: str, reason: str, shows: str, *, slow: bool = True
+) -> Recipe:
     return Recipe(
         name=name,
         reason=reason,
         kernel=kernel,
         format_version=6,
         start=CRASHME,
-        slow=True,
+        slow=slow,
+        odd=True,
         finish=f"echo {run} > /sys/module/crashme/parameters/run\n",
         built_modules=("crashme",),
         shows=shows,
     )
 
 
-def _wild(name: str, kernel: KernelSource) -> Recipe:
+def _state(name: str, reason: str, start: str, shows: str) -> Recipe:
+    """Returns the recipe of a guest that the lab's module harms, and that runs on."""
+    return Recipe(
+        name=name,
+        reason=reason,
+        kernel=BOOKWORM,
+        format_version=6,
+        start=start,
+        end=STOP,
+        slow=True,
+        odd=True,
+        built_modules=("crashme",),
+        shows=shows,
+    )
+
+
+def _wild(name: str, kernel: KernelSource, *, slow: bool = True) -> Recipe:
     reason = "a call through a wild pointer: the exception's RIP is in no code"
-    return _crashme(name, kernel, "wild", reason, r"RIP: 0010:0x4141414100")
+    return _crashme(name, kernel, "wild", reason, r"RIP: 0010:0x4141414100", slow=slow)
 
 
 def _kprobe(name: str, kernel: KernelSource) -> Recipe:
@@ -289,10 +379,19 @@ def _load(name: str, kernel: KernelSource) -> Recipe:
         start=SYSTEM_CALLS,
         end=STOP,
         slow=True,
+        odd=True,
     )
 
 
-def _second(name: str, reason: str, *, end: str, vcpus: int = 2, start: str = LOAD_KDUMP) -> Recipe:
+def _second(
+    name: str,
+    reason: str,
+    *,
+    end: str,
+    vcpus: int = 2,
+    start: str = LOAD_KDUMP,
+    slow: bool = True,
+) -> Recipe:
     return Recipe(
         name=name,
         reason=reason,
@@ -303,7 +402,8 @@ def _second(name: str, reason: str, *, end: str, vcpus: int = 2, start: str = LO
         append="" if end == KEXEC else "crashkernel=256M",
         start=start,
         end=end,
-        slow=True,
+        slow=slow,
+        odd=True,
         programs=("kexec",),
         second=True,
     )
@@ -354,6 +454,7 @@ _RECIPES = (
         format_version=7,
         memory=192,
         below_4g=128,
+        slow=True,
     ),
     Recipe(
         name="user-mode",
@@ -471,16 +572,16 @@ _RECIPES = (
         start=PROCESSES,
         firmware="ovmf",
     ),
-    _zombies("zombies-6.1", BOOKWORM),
+    _zombies("zombies-6.1", BOOKWORM, slow=False),
     _zombies("zombies-6.12", BOOKWORM_NEW),
-    _traced("graph-6.1", BOOKWORM, "the function_graph tracer", GRAPH_TRACER),
+    _traced("graph-6.1", BOOKWORM, "the function_graph tracer", GRAPH_TRACER, slow=False),
     _traced("graph-6.12", BOOKWORM_NEW, "the function_graph tracer", GRAPH_TRACER),
     _traced("graph-newest", SID, "the function_graph tracer", GRAPH_TRACER),
     _traced("graph-next", EXPERIMENTAL, "the function_graph tracer", GRAPH_TRACER),
-    _traced("kretprobe-6.1", BOOKWORM, "a kretprobe", KRETPROBE),
+    _traced("kretprobe-6.1", BOOKWORM, "a kretprobe", KRETPROBE, slow=False),
     _traced("kretprobe-6.12", BOOKWORM_NEW, "a kretprobe", KRETPROBE),
     _traced("fprobe-newest", SID, "an fprobe with an exit handler", FPROBE),
-    _wild("wild-6.1", BOOKWORM),
+    _wild("wild-6.1", BOOKWORM, slow=False),
     _wild("wild-6.12", BOOKWORM_NEW),
     _kprobe("kprobe-6.1", BOOKWORM),
     _kprobe("kprobe-6.12", BOOKWORM_NEW),
@@ -492,6 +593,7 @@ _RECIPES = (
         start=f"{BPF}bpfloop /bpf &\nwait_for /bpf\n",
         end=STOP,
         slow=True,
+        odd=True,
         programs=("bpfloop",),
         in_bpf=True,
     ),
@@ -504,10 +606,13 @@ _RECIPES = (
         start=f"{BPF}bpfloop /bpf call &\nwait_for /bpf\n",
         end=NMI,
         slow=True,
+        odd=True,
         programs=("bpfloop",),
         shows=r"RIP: 0010:bpf_prog_\w+",
     ),
-    _second("kdump", "stopped in the kernel that kdump started after a panic", end=KDUMP),
+    _second(
+        "kdump", "stopped in the kernel that kdump started after a panic", end=KDUMP, slow=False
+    ),
     _second(
         "kdump-one-vcpu",
         "stopped in the kernel that kdump started: no vCPU is left in the one that panicked",
@@ -529,7 +634,32 @@ _RECIPES = (
         start="echo 0 > /sys/devices/system/cpu/cpu1/online\nsleep 1000000 &",
         end=STOP,
         modes=(HALTED, HALTED),
+        odd=True,
+    ),
+    _state("hung", "a task hangs uninterruptibly, and the kernel says so", HUNG, "lab_hung:"),
+    _state("soft-lockup", "a CPU never gets out of the kernel", SOFT_LOCKUP, "soft lockup - CPU"),
+    Recipe(
+        name="oom",
+        reason="a panic because memory is full",
+        kernel=BOOKWORM,
+        format_version=6,
+        memory=192,
         slow=True,
+        odd=True,
+        finish=OUT_OF_MEMORY,
+        shows="system-wide panic_on_oom is enabled",
+    ),
+    Recipe(
+        name="odd-names",
+        reason="names and log lines that try to be more than text where they are shown",
+        kernel=BOOKWORM,
+        format_version=6,
+        append="lab='<script>alert(1)</script>'",
+        start=ODD_NAMES,
+        slow=True,
+        odd=True,
+        built_modules=("odd_name",),
+        module_name="<img/src=x>\x1b[2J\u202e{{7*7}}'",
     ),
     _load("load-6.1", BOOKWORM),
     _load("load-6.12", BOOKWORM_NEW),

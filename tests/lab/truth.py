@@ -86,6 +86,7 @@ def expected(
             for function in bpf_functions(facts_log)
         ],
         "cpus_online": _one_line(facts["cpus-online"]),
+        "system": _system(facts),
     }
     if recipe.end == KDUMP:
         found["second_kernel"] = _kernel(recipe, told[1])
@@ -112,6 +113,26 @@ def _kernel(recipe: Recipe, facts: Mapping[str, Sequence[str]]) -> dict[str, Any
         "kallsyms_count": int(_one_line(facts["kallsyms-count"])),
         "kallsyms_sha256": _one_line(facts["kallsyms-sha256"]).split()[0],
         "btf_sha256": facts["btf"][0].split()[0] if facts["btf"] else None,
+    }
+
+
+def _system(facts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Returns what uname, date and some files in /proc said.
+
+    "time" is in seconds since 1970 and belongs to "uptime", in seconds since the guest started:
+    both are of the moment when its facts were told, shortly before it stopped.
+    """
+    time, then = facts["clock"]
+    uptime = float(_one_line(facts["uptime"]).split()[0])
+    states = [state for _, _, state, _ in _stat_lines(facts["processes-late"])]
+    return {
+        "hostname": _one_line(facts["hostname"]),
+        "time": int(time) + uptime - float(then.split()[0]),
+        "uptime": uptime,
+        "loadavg": _one_line(facts["loadavg"]).split()[:3],
+        "tainted": int(_one_line(facts["tainted"])),
+        "tasks": int(_one_line(facts["tasks"])),
+        "uninterruptible": states.count("D"),
     }
 
 
