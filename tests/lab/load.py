@@ -173,6 +173,9 @@ class Checker:
     def _call(self, stack: Stack, number: int) -> Iterator[Fault]:
         frame = stack.frames[number]
         assert frame.ip is not None
+        if any(note.kind is Kind.REPLACED for note in frame.notes):
+            # It is said to be none.
+            return
         if frame.symbol.startswith(("ret_from_fork+0x0", "ret_from_fork_asm+0x0")):
             # A task that has not run yet begins there.
             return
