@@ -47,6 +47,9 @@ class FakeKernel:
         self.names = list(functions)
         self.virtual_end = CODE + 16 * len(self.names)
         self.stack = bytearray(4096)
+        # Each begins with a call, behind which `at` is; before the first there is nothing.
+        self.code = bytearray((b"\xe8" + bytes(4)).ljust(16, b"\x90") * len(self.names))
+        self.code = bytearray(16) + self.code + bytearray(b"\x90" * 128)
         # Entries of a function that is never called make calls the commonest.
         rows = [*functions.values(), *[(8, 0, orc.flags(3, "call"))] * 40]
         rows.append((0, 0, orc.flags(3, "end of the stack", "undefined")))
@@ -100,11 +103,25 @@ class FakeKernel:
         for start, data in self.memory.items():
             if start <= address and address + length <= start + len(data):
                 return data[address - start : address - start + length]
+        if address >= CODE - 16 and address + length <= CODE - 16 + len(self.code):
+            return bytes(self.code[address - CODE + 16 :][:length])
+        if self.generated is not None and self.generated.locate(address) is not None:
+            # A call lies before every even address.
+            return bytes(b"\xff\xd0"[place % 2] for place in range(address, address + length))
         raise AddressError(address)
 
     def pointer(self, address: int) -> int:
         """Reads a pointer."""
         return int.from_bytes(self.read(address, 8), "little")
+
+    def write_code(self, address: int, code: bytes) -> None:
+        """Writes instructions."""
+        start = address - CODE + 16
+        self.code[start : start + len(code)] = code
+
+    def code_before(self, address: int, code: str) -> None:
+        """Writes instructions that end where an address is."""
+        self.write_code(address - 16, bytes.fromhex(code).rjust(16, b"\x90"))
 
     def put(self, offset: int, *words: int) -> None:
         """Writes words to the stack."""
@@ -292,11 +309,20 @@ def test_a_return_address_that_a_tracer_replaced(name: str) -> None:
     assert kinds(frames[1]) == [Kind.REPLACED]
 
 
+#: Calls of an address, of what a register has, and of what memory has; a far return.
+CALLS = [
+    *("e8 00010000", "ff d0", "41 ff d3", "ff 10", "ff 14 c5", "ff 14 c5 00010000", "ff 50 18"),
+    *("ff 54 24 08", "ff 90 00010000", "ff 94 c0 00010000", "ff 15 00010000", "48 cb"),
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("rip", [0, 0x4141414100, 0xFFFFFFFFA0000000])
-def test_a_call_through_a_bad_pointer(rip: int) -> None:
+def test_a_call_through_a_bad_pointer(rip: int, call: str) -> None:
     """Outside of all code nothing but the return address was pushed."""
     kernel = FakeKernel({TOP: END})
     kernel.put(0x100, kernel.at(TOP))
+    kernel.code_before(kernel.at(TOP), call)
     frames = trace(kernel, TOP, 0x100, rip=rip)
     assert [(frame.ip, frame.symbol, kinds(frame)) for frame in frames] == [
         (rip, "", [Kind.NOT_CODE]),
@@ -310,6 +336,19 @@ def test_outside_of_code_without_a_return_address() -> None:
     kernel.put(0x100, 0x1234)
     (frame,) = trace(kernel, TOP, 0x100, rip=0)
     assert frame.notes == (Note(Kind.NOT_CODE), Note(Kind.NO_RETURN_ADDRESS, 0x1234))
+
+
+@pytest.mark.parametrize("code", ["90", "e9 00010000", "ff e0", "ff 30", "ff d0 90"])
+def test_a_return_to_a_bad_address(code: str) -> None:
+    """What is next on a stack that was overwritten may lie in code, but follows no call."""
+    kernel = FakeKernel({TOP: END})
+    kernel.put(0x100, kernel.at(TOP))
+    kernel.code_before(kernel.at(TOP), code)
+    (frame,) = trace(kernel, TOP, 0x100, rip=0x4141414100)
+    assert frame.notes == (Note(Kind.NOT_CODE), Note(Kind.NO_RETURN_ADDRESS, kernel.at(TOP)))
+    # What is left of code that is freed after the start says nothing.
+    kernel.symbols.update(_sinittext=kernel.at(TOP, 0), _einittext=kernel.at(TOP, 16))
+    assert names(trace(kernel, TOP, 0x100, rip=0x4141414100)) == ["", TOP]
 
 
 def test_no_return_address() -> None:
@@ -332,6 +371,7 @@ def test_the_first_instruction_of_code_that_is_not_described() -> None:
     """Nothing but the return address has been pushed then."""
     kernel = FakeKernel({"__x86_indirect_thunk_rax": UNDEFINED, TOP: END})
     kernel.put(0x100, kernel.at(TOP))
+    kernel.code_before(kernel.at(TOP), CALLS[0])
     frames = trace(kernel, TOP, 0x100, rip=kernel.at("__x86_indirect_thunk_rax", 0))
     assert [kinds(frame) for frame in frames] == [[Kind.FIRST_INSTRUCTION], []]
     assert names(frames)[1] == TOP
@@ -351,14 +391,12 @@ def test_code_that_is_not_described(entry: str) -> None:
 
 @pytest.mark.parametrize("saves_rbp", [False, True])
 def test_a_call_of_a_function_that_is_not_described(saves_rbp: bool) -> None:
-    """The first address on the stack that follows a call of that very function is its return."""
+    """The one address on the stack that follows a call of that very function is its return."""
     kernel = FakeKernel({"__crash_kexec": UNDEFINED, "caller": BY_BP, TOP: END})
     after = kernel.at("caller", 8)
     call = b"\xe8" + struct.pack("<i", kernel.at("__crash_kexec", 0) - after)
     start = b"\x55\x48" if saves_rbp else b"\x53\x48"
-    kernel.memory[kernel.at("__crash_kexec", 0)] = (
-        start.ljust(16, b"\x90") + bytes(3) + call + bytes(88)
-    )
+    kernel.write_code(kernel.at("__crash_kexec", 0), start.ljust(16, b"\x90") + bytes(3) + call)
     # The address of another call first.
     kernel.put(0x100, 7, kernel.at("caller", 4), 9, after)
     kernel.put(0x180, STACK + 0x300, kernel.at(TOP))
@@ -370,6 +408,10 @@ def test_a_call_of_a_function_that_is_not_described(saves_rbp: bool) -> None:
         assert frames[1].notes == (Note(Kind.UNKNOWN_REGISTER, detail="rbp"),)
     else:
         assert names(frames)[2] == TOP
+    # One of an earlier call is still there.
+    kernel.put(0x130, after)
+    (frame,) = trace(kernel, "__crash_kexec", 0x100, rbp=STACK + 0x180)
+    assert kinds(frame) == [Kind.UNDESCRIBED]
 
 
 def test_registers_that_are_none() -> None:
@@ -424,7 +466,7 @@ def test_the_instructions_tell_whether_rbp_is_set(code: str, offset: int, saved:
         saved: what lies on its stack: 0 for the saved rbp, 1 for the return address.
     """
     kernel = FakeKernel({"leaf": CALL, "caller": CALL, "outer": CALL, TOP: CALL}, with_orc=False)
-    kernel.memory[kernel.at("leaf", 0) - 16] = bytes(16) + bytes.fromhex(code).ljust(128, b"\x90")
+    kernel.write_code(kernel.at("leaf", 0), bytes.fromhex(code).ljust(16, b"\x90"))
     frame = [STACK + 0x300, kernel.at("caller")]
     # rbp leads to the caller's frame, or to the function's own, which leads to that.
     if saved:
@@ -445,7 +487,7 @@ def test_a_jump_to_a_return_thunk_is_a_return() -> None:
     """Where speculation is held back, there is no "ret" in the code itself."""
     kernel = FakeKernel({"leaf": CALL, "__x86_return_thunk": CALL, TOP: CALL}, with_orc=False)
     code = b"\x55\x48\x89\xe5\xc9\xe9" + struct.pack("<i", 16 - 10)
-    kernel.memory[kernel.at("leaf", 0)] = code.ljust(128, b"\x90")
+    kernel.write_code(kernel.at("leaf", 0), code.ljust(16, b"\x90"))
     kernel.put(0x100, kernel.at(TOP))
     frames = trace(kernel, "leaf", 0x100, rip=kernel.at("leaf", 5), rbp=STACK + 0x300)
     assert names(frames) == ["leaf", TOP]

@@ -13,9 +13,8 @@ when it panics (arch/x86/kernel/unwind_orc.c):
 A return address is looked up by the byte before it, for a call at the end of a function returns
 behind it; an address from registers by itself.
 
-Compiled BPF, and a kernel without ORC, is walked by frame pointers: rbp points to the caller's rbp
-with the return address above it. Where the CPU was stopped before the code had set rbp, or after it
-had taken it back, the code itself tells.
+Compiled BPF, and a kernel without ORC, is walked by frame pointers; where the CPU was stopped
+before the code had set rbp, or after it had taken it back, its instructions tell.
 
 Where the CPU was stopped outside of all code, after a call through a bad pointer, and at the first
 instruction of code that has no description, nothing but the return address has been pushed.
@@ -28,9 +27,9 @@ from typing import NamedTuple, Optional
 
 from volatility_guestdump.exceptions import AddressError, BtfError, OrcError
 from volatility_guestdump.linux.frames import Frame, Kind, Note
+from volatility_guestdump.linux.instructions import FRAME_POINTER, RETURN_ADDRESS, Instructions
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.orc import Entry, OrcTable, Register, Type
-from volatility_guestdump.linux.place import Place
 from volatility_guestdump.linux.returns import ReplacedReturns
 from volatility_guestdump.linux.tasks import Task, Tasks
 from volatility_guestdump.machine import VCPU
@@ -52,21 +51,8 @@ _SAVED = ("r13", "rbp", "r10", "rax", "rdx", "rdi", "rip", "cs", "rsp")
 #: Of these, what the CPU pushes by itself.
 _PUSHED = ("rip", "cs", "rsp")
 
-#: How code with frame pointers is described, "push %rbp; mov %rsp, %rbp".
-_FRAME_POINTER = Entry(Type.CALL, Register.BP, 16, Register.PREV_SP, -16)
-#: Between the two.
-_PUSHED_FRAME_POINTER = Entry(Type.CALL, Register.SP, 16, Register.PREV_SP, -16)
-#: Where nothing but the return address has been pushed.
-_RETURN_ADDRESS = Entry(Type.CALL, Register.SP, 8, Register.UNDEFINED, 0)
-
-_SET_FRAME_POINTER = b"\x55\x48\x89\xe5"
-#: The instructions of BPF's trampolines before it take no more.
-_PROLOGUE = 64
-_RET, _CALL, _JMP, _LEAVE = 0xC3, 0xE8, 0xE9, 0xC9
-_CALL_SIZE = 5
-_PUSH_BP = b"\x55"
-#: How far up the stack a return address is looked for.
-_SEARCHED_STACK = 1024
+#: Notes on places that a call is supposed to have led to.
+_SUPPOSED = frozenset((Kind.NOT_CODE, Kind.FIRST_INSTRUCTION, Kind.FRAME_POINTER))
 
 #: Where threads of the kernel and CPUs begin. ORC up to 6.3 says of all code that it does not
 #: describe that it is the end of the stack.
@@ -145,6 +131,7 @@ class Unwinder:
         except OrcError as error:
             self.orc_missing = str(error)
         self._returns = ReplacedReturns(kernel)
+        self._instructions = Instructions(kernel)
 
     def of_vcpu(self, vcpu: VCPU, task: Optional[int] = None) -> Iterator[Frame]:
         """Yields the frames of what a vCPU runs, the innermost first.
@@ -221,13 +208,10 @@ class Unwinder:
     def symbolize(self, address: int, exact: bool) -> str:
         """Returns the name of a place in code; of a return address it is that of the call."""
         place = address if exact else address - 1
-        found = self._locate(place)
+        found = self._instructions.locate(place)
         if found is None:
             return ""
         return str(found._replace(offset=found.offset + address - place))
-
-    def _locate(self, address: int) -> Optional[Place]:
-        return self._kernel.locate(address) or self._kernel.locate_loaded(address)
 
     def _frames(self, state: _State, stack: _Stack) -> Iterator[Frame]:
         seen = set()
@@ -291,7 +275,7 @@ class Unwinder:
         """
         place = state.ip if state.exact else state.ip - 1
         if state.exact and not self._kernel.is_code(place):
-            return _RETURN_ADDRESS, Note(Kind.NOT_CODE)
+            return RETURN_ADDRESS, Note(Kind.NOT_CODE)
         table = self._orc
         note = None
         if not self._kernel.virtual_base <= place < self._kernel.virtual_end:
@@ -327,44 +311,16 @@ class Unwinder:
         if border is not None:
             raise _EndOfTraceError(Note(border))
         if state.exact and offset.split(" ")[0] == "0x0":
-            return _RETURN_ADDRESS, Note(Kind.FIRST_INSTRUCTION)
-        depth = self._call_on_stack(state)
+            return RETURN_ADDRESS, Note(Kind.FIRST_INSTRUCTION)
+        start = self._start(state)
+        depth = None if start is None else self._instructions.call_on_stack(start, state.sp)
         if depth is None:
             raise _EndOfTraceError(Note(Kind.UNDESCRIBED))
-        return _RETURN_ADDRESS._replace(sp_offset=depth + _WORD), Note(Kind.CALL_FOUND)
-
-    def _call_on_stack(self, state: _State) -> Optional[int]:
-        """Returns how far up the stack the first return address into a caller of this function is.
-
-        Where the function was called by a pointer, or left for by a jump, there is none.
-        """
-        start = self._start(state)
-        for depth in range(0, _SEARCHED_STACK if start is not None else 0, _WORD):
-            try:
-                address = self._word(state.sp + depth)
-                if not self._kernel.is_code(address - 1):
-                    continue
-                call = self._kernel.read(address - _CALL_SIZE, _CALL_SIZE)
-            except AddressError:
-                continue
-            distance = int.from_bytes(call[1:], "little", signed=True)
-            if call[0] == _CALL and (address + distance) & _MASK == start:
-                return depth
-        return None
+        return RETURN_ADDRESS._replace(sp_offset=depth + _WORD), Note(Kind.CALL_FOUND)
 
     def _start(self, state: _State) -> Optional[int]:
         """Returns where the function begins that a frame is of, or None."""
-        place = state.ip if state.exact else state.ip - 1
-        found = self._locate(place)
-        return None if found is None else place - found.offset
-
-    def _may_change_bp(self, state: _State) -> bool:
-        """Whether a function's first instructions have what could save rbp, to use it itself."""
-        start = self._start(state)
-        try:
-            return start is None or _PUSH_BP in self._kernel.read(start, _PROLOGUE)
-        except AddressError:
-            return True
+        return self._instructions.start(state.ip if state.exact else state.ip - 1)
 
     def _frame_pointer(self, state: _State, symbol: str) -> tuple[Entry, Note]:
         """Returns how to step from code that has frame pointers, and no other description.
@@ -377,39 +333,12 @@ class Unwinder:
         note = Note(Kind.FRAME_POINTER, detail=self.orc_missing)
         if state.bp is not None and state.bp & 1:
             # Kernels with frame pointers mark those that point to registers.
-            entry = _FRAME_POINTER._replace(
+            entry = FRAME_POINTER._replace(
                 type=Type.REGISTERS, sp_offset=-1, bp_reg=Register.UNDEFINED
             )
             return entry, note
         start = self._start(state) if state.exact else None
-        return _FRAME_POINTER if start is None else self._by_instructions(state.ip, start), note
-
-    def _by_instructions(self, ip: int, start: int) -> Entry:
-        """Returns what is on the stack of a function that sets a frame pointer.
-
-        Args:
-            ip: the instruction that would have come next.
-            start: of the function.
-        """
-        try:
-            now = self._kernel.read(ip, 5)
-            before = self._kernel.read(ip - 1, 1)
-            code = self._kernel.read(start, _PROLOGUE)
-        except AddressError:
-            return _FRAME_POINTER
-        if now[0] == _RET or (before[0] == _LEAVE and self._jumps_to_return(ip, now)):
-            return _RETURN_ADDRESS
-        sets = code.find(_SET_FRAME_POINTER)
-        if 0 <= ip - start <= sets:
-            return _RETURN_ADDRESS
-        return _PUSHED_FRAME_POINTER if ip == start + sets + 1 and sets >= 0 else _FRAME_POINTER
-
-    def _jumps_to_return(self, ip: int, instruction: bytes) -> bool:
-        """Whether an instruction is a jump to a "ret", as where speculation is held back."""
-        if instruction[0] != _JMP:
-            return False
-        distance = int.from_bytes(instruction[1:5], "little", signed=True)
-        return "return_thunk" in self.symbolize((ip + 5 + distance) & _MASK, True)
+        return FRAME_POINTER if start is None else self._instructions.frame(state.ip, start), note
 
     def _step(self, state: _State, symbol: str) -> tuple[_State, Optional[Note]]:
         """Returns the state of the caller, and a note on the frame that it was called from.
@@ -419,11 +348,16 @@ class Unwinder:
             AddressError: the stack is not in the dump.
         """
         entry, note = self._entry(state, symbol)
+        kind = None if note is None else note.kind
+        how = filter(None, (note,))
         cfa = self._cfa(state, entry)
         if entry.type is Type.CALL:
             if cfa <= state.sp and (entry.sp_reg is Register.SP or note is not None):
-                raise _EndOfTraceError(*filter(None, (note,)), Note(Kind.DOWNWARDS))
+                raise _EndOfTraceError(*how, Note(Kind.DOWNWARDS))
             after = _State(self._word(cfa - _WORD), cfa, state.bp, False, {})
+            # After a "ret" on a stack that was overwritten, no call has led there.
+            if kind in _SUPPOSED and not self._instructions.may_follow_call(after.ip):
+                raise _EndOfTraceError(*how, Note(Kind.NO_RETURN_ADDRESS, after.ip))
         else:
             note = Note(_border(symbol) or Kind.EXCEPTION)
             after = self._interrupted(state, entry, cfa, note)
@@ -431,7 +365,7 @@ class Unwinder:
             after = after._replace(bp=self._word(cfa + entry.bp_offset))
         elif entry.bp_reg is Register.BP:
             after = after._replace(bp=self._word(_known_bp(state) + entry.bp_offset))
-        elif note is not None and note.kind is Kind.CALL_FOUND and self._may_change_bp(state):
+        elif kind is Kind.CALL_FOUND and self._instructions.may_change_bp(self._start(state)):
             after = after._replace(bp=None)
         return after, note
 
