@@ -23,7 +23,7 @@ def test_each_way_alone(name: str) -> None:
     assert kernel is not None and kernel.found_by == "registers"
     traces = search(memory)
     assert traces.vmcoreinfo and traces.banners
-    low = find._first(((tables, ()) for tables in low_memory_tables(memory)), "low memory")
+    low = find._first(((tables, {}) for tables in low_memory_tables(memory)), "low memory")
     found = [low, find.search_kernel(memory, traces=traces)]
     traces.vmcoreinfo.clear()
     found.append(find.search_kernel(memory, traces=traces))
