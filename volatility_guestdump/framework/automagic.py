@@ -46,12 +46,27 @@ class GuestDumpStackers(stacker.LayerStacker):
         progress_callback: constants.ProgressCallback = None,
     ) -> Optional[list[str]]:
         """Runs the automagic over the configurable."""
+        self._let_others_stack(True)
         if not self.find_requirements(context, config_path, requirement, MachineRequirement):
             return None
         found: Optional[list[str]] = super().__call__(
             context, config_path, requirement, progress_callback
         )
+        self._let_others_stack(not requirement.unsatisfied(context, config_path))
         return found
+
+    def _let_others_stack(self, allowed: bool) -> None:
+        """Tells LayerStacker, which comes next, whether to stack: it would search in vain.
+
+        Its option "stackers" chooses them by name; a list without any of them stacks nothing. What
+        the user has chosen stays.
+        """
+        nothing = [type(self).__name__]
+        chosen = self.config.get("stackers", []) or []
+        if allowed and chosen == nothing:
+            del self.config["stackers"]
+        elif not allowed and not chosen:
+            self.config["stackers"] = nothing
 
     def create_stackers_list(self) -> list[type[interfaces.automagic.StackerLayerInterface]]:
         """Returns the stackers for files; those for operating systems have an exclusion list."""
