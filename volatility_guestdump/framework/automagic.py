@@ -58,15 +58,16 @@ class GuestDumpStackers(stacker.LayerStacker):
     def _let_others_stack(self, allowed: bool) -> None:
         """Tells LayerStacker, which comes next, whether to stack: it would search in vain.
 
-        Its option "stackers" chooses them by name; a list without any of them stacks nothing. What
-        the user has chosen stays.
+        Its option "stackers" chooses them by name, and a list without any of them stacks nothing.
+        What was chosen before is kept for the next plugin that runs.
         """
-        nothing = [type(self).__name__]
-        chosen = self.config.get("stackers", []) or []
-        if allowed and chosen == nothing:
-            del self.config["stackers"]
-        elif not allowed and not chosen:
-            self.config["stackers"] = nothing
+        kept = join(self.config_path, "stackers")
+        if allowed and kept in self.context.config:
+            self.config["stackers"] = self.context.config[kept]
+            del self.context.config[kept]
+        elif not allowed:
+            self.context.config[kept] = self.config.get("stackers", None) or []
+            self.config["stackers"] = [type(self).__name__]
 
     def create_stackers_list(self) -> list[type[interfaces.automagic.StackerLayerInterface]]:
         """Returns the stackers for files; those for operating systems have an exclusion list."""
