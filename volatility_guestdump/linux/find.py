@@ -22,7 +22,7 @@ from volatility_guestdump.linux.banner import (
     BANNER,
     BANNER_LIMIT,
     BANNER_START,
-    RODATA_REACH,
+    RODATA_REACHES,
     banner_tables,
 )
 from volatility_guestdump.linux.crash import is_second_kernel
@@ -49,9 +49,6 @@ _IMAGE_REACH_32 = 64 << 20
 #: What is searched at a time. Larger ones were up to five times slower: each is a new allocation
 #: from the system, whose pages come one by one.
 _CHUNK = 256 << 10
-#: How far from the banner kallsyms may lie: both are in .rodata. It was at most 4 MiB behind it in
-#: kernels from 5.10 to 7.2, so there it is looked for first; the image has some 50 MiB.
-_RODATA_REACHES = ((PAGE_SIZE, 8 << 20), (RODATA_REACH, RODATA_REACH))
 #: Pieces of memory with a banner that are tried as the kernel's, before one without symbols is
 #: taken for it. Memory that was freed keeps what was in it, copies of the banner too.
 _ATTEMPTS = 4
@@ -204,7 +201,7 @@ def _kernel(
     known += symbols.items()
     first = min(banners)
     kallsyms, reason = None, ""
-    for before, behind in _RODATA_REACHES:
+    for before, behind in RODATA_REACHES:
         start = max(rodata.start, (first - before) & -PAGE_SIZE)
         end = min(rodata.start + rodata.size, first + behind)
         image, missing = read_padded(
