@@ -33,13 +33,14 @@ from volatility_guestdump.files.memory_file import Content, MemoryStream, open_m
 from volatility_guestdump.files.physical import PhysicalMemory
 from volatility_guestdump.framework.layers import MachineLayer, MemoryFileLayer, kept_machine
 from volatility_guestdump.kept import Kept
-from volatility_guestdump.linux import memory_map
+from volatility_guestdump.linux import memory_map, vmcoreinfo
 from volatility_guestdump.linux.find import maps_an_image, search_kernel
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.low_memory import last_entries, low_memory_tables
 from volatility_guestdump.linux.search import Traces, search
 from volatility_guestdump.machine import Machine, MemoryRange, Origin
 from volatility_guestdump.sources import avml, lime, raw
+from volatility_guestdump.x86.paging import PageTables
 
 vollog = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ join = interfaces.configuration.path_join
 
 #: How far the end of RAM that the firmware reports may be from the hole: it keeps some for itself.
 _FIRMWARE_LIMIT = 64 << 20
+#: Holes with which page tables make sense, and are followed in vain, before a search ends.
+_ATTEMPTS = 8
 
 
 class ImageFormatException(exceptions.LayerException):
@@ -148,7 +151,7 @@ def hole_by_low_memory(location: str) -> Optional[int]:
         if any(map(maps_an_image, low_memory_tables(memory))):
             kernel = kernels.linux_kernel(open_raw(location, hole))
             if kernel is not None:
-                return _checked_hole(location, kernel, hole, file.size)
+                return _checked_hole(location, kernel, hole, file)
     return None
 
 
@@ -156,6 +159,7 @@ def hole_by_search(location: str, progress: constants.ProgressCallback) -> Optio
     """Returns the same after a search of all memory."""
     file = open_memory_file(location)
     traces = search(PhysicalMemory(raw.with_hole(file.size, 0), file), progress)
+    attempts = 0
     for hole in raw.possible_holes(file.size):
         ranges = raw.with_hole(file.size, hole)
         distance = ranges[-1].start - ranges[-1].file_offset
@@ -165,24 +169,50 @@ def hole_by_search(location: str, progress: constants.ProgressCallback) -> Optio
                 for found in (traces.vmcoreinfo, traces.banners)
             )
         )
-        if hole not in (0, 3 << 30):
+        memory = PhysicalMemory(ranges, file)
+        if hole not in raw.USUAL_HOLES:
             # To decode kallsyms for each would take too long.
             moved.banners.clear()
-        kernel = search_kernel(PhysicalMemory(ranges, file), traces=moved)
+            named = (vmcoreinfo.read_at(memory, each) for each in moved.vmcoreinfo)
+            if not any(any(vmcoreinfo.vmcoreinfo_tables(memory, info)) for info in named):
+                continue
+        kernel = search_kernel(memory, traces=moved)
         if kernel is not None:
-            start = _checked_hole(location, kernel, hole, file.size)
-            kernels.remember(open_raw(location, start), kernel)
+            start = _checked_hole(location, kernel, hole, file)
+            if start == hole:
+                kernels.remember(open_raw(location, start), kernel)
             return start
+        attempts += 1
+        if attempts >= _ATTEMPTS:
+            break
     return None
 
 
-def _checked_hole(location: str, kernel: LinuxKernel, hole: int, size: int) -> int:
-    """Returns where the hole starts by the kernel's own memory map, where it fits the file."""
+def _checked_hole(location: str, kernel: LinuxKernel, hole: int, file: Content) -> int:
+    """Returns where the hole starts by the kernel's own memory map, where it fits the file.
+
+    Args:
+        location: URL of the file.
+        kernel: that was found with a hole at `hole`, which only has to be behind its image.
+        hole: where it starts, 0 for none.
+        file: the raw file.
+    """
     ends = memory_map.end_of_memory(kernel)
+    if ends is None and kernel.address("e820_table") is not None:
+        # What the kernel has allocated may lie behind the hole, and only make sense with it.
+        for other in raw.possible_holes(file.size):
+            memory = PhysicalMemory(raw.with_hole(file.size, other), file)
+            tables = PageTables(memory.read, kernel.tables.mode, kernel.tables.root)
+            ends = memory_map.end_of_memory(
+                LinuxKernel(tables, kernel.runs, kernel.banner, kernel.kallsyms)
+            )
+            if ends is not None:
+                hole = other
+                break
     if ends is not None:
         low, end = ends
-        start = size - (end - (4 << 30))
-        if end > 4 << 30 and end > size and low <= start < low + _FIRMWARE_LIMIT:
+        start = file.size - (end - (4 << 30))
+        if end > 4 << 30 and end > file.size and low <= start < low + _FIRMWARE_LIMIT:
             hole = start
     if hole:
         vollog.info(
@@ -275,6 +305,8 @@ class ImageStacker(interfaces.automagic.StackerLayerInterface):
     exclusion_list = ["mac", "windows"]
     # Before Volatility's (from 10), and behind those of formats with registers.
     stack_order = 8
+    #: A layer of a file that it stacks on too, besides Volatility's.
+    file_layer: type[physical.FileLayer] = physical.FileLayer
 
     @classmethod
     def stack(
@@ -285,14 +317,10 @@ class ImageStacker(interfaces.automagic.StackerLayerInterface):
     ) -> Optional[interfaces.layers.DataLayerInterface]:
         """Attempts to identify an image within this layer."""
         layer = context.layers[layer_name]
-        if type(layer) is not physical.FileLayer:
+        if type(layer) not in (physical.FileLayer, cls.file_layer):
             return None
-        location = layer.location
+        location = str(layer.config["location"])
         try:
-            if has_suffix(location, GZIP_SUFFIX) and local_path(location):
-                # Random access to what Volatility would decompress to know its size.
-                stream: Any = MemoryStream(open_memory_file(location, progress=progress_callback))
-                layer._file_ = stream
             return cls._stack(context, location, progress_callback)
         except UnrecognizedSource as error:
             vollog.log(constants.LOGLEVEL_VV, f"Not an image for {cls.__name__}: {error}")
@@ -335,11 +363,37 @@ def _new_layer(
     return layer_class(context, path, name)
 
 
+class CompressedFileStacker(ImageStacker):
+    """Stacks a layer with random access on that of a compressed file, for others to stack on.
+
+    Volatility would decompress it from its start again and again.
+    """
+
+    # Behind our own formats, which open such files by themselves.
+    stack_order = 9
+
+    @classmethod
+    def _stack(
+        cls,
+        context: interfaces.context.ContextInterface,
+        location: str,
+        progress: constants.ProgressCallback,
+    ) -> Optional[interfaces.layers.DataLayerInterface]:
+        if not has_suffix(location, GZIP_SUFFIX) or not local_path(location):
+            return None
+        open_memory_file(location, progress=progress)
+        name = context.layers.free_layer_name(MemoryFileLayer.__name__)
+        path = join("GuestDumpHelper", name)
+        context.config[join(path, "location")] = location
+        return MemoryFileLayer(context, path, name)
+
+
 class RawMemoryStacker(ImageStacker):
     """Stacks a RawMemoryLayer on a file whose low memory leads to a Linux kernel."""
 
     # Behind the stackers of all formats.
     stack_order = 25
+    file_layer = MemoryFileLayer
 
     @classmethod
     def _stack(
@@ -355,7 +409,7 @@ class RawMemoryStacker(ImageStacker):
 class VmemStacker(RawMemoryStacker):
     """Does the same for a .vmem that is alone, before Volatility warns that it is."""
 
-    stack_order = 9
+    stack_order = 8
 
     @classmethod
     def _stack(
@@ -378,6 +432,7 @@ class RawSearchStacker(ImageStacker):
 
     # Behind Volatility's stackers for Linux (34 and 35).
     stack_order = 36
+    file_layer = MemoryFileLayer
 
     @classmethod
     def _stack(

@@ -121,7 +121,7 @@ class QemuElfStacker(interfaces.automagic.StackerLayerInterface):
     ) -> Optional[interfaces.layers.DataLayerInterface]:
         """Attempts to identify an ELF core of QEMU within this layer."""
         layer = context.layers[layer_name]
-        if not isinstance(layer, physical.FileLayer):
+        if type(layer) is not physical.FileLayer:
             return None
         location = layer.location
         try:

@@ -72,7 +72,7 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
     ) -> Optional[interfaces.layers.DataLayerInterface]:
         """Attempts to identify a guest dump within this layer."""
         layer = context.layers[layer_name]
-        if not isinstance(layer, physical.FileLayer):
+        if type(layer) is not physical.FileLayer:
             return None
         guest = cls._find_guest(layer.location)
         if guest is None:

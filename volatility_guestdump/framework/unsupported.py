@@ -50,7 +50,7 @@ class UnsupportedFormatStacker(interfaces.automagic.StackerLayerInterface):
     ) -> None:
         """Warns of a file in a format that is known, but not read."""
         layer = context.layers[layer_name]
-        if not isinstance(layer, physical.FileLayer):
+        if type(layer) is not physical.FileLayer:
             return
         try:
             with open_location(layer.location) as stream:

@@ -166,7 +166,7 @@ class VmwareStateStacker(interfaces.automagic.StackerLayerInterface):
     ) -> Optional[interfaces.layers.DataLayerInterface]:
         """Attempts to identify a state file within this layer, or beside it."""
         layer = context.layers[layer_name]
-        if not isinstance(layer, physical.FileLayer):
+        if type(layer) is not physical.FileLayer:
             return None
         location = layer.location
         memory: Optional[str] = None

@@ -26,6 +26,11 @@ def end_of_memory(kernel: LinuxKernel) -> Optional[tuple[int, int]]:
         entries = list(_ENTRY.iter_unpack(kernel.read(table + 4, _ENTRY.size * count)))
     except AddressError:
         return None
+    # The kernel sorts its table; bytes of something else are hardly ever sorted.
+    if any(not size for _, size, _ in entries) or any(
+        before + size > start for (before, size, _), (start, *_) in zip(entries, entries[1:])
+    ):
+        return None
     ends = [start + size for start, size, kind in entries if kind in _IN_RAM]
     low = [end for end in ends if end <= _FOUR_GIB]
     if not low or max(ends) >> 52:

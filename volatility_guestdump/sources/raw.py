@@ -11,6 +11,8 @@ from volatility_guestdump.machine import MemoryRange
 _HOLE_END = 4 << 30
 #: VMware's hole, but for machines with devices that are passed through.
 _USUAL_HOLE = 3 << 30
+#: Where holes start in most files; 0 for none.
+USUAL_HOLES = (0, _USUAL_HOLE)
 #: Holes of other sizes start at multiples of this.
 _HOLE_STEP = 64 << 20
 
