@@ -214,27 +214,41 @@ class VmwareStateStacker(interfaces.automagic.StackerLayerInterface):
     @staticmethod
     def _find_state(location: str) -> Optional[str]:
         """Returns the URL of the state file of a memory file, or None."""
-        for candidates in state_locations(location):
-            found = []
-            for candidate in filter(is_readable, candidates):
-                try:
-                    open_state(candidate)
-                    found.append(candidate)
-                except SourceError as error:
-                    # Volatility's stacker may read it.
-                    vollog.info(f"Not a usable state of a VMware machine: {error}")
-            if len(found) > 1:
-                found = [each for each in found if _fits(each, location)] or found
-            if len(found) > 1:
-                names = ", ".join(map(display_name, itertools.islice(found, 4)))
-                vollog.warning(
-                    f"More than one state may be that of {display_name(location)}: open the right "
-                    f"one with -f ({names})"
-                )
-                return None
-            if found:
-                return found[0]
-        return None
+        same_name, others = state_locations(location)
+        found = _usable_states(same_name)
+        if len(found) > 1:
+            found = [each for each in found if _fits(each, location)] or found
+        if not found:
+            # Of a machine that ran on since, or of another one, memory is not that of the state.
+            found = [each for each in _usable_states(others) if _fits(each, location)]
+        if len(found) > 1:
+            names = ", ".join(map(display_name, itertools.islice(found, 4)))
+            vollog.warning(
+                f"More than one state may be that of {display_name(location)}: open the right "
+                f"one with -f ({names})"
+            )
+            return None
+        return found[0] if found else None
+
+
+def _usable_states(locations: Sequence[str]) -> list[str]:
+    """Returns which of some URLs are state files with memory in a file of its own.
+
+    Of a file that is there under several names, as symbolic links are, it returns the first.
+    """
+    found: dict[Hashable, str] = {}
+    for location in filter(is_readable, locations):
+        try:
+            state = open_state(location)
+        except SourceError as error:
+            # Volatility's stacker may read it.
+            vollog.info(f"Not a usable state of a VMware machine: {error}")
+            continue
+        if state.has_memory and state.memory_offset is None:
+            found.setdefault(file_state(location) or location, location)
+        else:
+            vollog.info(f"{display_name(location)} has no memory in another file")
+    return list(found.values())
 
 
 def _fits(state_location: str, memory_location: str) -> bool:
