@@ -111,22 +111,27 @@ def open_machine(state_location: str, memory_location: Optional[str]) -> Machine
             size,
             state_memory_locations(state_location),
         )
-        return Machine(memory, _vcpus(state, memory, state_location), identity, origin)
+        return Machine(memory, _vcpus(state, memory), identity, origin)
 
     return kept_machine([state_location, memory_location], make)
 
 
-def _vcpus(state: VmwareState, memory: Memory, location: str) -> Sequence[VCPU]:
+def _vcpus(state: VmwareState, memory: Memory) -> Sequence[VCPU]:
     """Returns the vCPUs in the reading of the registers that checks out in memory."""
     if not state.vcpus_by_number:
         return state.vcpus
-    likelier = stack_pointer.likelier(memory.read, state.vcpus, state.vcpus_by_number)
-    if likelier is None:
+    found = stack_pointer.likelier(memory.read, state.vcpus, state.vcpus_by_number)
+    return state.vcpus if found is None else found
+
+
+def _report_reading(state: VmwareState, machine: Machine) -> None:
+    """Warns when neither the file nor the guest's memory tells RSP from RBP."""
+    readings = state.vcpus, state.vcpus_by_number
+    if readings[1] and stack_pointer.likelier(machine.memory.read, *readings) is None:
         vollog.warning(
-            f"{display_name(location)} does not tell RSP from RBP, and nor does the guest's "
-            f"memory: they may be exchanged"
+            f"{display_name(machine.origin.location)} does not tell RSP from RBP, and nor does the "
+            f"guest's memory: they may be exchanged"
         )
-    return likelier or state.vcpus
 
 
 class VmwareStateLayer(DescribedMemoryLayer):
@@ -209,6 +214,7 @@ class VmwareStateStacker(interfaces.automagic.StackerLayerInterface):
         )
         new_layer = VmwareStateLayer(context, path, name)
         stacking.report(new_layer.machine, state.left_out)
+        _report_reading(state, new_layer.machine)
         return new_layer
 
     @staticmethod
