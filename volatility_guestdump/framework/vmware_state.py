@@ -3,34 +3,27 @@
 import itertools
 import logging
 from collections.abc import Hashable, Sequence
-from typing import Optional
+from typing import Any, Optional
 
 from volatility3.framework import constants, exceptions, interfaces
 from volatility3.framework.layers import physical
 
-from volatility_guestdump.exceptions import (
-    AddressError,
-    MemoryFileError,
-    SourceError,
-    UnrecognizedSource,
-)
+from volatility_guestdump.exceptions import MemoryFileError, SourceError, UnrecognizedSource
 from volatility_guestdump.files.companions import (
     is_suspend_file,
     looks_like_state_file,
     state_locations,
     state_memory_locations,
 )
-from volatility_guestdump.files.location import (
-    STREAM_ERRORS,
-    display_name,
-    file_state,
-    is_readable,
-    open_location,
-)
+from volatility_guestdump.files.location import display_name, file_state, is_readable
 from volatility_guestdump.files.memory_file import MemoryStream, open_memory_file
 from volatility_guestdump.files.physical import PhysicalMemory
 from volatility_guestdump.framework import stacking
-from volatility_guestdump.framework.layers import DescribedMemoryLayer, kept_machine
+from volatility_guestdump.framework.layers import (
+    DescribedMemoryLayer,
+    kept_machine,
+    opened_source,
+)
 from volatility_guestdump.kept import Kept
 from volatility_guestdump.machine import VCPU, Machine, Memory, Origin
 from volatility_guestdump.sources.vmware_state import MAGICS, OLD_MAGICS, VmwareState
@@ -60,19 +53,10 @@ def open_state(location: str) -> VmwareState:
 
 
 def _read_state(location: str) -> VmwareState:
-    name = display_name(location)
-    try:
-        # Before a compressed file is indexed, which takes long, for it may be any.
-        with open_location(location) as stream:
-            magic = int.from_bytes(stream.read(4), "little")
-        if magic not in MAGICS | OLD_MAGICS:
-            raise UnrecognizedSource(
-                f"{name}: magic {magic:#x} is not that of VMware's state files"
-            )
-        memory_stream = MemoryStream(open_memory_file(location))
-        return VmwareState.parse(memory_stream, name)  # type: ignore[arg-type] # it reads bytes
-    except (*STREAM_ERRORS, AddressError, MemoryFileError) as error:
-        raise SourceError(f"{name}: {error}") from error
+    magics = [magic.to_bytes(4, "little") for magic in MAGICS | OLD_MAGICS]
+    with opened_source(location, magics, "no state file of VMware") as file:
+        stream: Any = MemoryStream(file)
+        return VmwareState.parse(stream, display_name(location))
 
 
 def open_machine(state_location: str, memory_location: Optional[str]) -> Machine:
@@ -137,17 +121,7 @@ def _report_reading(state: VmwareState, machine: Machine) -> None:
 class VmwareStateLayer(DescribedMemoryLayer):
     """The guest-physical memory of a .vmsn or .vmss file, and of the .vmem that belongs to it."""
 
-    def __init__(
-        self,
-        context: interfaces.context.ContextInterface,
-        config_path: str,
-        name: str,
-        metadata: Optional[dict[str, object]] = None,
-    ) -> None:
-        try:
-            super().__init__(context, config_path, name, metadata)
-        except SourceError as error:
-            raise VmwareStateFormatException(name, str(error)) from error
+    format_exception = VmwareStateFormatException
 
     def _make_machine(self) -> Machine:
         return open_machine(self.describing_location, self.memory_location)
@@ -159,8 +133,7 @@ class VmwareStateStacker(interfaces.automagic.StackerLayerInterface):
     What cannot be read here is left to Volatility's VmwareStacker.
     """
 
-    # Before GuestDumpStacker (5): where a .vmem has both descriptions it is a snapshot's memory.
-    stack_order = 4
+    stack_order = stacking.Order.VMWARE_STATE
 
     @classmethod
     def stack(
