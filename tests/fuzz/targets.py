@@ -45,6 +45,7 @@ from volatility_guestdump.linux.orc import OrcTable, find_form
 from volatility_guestdump.linux.stacks import Stacks
 from volatility_guestdump.machine import PAGE_SIZE, REGISTERS, VCPU, MemoryRange
 from volatility_guestdump.plugins.guestdump import Backtrace, Info, Registers
+from volatility_guestdump.report import rows
 from volatility_guestdump.sources.debug_guest import GuestFile
 from volatility_guestdump.sources.qemu_elf import QemuElf
 from volatility_guestdump.sources.vmware_state import VmwareState
@@ -419,7 +420,7 @@ def _look_at(rng: random.Random, kernel: LinuxKernel, guest: GuestFile) -> None:
 
 def _shown(frames: object) -> None:
     for frame in frames:  # type: ignore[attr-defined]
-        assert frame.symbol.isprintable() and frame.note.isprintable()
+        assert frame.symbol.isprintable() and rows.notes(frame.notes).isprintable()
 
 
 #: Name -> target. The cheap ones are run more often.
