@@ -29,9 +29,9 @@ _LINES = 4
 class Order(enum.IntEnum):
     """The order in which stackers are asked: Volatility's `stack_order`.
 
-    Volatility's own have 10 and 11 (formats of memory images), 20 (VmwareStacker), 34 and 35 (Linux,
-    Mac) and 40 (Windows). Those of formats ask for the size of a file, for which all of a compressed
-    one is decompressed, so ours come first. Those of systems scan all of memory.
+    Volatility's own have 10 and 11 (formats of memory images), 20 (VmwareStacker), 34 and 35
+    (Linux, Mac) and 40 (Windows). Those of formats ask for the size of a file, for which all of a
+    compressed one is decompressed, so ours come first. Those of systems scan all of memory.
     """
 
     #: Before `GUEST_DUMP`: where a .vmem has both descriptions it is a snapshot's memory.
