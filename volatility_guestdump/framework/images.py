@@ -12,7 +12,6 @@ from volatility3.framework.layers import physical
 
 from volatility_guestdump import kernels
 from volatility_guestdump.exceptions import (
-    AddressError,
     MemoryFileError,
     SourceError,
     UnrecognizedSource,
@@ -20,18 +19,22 @@ from volatility_guestdump.exceptions import (
 from volatility_guestdump.files.location import (
     GZIP_SUFFIX,
     MEMORY_SUFFIX,
-    STREAM_ERRORS,
     display_name,
     file_state,
     has_suffix,
     is_readable,
     local_path,
-    open_location,
     without_gzip,
 )
 from volatility_guestdump.files.memory_file import Content, MemoryStream, open_memory_file
 from volatility_guestdump.files.physical import PhysicalMemory
-from volatility_guestdump.framework.layers import MachineLayer, MemoryFileLayer, kept_machine
+from volatility_guestdump.framework import stacking
+from volatility_guestdump.framework.layers import (
+    FileMachineLayer,
+    MemoryFileLayer,
+    kept_machine,
+    opened_source,
+)
 from volatility_guestdump.kept import Kept
 from volatility_guestdump.linux import memory_map, vmcoreinfo
 from volatility_guestdump.linux.find import maps_an_image, search_kernel
@@ -43,8 +46,6 @@ from volatility_guestdump.sources import avml, lime, raw
 from volatility_guestdump.x86.paging import PageTables
 
 vollog = logging.getLogger(__name__)
-
-join = interfaces.configuration.path_join
 
 #: How far the end of RAM that the firmware reports may be from the hole: it keeps some for itself.
 _FIRMWARE_LIMIT = 64 << 20
@@ -74,17 +75,9 @@ def open_lime(location: str) -> Machine:
     """
 
     def make(identity: Hashable) -> Machine:
-        name = display_name(location)
-        try:
-            # Before a compressed file is indexed, which takes long, for it may be any.
-            with open_location(location) as stream:
-                if stream.read(len(lime.MAGIC)) != lime.MAGIC:
-                    raise UnrecognizedSource(f"{name} is not in LiME's format")
-            file = open_memory_file(location)
-            memory_stream: Any = MemoryStream(file)
-            ranges = lime.parse(memory_stream, file.size, name)
-        except (*STREAM_ERRORS, AddressError) as error:
-            raise SourceError(f"{name}: {error}") from error
+        with opened_source(location, [lime.MAGIC], "not in LiME's format") as file:
+            stream: Any = MemoryStream(file)
+            ranges = lime.parse(stream, file.size, display_name(location))
         return _machine("LiME", location, ranges, file, identity)
 
     return kept_machine([location], make, "LiME")
@@ -107,14 +100,8 @@ def open_avml_file(location: str) -> avml.AvmlFile:
 
 
 def _open_avml_file(location: str) -> avml.AvmlFile:
-    name = display_name(location)
-    try:
-        with open_location(location) as stream:
-            if stream.read(len(avml.MAGIC)) != avml.MAGIC:
-                raise UnrecognizedSource(f"{name} is not in AVML's format")
-        return avml.AvmlFile(open_memory_file(location), name)
-    except (*STREAM_ERRORS, AddressError) as error:
-        raise SourceError(f"{name}: {error}") from error
+    with opened_source(location, [avml.MAGIC], "not in AVML's format") as file:
+        return avml.AvmlFile(file, display_name(location))
 
 
 #: Two, for whoever compares two guests.
@@ -222,39 +209,10 @@ def _checked_hole(location: str, kernel: LinuxKernel, hole: int, file: Content) 
     return hole
 
 
-class _ImageLayer(MachineLayer):
-    """A machine that one file makes.
-
-    Attributes:
-        file_layer: class of the layer of that file.
-    """
-
-    file_layer: type[MemoryFileLayer] = MemoryFileLayer
-
-    def __init__(
-        self,
-        context: interfaces.context.ContextInterface,
-        config_path: str,
-        name: str,
-        metadata: Optional[dict[str, Any]] = None,
-    ) -> None:
-        try:
-            super().__init__(context, config_path, name, metadata)
-        except SourceError as error:
-            raise ImageFormatException(name, str(error)) from error
-
-    @property
-    def _location(self) -> str:
-        return str(self.context.layers[str(self._base_layer)].config["location"])
-
-    @classmethod
-    def get_requirements(cls) -> list[interfaces.configuration.RequirementInterface]:
-        """Returns the layer of the file."""
-        return [requirements.TranslationLayerRequirement(name="base_layer", optional=False)]
-
-
-class LimeMemoryLayer(_ImageLayer):
+class LimeMemoryLayer(FileMachineLayer):
     """The guest-physical memory in a LiME file."""
+
+    format_exception = ImageFormatException
 
     def _make_machine(self) -> Machine:
         return open_lime(self._location)
@@ -269,17 +227,20 @@ class AvmlFileLayer(MemoryFileLayer):
         return open_avml_file(str(self.config["location"]))
 
 
-class AvmlMemoryLayer(_ImageLayer):
+class AvmlMemoryLayer(FileMachineLayer):
     """The guest-physical memory in a file of AVML."""
 
+    format_exception = ImageFormatException
     file_layer = AvmlFileLayer
 
     def _make_machine(self) -> Machine:
         return open_avml(self._location)
 
 
-class RawMemoryLayer(_ImageLayer):
+class RawMemoryLayer(FileMachineLayer):
     """The guest-physical memory in a raw file, with a hole put back where it has one."""
+
+    format_exception = ImageFormatException
 
     def _make_machine(self) -> Machine:
         return open_raw(self._location, int(str(self.config.get("hole", None) or 0)))
@@ -303,8 +264,7 @@ class ImageStacker(interfaces.automagic.StackerLayerInterface):
 
     # Plugins for others are left to Volatility's own stackers.
     exclusion_list = ["mac", "windows"]
-    # Before Volatility's (from 10), and behind those of formats with registers.
-    stack_order = 8
+    stack_order = stacking.Order.IMAGE
     #: A layer of a file that it stacks on too, besides Volatility's.
     file_layer: type[physical.FileLayer] = physical.FileLayer
 
@@ -335,32 +295,15 @@ class ImageStacker(interfaces.automagic.StackerLayerInterface):
         location: str,
         progress: constants.ProgressCallback,
     ) -> Optional[interfaces.layers.DataLayerInterface]:
-        layers: tuple[tuple[Callable[[str], Machine], type[_ImageLayer]], ...] = (
+        layers: tuple[tuple[Callable[[str], Machine], type[FileMachineLayer]], ...] = (
             (open_lime, LimeMemoryLayer),
             (open_avml, AvmlMemoryLayer),
         )
         for open_machine, layer_class in layers:
             with contextlib.suppress(UnrecognizedSource):
                 open_machine(location)
-                return _new_layer(context, layer_class, location)
+                return stacking.layer_of_file(context, layer_class, location)
         return None
-
-
-def _new_layer(
-    context: interfaces.context.ContextInterface,
-    layer_class: type[_ImageLayer],
-    location: str,
-    hole: int = 0,
-) -> interfaces.layers.DataLayerInterface:
-    name = context.layers.free_layer_name(layer_class.__name__)
-    path = join("GuestDumpHelper", name)
-    base = context.layers.free_layer_name("FileLayer")
-    context.config[join(path, "base_layer", "location")] = location
-    context.layers.add_layer(layer_class.file_layer(context, join(path, "base_layer"), base))
-    context.config[join(path, "base_layer")] = base
-    if hole:
-        context.config[join(path, "hole")] = hole
-    return layer_class(context, path, name)
 
 
 class CompressedFileStacker(ImageStacker):
@@ -369,8 +312,7 @@ class CompressedFileStacker(ImageStacker):
     Volatility would decompress it from its start again and again.
     """
 
-    # Behind our own formats, which open such files by themselves.
-    stack_order = 9
+    stack_order = stacking.Order.COMPRESSED
 
     @classmethod
     def _stack(
@@ -383,16 +325,15 @@ class CompressedFileStacker(ImageStacker):
             return None
         open_memory_file(location, progress=progress)
         name = context.layers.free_layer_name(MemoryFileLayer.__name__)
-        path = join("GuestDumpHelper", name)
-        context.config[join(path, "location")] = location
+        path = stacking.join("GuestDumpHelper", name)
+        context.config[stacking.join(path, "location")] = location
         return MemoryFileLayer(context, path, name)
 
 
 class RawMemoryStacker(ImageStacker):
     """Stacks a RawMemoryLayer on a file whose low memory leads to a Linux kernel."""
 
-    # Behind the stackers of all formats.
-    stack_order = 25
+    stack_order = stacking.Order.RAW
     file_layer = MemoryFileLayer
 
     @classmethod
@@ -403,13 +344,15 @@ class RawMemoryStacker(ImageStacker):
         progress: constants.ProgressCallback,
     ) -> Optional[interfaces.layers.DataLayerInterface]:
         hole = hole_by_low_memory(location)
-        return None if hole is None else _new_layer(context, RawMemoryLayer, location, hole)
+        if hole is None:
+            return None
+        return stacking.layer_of_file(context, RawMemoryLayer, location, hole=hole)
 
 
 class VmemStacker(RawMemoryStacker):
     """Does the same for a .vmem that is alone, before Volatility warns that it is."""
 
-    stack_order = 8
+    stack_order = stacking.Order.LONE_VMEM
 
     @classmethod
     def _stack(
@@ -430,8 +373,7 @@ class VmemStacker(RawMemoryStacker):
 class RawSearchStacker(ImageStacker):
     """Stacks a RawMemoryLayer on a file in which a search finds a Linux kernel."""
 
-    # Behind Volatility's stackers for Linux (34 and 35).
-    stack_order = 36
+    stack_order = stacking.Order.RAW_SEARCH
     file_layer = MemoryFileLayer
 
     @classmethod
@@ -442,4 +384,6 @@ class RawSearchStacker(ImageStacker):
         progress: constants.ProgressCallback,
     ) -> Optional[interfaces.layers.DataLayerInterface]:
         hole = hole_by_search(location, progress)
-        return None if hole is None else _new_layer(context, RawMemoryLayer, location, hole)
+        if hole is None:
+            return None
+        return stacking.layer_of_file(context, RawMemoryLayer, location, hole=hole)

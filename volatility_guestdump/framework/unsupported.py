@@ -10,6 +10,7 @@ from volatility3.framework import constants, interfaces
 from volatility3.framework.layers import physical
 
 from volatility_guestdump.files.location import STREAM_ERRORS, display_name, open_location
+from volatility_guestdump.framework.stacking import Order
 
 vollog = logging.getLogger(__name__)
 
@@ -38,8 +39,7 @@ SIGNATURES: Mapping[bytes, str] = {
 class UnsupportedFormatStacker(interfaces.automagic.StackerLayerInterface):
     """Stacks nothing: says what a file is that cannot be read, and how to get one that can."""
 
-    # Behind the stackers of formats that are read here.
-    stack_order = 7
+    stack_order = Order.UNSUPPORTED
 
     @classmethod
     def stack(
