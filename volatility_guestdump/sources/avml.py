@@ -17,6 +17,7 @@ decompressing any; one is decompressed, and its checksum checked, when it is rea
 
 import array
 import bisect
+import importlib
 import mmap
 import struct
 from collections import OrderedDict
@@ -29,11 +30,6 @@ from volatility_guestdump.exceptions import (
     UnrecognizedSource,
 )
 from volatility_guestdump.machine import MemoryRange
-
-try:
-    import cramjam
-except ImportError:  # pragma: no cover
-    cramjam = None  # type: ignore[assignment] # a module that is not there
 
 MAGIC = b"AVML"
 _VERSION = 2
@@ -89,8 +85,12 @@ class AvmlFile:
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self.size = 0
         self.ranges: Sequence[MemoryRange] = self._read_blocks()
-        if cramjam is None:
-            raise SourceError(f"{name}: AVML's format needs cramjam (pip install cramjam)")
+        # Imported for a file of AVML's alone: every start of vol would pay for it.
+        try:
+            self._cramjam: Any = importlib.import_module("cramjam")
+        except ImportError:
+            message = f"{name}: AVML's format needs cramjam (pip install cramjam)"
+            raise SourceError(message) from None
 
     def _read_blocks(self) -> list[MemoryRange]:
         ranges: list[MemoryRange] = []
@@ -201,8 +201,8 @@ class AvmlFile:
             place = self._places[number]
             packed = self._file.read(place, self._lengths[number])
             try:
-                chunk = bytes(cramjam.snappy.decompress(_STREAM_START + packed))
-            except (cramjam.DecompressionError, ValueError) as error:
+                chunk = bytes(self._cramjam.snappy.decompress(_STREAM_START + packed))
+            except (self._cramjam.DecompressionError, ValueError) as error:
                 raise MediumError(
                     self._starts[number], f"{self._name}: damaged at {place:#x}: {error}"
                 ) from error
