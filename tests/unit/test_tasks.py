@@ -6,11 +6,11 @@ from typing import Any, NamedTuple, Optional, cast
 import pytest
 
 from tests.helpers import IDLE_VCPU
-from volatility_guestdump.exceptions import AddressError
+from volatility_guestdump.exceptions import AddressError, BtfError
 from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.modules import Modules
-from volatility_guestdump.linux.tasks import Cpus, Tasks
+from volatility_guestdump.linux.tasks import Cpus, Task, Tasks, state_letter
 from volatility_guestdump.machine import VCPU
 from volatility_guestdump.x86.paging import CR0_PG, PagingMode
 
@@ -53,7 +53,10 @@ class FakeBtf:
 
     def offset(self, structure: str, member: str) -> int:
         """Returns where a member lies."""
-        return OFFSETS[structure, member]
+        try:
+            return OFFSETS[structure, member]
+        except KeyError as error:
+            raise BtfError(f"no {structure}.{member}") from error
 
     def member(self, structure: str, name: str) -> Member:
         """Returns a member."""
@@ -270,3 +273,44 @@ def test_names_are_read_when_they_are_asked_for() -> None:
     before = kernel.reads
     assert str(modules.locate(0x100012)) == "early+0x2 [a]"
     assert kernel.reads - before < 8
+
+
+@pytest.mark.parametrize(
+    ("state", "ended", "letter"),
+    [
+        (0, 0, "R"),
+        (0x1, 0, "S"),
+        (0x2, 0, "D"),
+        (0x102, 0, "D"),  # killable
+        (0x402, 0, "I"),
+        (0x4, 0, "T"),
+        (0x8, 0, "t"),
+        (0x80, 0x10, "X"),
+        (0x80, 0x20, "Z"),
+        (0x40, 0, "P"),
+        (0x1000, 0, "D"),  # rtlock
+        (0x8000, 0, "D"),  # frozen
+        (0x2001, 0, "S"),  # may be frozen
+        (0x800, 0, "R"),  # new
+    ],
+)
+def test_letters_of_states(state: int, ended: int, letter: str) -> None:
+    """They are those of /proc."""
+    assert state_letter(state, ended) == letter
+
+
+@pytest.mark.parametrize("name", ["state", "__state"])
+def test_the_state_of_a_task(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """It is read where either kind of kernel has it; where it is not there, it is not known."""
+    kernel = FakeKernel()
+    task = Task(BASE + 0x100, 1, 1, "init")
+    btf = cast(Btf, cast(Any, FakeBtf()))
+    assert Tasks(cast(LinuxKernel, cast(Any, kernel)), btf).state(task) == "?"
+    monkeypatch.setitem(OFFSETS, ("task_struct", name), 80)
+    monkeypatch.setitem(OFFSETS, ("task_struct", "exit_state"), 96)
+    tasks = Tasks(cast(LinuxKernel, cast(Any, kernel)), btf)
+    kernel.put(task.address + 80, 2)
+    assert tasks.state(task) == "D"
+    kernel.put(task.address + 96, 0x20)
+    assert tasks.state(task) == "Z"
+    assert tasks.state(task._replace(address=0x40)) == "?"

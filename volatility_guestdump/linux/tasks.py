@@ -26,6 +26,29 @@ _MAXIMUM_TASKS = 1 << 20
 
 _COMM_SIZE = 16
 
+#: States of tasks as /proc and ps(1) name them. Those up to X are bits of task_struct.__state (a
+#: member named state before 5.14, 2f064a59a11f) and of exit_state, the lowest being S; the values
+#: are those since 4.14 (include/linux/sched.h, fs/proc/array.c).
+STATES = "RSDTtXZPI"
+_REPORTED_BITS = 0x7F
+_UNINTERRUPTIBLE, _TASK_IDLE = 0x2, 0x402
+#: Waiting for a lock with PREEMPT_RT (from 5.15), and frozen (from 6.1, f5d39b020809): shown as D.
+_SHOWN_UNINTERRUPTIBLE = 0x9000
+
+
+def state_letter(state: int, exit_state: int) -> str:
+    """Returns the letter of a task's state, as /proc shows it.
+
+    Args:
+        state: task_struct.__state.
+        exit_state: task_struct.exit_state.
+    """
+    if state & _SHOWN_UNINTERRUPTIBLE:
+        return "D"
+    if state & _TASK_IDLE == _TASK_IDLE:
+        return "I"
+    return STATES[((state | exit_state) & _REPORTED_BITS).bit_length()]
+
 
 class Task(NamedTuple):
     """A task (a thread) of the kernel.
@@ -66,6 +89,17 @@ class Tasks:
         self._on_cpu = on_cpu.bit_offset // 8
         # An int up to 6.x, a byte since.
         self._on_cpu_size = btf.size(btf.resolve(on_cpu.type))
+        self._state: Optional[tuple[int, int]] = None
+        with contextlib.suppress(BtfError):
+            self._state = self._state_offsets()
+
+    def _state_offsets(self) -> tuple[int, int]:
+        offset = self._btf.offset
+        try:
+            state = offset("task_struct", "__state")
+        except BtfError:
+            state = offset("task_struct", "state")
+        return state, offset("task_struct", "exit_state")
 
     def at(self, address: int) -> Task:
         """Reads the task at an address.
@@ -73,10 +107,14 @@ class Tasks:
         Raises:
             AddressError: it is not in the dump.
         """
-        read = self._kernel.read
-        (pid,) = struct.unpack("<i", read(address + self._pid, 4))
-        (tgid,) = struct.unpack("<i", read(address + self._tgid, 4))
-        return Task(address, pid, tgid, printable(read(address + self._comm, _COMM_SIZE)))
+        # In one read: there may be many tasks.
+        first = min(self._pid, self._tgid, self._comm)
+        end = max(self._pid + 4, self._tgid + 4, self._comm + _COMM_SIZE)
+        data = self._kernel.read(address + first, end - first)
+        (pid,) = struct.unpack_from("<i", data, self._pid - first)
+        (tgid,) = struct.unpack_from("<i", data, self._tgid - first)
+        comm = data[self._comm - first :][:_COMM_SIZE]
+        return Task(address, pid, tgid, printable(comm))
 
     def stack_pointer(self, task: Task) -> int:
         """Returns where a task that is not running left its stack.
@@ -94,6 +132,21 @@ class Tasks:
         """
         size = self._on_cpu_size
         return self._kernel.read(task.address + self._on_cpu, size) != bytes(size)
+
+    def state(self, task: Task) -> str:
+        """Returns the letter of a task's state, one of `STATES`; "?" when it is not known."""
+        if self._state is None:
+            return "?"
+        state, exit_state = self._state
+        first = min(state, exit_state)
+        try:
+            # In one read: there may be many tasks.
+            data = self._kernel.read(task.address + first, max(state, exit_state) + 4 - first)
+        except AddressError:
+            return "?"
+        (now,) = struct.unpack_from("<I", data, state - first)
+        (ended,) = struct.unpack_from("<I", data, exit_state - first)
+        return state_letter(now, ended)
 
     def __iter__(self) -> Iterator[Task]:
         """Yields every thread of every process, but no idle task; ends where a list is damaged."""

@@ -14,6 +14,7 @@ from volatility_guestdump.files.location import file_state, memory_locations
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.log import panic_message
 from volatility_guestdump.linux.stacks import PanicTask, Stacks
+from volatility_guestdump.linux.system import NOTHING_TOLD, SystemFacts, system_facts
 from volatility_guestdump.machine import Machine, MemoryRange
 from volatility_guestdump.windows.kernel import WindowsKernel
 from volatility_guestdump.x86.paging import PagingMode, find_paging
@@ -84,6 +85,19 @@ class Symbols:
 
 
 @dataclass(frozen=True)
+class TaskCount:
+    """How many tasks (threads) a guest has, without the idle ones.
+
+    Attributes:
+        all: of them.
+        uninterruptible: those in uninterruptible sleep, state D.
+    """
+
+    all: int
+    uninterruptible: int
+
+
+@dataclass(frozen=True)
 class KernelFacts:
     """A kernel; what is not known is None.
 
@@ -93,6 +107,8 @@ class KernelFacts:
         system: what it is, "Linux 6.1.0-56-cloud-amd64 (x64)".
         banner: what identifies it.
         build_id: in hexadecimal.
+        told: what it tells of its system.
+        tasks: how many there are.
         virtual_base: virtual address of the image's start.
         kaslr_shift: how far it runs from where it was linked to.
         physical_base: guest-physical address of the image's start.
@@ -107,6 +123,8 @@ class KernelFacts:
     system: Optional[str] = None
     banner: Optional[str] = None
     build_id: Optional[str] = None
+    told: SystemFacts = NOTHING_TOLD
+    tasks: Optional[TaskCount] = None
     virtual_base: Optional[int] = None
     kaslr_shift: Optional[int] = None
     physical_base: Optional[int] = None
@@ -168,6 +186,7 @@ def linux_facts(machine: Machine, kernel: LinuxKernel, installed: Optional[str])
         installed: URL of an installed ISF, or None.
     """
     missing = kernel.kallsyms_error
+    stacks = Stacks(kernel, machine.vcpus)
     try:
         has_types = bool(kernel.btf)
     except BtfError as error:
@@ -179,14 +198,24 @@ def linux_facts(machine: Machine, kernel: LinuxKernel, installed: Optional[str])
         kernel.system,
         kernel.shown_banner,
         kernel.build_id,
+        system_facts(kernel),
+        _task_count(stacks),
         kernel.virtual_base,
         kernel.kaslr_shift,
         kernel.physical_base,
         kernel.page_map,
         Symbols(installed, kernel.kallsyms is not None, has_types, missing),
         panic_message(kernel),
-        Stacks(kernel, machine.vcpus).panic_task(),
+        stacks.panic_task(),
     )
+
+
+def _task_count(stacks: Stacks) -> Optional[TaskCount]:
+    if stacks.tasks is None:
+        return None
+    states = [stacks.tasks.state(task) for task in stacks.tasks]
+    # There is always a first process.
+    return TaskCount(len(states), states.count("D")) if states else None
 
 
 def windows_facts(

@@ -1,9 +1,11 @@
 """The facts in words: the rows of guestdump.Info."""
 
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from typing import Optional
 
 from volatility_guestdump.linux.stacks import PanicTask
+from volatility_guestdump.linux.system import taint_names
 from volatility_guestdump.report.facts import (
     FileState,
     KernelFacts,
@@ -55,6 +57,7 @@ def kernel_rows(facts: KernelFacts) -> Iterator[Row]:
         "Operating system": facts.system,
         "Kernel banner": facts.banner,
         "Kernel build id": facts.build_id,
+        **_told(facts),
         "Kernel virtual base": _hexadecimal(facts.virtual_base),
         "KASLR shift": _hexadecimal(facts.kaslr_shift),
         "Kernel physical base": _hexadecimal(facts.physical_base),
@@ -65,6 +68,42 @@ def kernel_rows(facts: KernelFacts) -> Iterator[Row]:
     }
     for variable, value in values.items():
         yield variable, value or UNKNOWN
+
+
+def _told(facts: KernelFacts) -> dict[str, Optional[str]]:
+    told, tasks = facts.told, facts.tasks
+    clock, load = told.clock, told.load
+    counted = f"{tasks.all} ({tasks.uninterruptible} in uninterruptible sleep)" if tasks else None
+    return {
+        "Host name": told.host_name,
+        "Date": utc(clock.time) if clock else None,
+        "Uptime": duration(clock.uptime) if clock else None,
+        "Load average": ", ".join(f"{average:.2f}" for average in load) if load else None,
+        "Tasks": counted,
+        "Command line": told.command_line,
+        "Taint": None if told.taint is None else taint(told.taint),
+    }
+
+
+def utc(time: datetime) -> str:
+    """Returns a time of the day as Volatility shows it, in whole seconds."""
+    return f"{time:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def duration(time: timedelta) -> str:
+    """Returns a duration in words, "2 d 3 h 4 min 5 s"."""
+    minutes, seconds = divmod(time // timedelta(seconds=1), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")]
+    first = next((at for at, (number, _) in enumerate(parts) if number), len(parts) - 1)
+    return " ".join(f"{number} {unit}" for number, unit in parts[first:])
+
+
+def taint(value: int) -> str:
+    """Returns what a kernel is tainted by: "4097 (P proprietary module, O out-of-tree module)"."""
+    names = ", ".join(" ".join(name) for name in taint_names(value))
+    return f"{value} ({names})" if names else "0 (not tainted)"
 
 
 def _hexadecimal(value: Optional[int]) -> Optional[str]:
