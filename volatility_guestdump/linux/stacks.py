@@ -1,7 +1,7 @@
 """What the vCPUs and tasks of a guest were doing: their stacks, and who panicked."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Optional
 
 from volatility_guestdump.exceptions import AddressError, BtfError
@@ -23,6 +23,30 @@ class Stack(NamedTuple):
     vcpu: Optional[VCPU]
     task: Optional[Task]
     frames: Sequence[Frame]
+
+
+class StackGroup(NamedTuple):
+    """Tasks whose stacks have the same frames.
+
+    Attributes:
+        tasks: in the order of their stacks; None for one that cannot be told.
+        frames: of the first of them; in the others only the stack pointers differ.
+    """
+
+    tasks: Sequence[Optional[Task]]
+    frames: Sequence[Frame]
+
+
+def grouped(stacks: Iterable[Stack]) -> list[StackGroup]:
+    """Returns stacks by their frames, the largest group first."""
+    groups: dict[tuple[tuple[int, str], ...], StackGroup] = {}
+    tasks: dict[tuple[tuple[int, str], ...], list[Optional[Task]]] = {}
+    for stack in stacks:
+        key = tuple((frame.ip, frame.note) for frame in stack.frames)
+        members = tasks.setdefault(key, [])
+        members.append(stack.task)
+        groups.setdefault(key, StackGroup(members, stack.frames))
+    return sorted(groups.values(), key=lambda group: -len(group.tasks))
 
 
 class PanicTask(NamedTuple):

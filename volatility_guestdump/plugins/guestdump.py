@@ -2,6 +2,7 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Plugins for the dumps that VMware ESXi writes of guests: debug.guest and debug.vmem."""
 
+import collections
 import json
 import logging
 import lzma
@@ -27,7 +28,8 @@ from volatility_guestdump.framework import installed, windows_symbols
 from volatility_guestdump.framework.machines import MachineRequirement, machine_below
 from volatility_guestdump.linux.isf.document import IsfView
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.stacks import Stack, Stacks
+from volatility_guestdump.linux.stacks import Stack, Stacks, grouped
+from volatility_guestdump.linux.tasks import STATES
 from volatility_guestdump.machine import REGISTERS, VCPU, Machine
 from volatility_guestdump.report import facts, rows
 from volatility_guestdump.windows.kernel import WindowsKernel
@@ -206,28 +208,23 @@ class Backtrace(GuestDumpPlugin):
                 description="Show only tasks with these process or thread numbers",
                 optional=True,
             ),
+            requirements.ListRequirement(
+                name="state",
+                element_type=str,
+                description=f"Show only tasks in these states, of {' '.join(STATES)}",
+                optional=True,
+            ),
+            requirements.BooleanRequirement(
+                name="group",
+                description="Show tasks with the same frames once, with their number",
+                default=False,
+                optional=True,
+            ),
         ]
 
     def _generator(self) -> Iterator[tuple[int, tuple[Any, ...]]]:
-        kernel = self.linux_kernel()
-        if kernel is None:
-            vollog.error(f"Only the stacks of Linux kernels can be unwound; {self.no_kernel()}")
-            return
-        if kernel.bits != 64:
-            vollog.error("Only the stacks of 64-bit kernels can be unwound")
-            return
-        stacks = Stacks(kernel, self.machine.vcpus)
-        if stacks.tasks_missing:
-            vollog.warning(f"The guest's tasks and modules cannot be told: {stacks.tasks_missing}")
-        pids = self.config.get("pid", None) or []
-        missing = set(pids)
-        # Whoever asks for a task wants it, running or not.
-        for stack in self._chosen(stacks, bool(self.config.get("tasks", False) or pids)):
+        for stack in self._stacks():
             task = stack.task
-            if pids and (task is None or not {task.pid, task.tgid} & set(pids)):
-                continue
-            if task is not None:
-                missing -= {task.pid, task.tgid}
             for number, frame in enumerate(stack.frames):
                 yield (
                     0,
@@ -243,6 +240,52 @@ class Backtrace(GuestDumpPlugin):
                     ),
                 )
 
+    def _grouped_generator(self) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        for group in grouped(self._stacks()):
+            names = collections.Counter(task.comm for task in group.tasks if task)
+            pids = [str(task.pid) for task in group.tasks if task]
+            for number, frame in enumerate(group.frames):
+                yield (
+                    0,
+                    (
+                        len(group.tasks),
+                        # Hundreds of numbers, once for each group.
+                        "" if number else " ".join(pids),
+                        "" if number else " ".join(name for name, _ in names.most_common()),
+                        number,
+                        format_hints.Hex(frame.ip),
+                        frame.symbol,
+                        frame.note,
+                    ),
+                )
+
+    def _stacks(self) -> Iterator[Stack]:
+        """Yields the stacks that the options ask for."""
+        kernel = self.linux_kernel()
+        if kernel is None:
+            vollog.error(f"Only the stacks of Linux kernels can be unwound; {self.no_kernel()}")
+            return
+        if kernel.bits != 64:
+            vollog.error("Only the stacks of 64-bit kernels can be unwound")
+            return
+        stacks = Stacks(kernel, self.machine.vcpus)
+        if stacks.tasks_missing:
+            vollog.warning(f"The guest's tasks and modules cannot be told: {stacks.tasks_missing}")
+        pids = self.config.get("pid", None) or []
+        states = self.config.get("state", None) or []
+        missing = set(pids)
+        # Whoever asks for tasks wants them, running or not.
+        asked = bool(self.config.get("tasks", False) or pids or states)
+        for stack in self._chosen(stacks, asked):
+            task = stack.task
+            if pids and (task is None or not {task.pid, task.tgid} & set(pids)):
+                continue
+            if task is not None:
+                missing -= {task.pid, task.tgid}
+            state = stacks.tasks.state(task) if stacks.tasks and task else None
+            if states and state not in states:
+                continue
+            yield stack
         for pid in sorted(missing):
             vollog.warning(f"There is no task with the number {pid} among those asked for")
 
@@ -255,6 +298,14 @@ class Backtrace(GuestDumpPlugin):
 
     def run(self) -> renderers.TreeGrid:
         """Returns the rows."""
+        if self.config.get("group", False):
+            return renderers.TreeGrid(
+                [
+                    *(("Tasks", int), ("PIDs", str), ("COMM", str), ("Frame", int)),
+                    *(("IP", format_hints.Hex), ("Symbol", str), ("Note", str)),
+                ],
+                self._grouped_generator(),
+            )
         return renderers.TreeGrid(
             [
                 *(("vCPU", int), ("PID", int), ("COMM", str), ("Frame", int)),
