@@ -21,7 +21,7 @@ fuzz: guest
 
 # A quarter of an hour; prints Markdown. The machine should have nothing else to do.
 bench: .venv tools
-	$(BIN)/python -m tests.lab 6.12 big busy >&2
+	$(BIN)/python -m tests.lab 6.12 next big busy large >&2
 	$(BIN)/python -m benchmarks
 
 # What CI checks before it runs the tests.

@@ -24,7 +24,7 @@ class Row(NamedTuple):
 
     Attributes:
         guest: its name.
-        plugin: its name.
+        plugin: its name, and its options.
         first: whether the cache is empty before every run.
         stock: whether stock Volatility runs it too.
         most: how often at most, for it takes long.
@@ -39,6 +39,10 @@ class Row(NamedTuple):
 
 PSLIST, INFO = "linux.pslist", "guestdump.Info"
 BOTH = (PSLIST, "linux.lsof", "linux.proc.Maps")
+FURTHER = tuple(
+    f"linux.{name}" for name in ("pagecache.Files", "sockstat", "psaux", "envars", "elfs")
+)
+ALL_TRACES = "guestdump.Backtrace --tasks"
 
 ROWS = (
     Row("6.12", "frameworkinfo.FrameworkInfo"),
@@ -46,11 +50,14 @@ ROWS = (
     *(Row("6.12", plugin) for plugin in (*BOTH, "linux.pagecache.Files")),
     Row("6.12", "linux.kallsyms", most=2),
     *(Row("6.12", plugin, stock=False) for plugin in (INFO, "guestdump.Backtrace")),
+    *(Row("next", plugin) for plugin in BOTH[:2]),
     Row("big", PSLIST, first=True, most=2),
     *(Row("big", plugin) for plugin in (*BOTH, "linux.pagecache.Files")),
     *(Row("big", plugin, stock=False) for plugin in (INFO, "guestdump.Backtrace")),
     *(Row("busy", plugin) for plugin in BOTH),
     Row("busy", INFO, stock=False),
+    *(Row("large", plugin, most=2) for plugin in (*BOTH, *FURTHER)),
+    *(Row("large", plugin, stock=False, most=2) for plugin in (INFO, ALL_TRACES)),
 )
 
 VCPUS = (2, 16, 128, 768)
@@ -111,6 +118,7 @@ class Benchmark:
                     f"{stock.seconds / ours.seconds:.1f}" if stock else "",
                     f"{ours.megabytes:.0f}",
                     f"{stock.megabytes:.0f}" if stock else "",
+                    f"{stock.megabytes / ours.megabytes:.1f}" if stock else "",
                     printed,
                 )
             )
@@ -130,7 +138,7 @@ class Benchmark:
         _table(
             (
                 *("guest", "plugin", "run", "ours s", "stock s", "stock / ours"),
-                *("ours MB", "stock MB", "rows"),
+                *("ours MB", "stock MB", "stock / ours", "rows"),
             ),
             lines,
         )
@@ -182,9 +190,10 @@ class Benchmark:
             }
             runs = processes.alternate(commands, self._runs, self._folder)
             found.append((subject, runs[INFO], runs[PSLIST]))
-        for name in ("busy", "big"):
-            info = self._medians[Row(name, INFO, stock=False)]["ours"]
-            found.append((self.subject(name), info, self._medians[Row(name, PSLIST)]["ours"]))
+        for name, most in (("busy", 1000), ("large", 2), ("big", 1000)):
+            info = self._medians[Row(name, INFO, stock=False, most=most)]["ours"]
+            pslist = self._medians[Row(name, PSLIST, most=most)]["ours"]
+            found.append((self.subject(name), info, pslist))
         print("## Growth\n")
         print("Medians in seconds, ours, later runs.\n")
         _table(

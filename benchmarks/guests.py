@@ -44,12 +44,12 @@ class Subject:
         return f"{mebibytes >> 10} GiB" if mebibytes >= 1 << 10 else f"{mebibytes} MiB"
 
     def ours(self, cache: pathlib.Path, plugin: str) -> list[str]:
-        """Returns the command that runs a plugin on the guest dump."""
-        return processes.ours(cache, "-f", self.guest, plugin)
+        """Returns the command that runs a plugin, with its options, on the guest dump."""
+        return processes.ours(cache, "-f", self.guest, *plugin.split())
 
     def stock(self, cache: pathlib.Path, plugin: str) -> list[str]:
-        """Returns the command that runs a plugin on the raw memory with the ISF."""
-        return processes.stock(cache, "-s", self.symbols, "-f", self.raw, plugin)
+        """Returns the command that runs a plugin, with its options, on the raw memory."""
+        return processes.stock(cache, "-s", self.symbols, "-f", self.raw, *plugin.split())
 
 
 def prepare(name: str, folder: pathlib.Path) -> Subject:

@@ -4,7 +4,7 @@ import json
 import os
 import pathlib
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Optional
 
 import pytest
@@ -41,6 +41,10 @@ class _Memory:
     def covers(self, address: int, length: int) -> bool:
         """Returns False."""
         return False
+
+    def stored(self) -> Iterator[MemoryRange]:
+        """Yields nothing."""
+        yield from self.ranges
 
 
 def machine(read: Read, vcpus: Sequence[VCPU]) -> Machine:

@@ -1,30 +1,80 @@
 """`python -m volatility_guestdump`: is Volatility able to find the plugins, and if not, how."""
 
+import importlib.metadata
 import importlib.util
+import json
 import pathlib
 import sys
 
-from volatility_guestdump import __version__
+import volatility_guestdump
+
+_PACKAGE = pathlib.Path(__file__).resolve().parent
+_DISTRIBUTION = "volatility3-guestdump"
+
+
+def _editable_folder() -> str:
+    """Returns the URL that the package was installed from with `pip install -e`, or ""."""
+    try:
+        text = importlib.metadata.distribution(_DISTRIBUTION).read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+    origin = json.loads(text or "{}")
+    return str(origin["url"]) if origin.get("dir_info", {}).get("editable") else ""
+
+
+def _obstacle(volatility: pathlib.Path) -> str:
+    """Returns why a plain `vol` does not show the plugins, and what to do; "" when it does.
+
+    Args:
+        volatility: folder of the package of Volatility.
+    """
+    error = volatility_guestdump.registration_error
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"it needs {error.name}: pip install {error.name}"
+    if error is not None:
+        versions = ">={}.{}.{},<{}.{}".format(
+            *volatility_guestdump.OLDEST_VOLATILITY, *volatility_guestdump.UNTESTED_VOLATILITY[:2]
+        )
+        return f'{error}: pip install "volatility3{versions}"'
+    # Volatility imports the files that it finds in its folders, not what could be imported.
+    if (volatility / "plugins" / "guestdump.py").is_file():
+        return ""
+    editable = _editable_folder()
+    if editable:
+        return (
+            "an editable install puts nothing into Volatility's folders: install without -e "
+            f'(pip install "{_PACKAGE.parent}"), or use -p'
+        )
+    return f"{volatility / 'plugins'} has no guestdump.py: pip install the package, or use -p"
+
+
+def _newer() -> str:
+    """Returns words for a Volatility that is newer than those that were tested, else ""."""
+    if volatility_guestdump.registration_error is not None:
+        return ""
+    version = volatility_guestdump.framework.VOLATILITY
+    if version < volatility_guestdump.UNTESTED_VOLATILITY:
+        return ""
+    return f": {'.'.join(map(str, version))} is newer than what was tested"
 
 
 def main() -> int:
-    """Prints version and place of the plugins.
+    """Prints version and place of the plugins, of Volatility, and whether they come together.
 
     Returns:
         0 when a plain `vol` finds the plugins, else 1.
     """
-    print(f"volatility_guestdump {__version__}")
-    found = importlib.util.find_spec("volatility3") is not None
-    plugin = importlib.util.find_spec("volatility3.plugins.guestdump") if found else None
-    if plugin is not None:
-        print(f"vol finds the plugins: yes, at {plugin.origin}")
-    elif found:
-        print("vol finds the plugins: no, give it the folder below")
+    print(f"volatility_guestdump {volatility_guestdump.__version__} at {_PACKAGE}")
+    found = importlib.util.find_spec("volatility3")
+    if found is None or found.origin is None:
+        obstacle = f"Volatility 3 is not installed for this Python, {sys.executable}"
     else:
-        print("vol finds the plugins: no, Volatility 3 is not installed for this Python")
-    folder = pathlib.Path(__file__).resolve().parent / "plugins"
-    print(f'A Volatility that is installed elsewhere finds them with: -p "{folder}"')
-    return 0 if plugin is not None else 1
+        volatility = pathlib.Path(found.origin).parent
+        print(f"Volatility 3 at {volatility}{_newer()}")
+        obstacle = _obstacle(volatility)
+    print(f"vol finds the plugins: {f'no, {obstacle}' if obstacle else 'yes'}")
+    print(f'A Volatility that is installed elsewhere finds them with: -p "{_PACKAGE / "plugins"}"')
+    return 1 if obstacle else 0
 
 
 if __name__ == "__main__":

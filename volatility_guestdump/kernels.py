@@ -5,7 +5,9 @@ from typing import Optional, Protocol
 
 from volatility_guestdump.kept import Kept
 from volatility_guestdump.linux.find import find_kernel as find_linux_kernel
+from volatility_guestdump.linux.find import search_kernel as search_linux_kernel
 from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.linux.search import Progress
 from volatility_guestdump.machine import Machine
 from volatility_guestdump.windows.find import find_kernel as find_windows_kernel
 from volatility_guestdump.windows.kernel import WindowsKernel
@@ -52,11 +54,19 @@ class _Kernels:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+        self._searched = False
 
     @functools.cached_property
     def linux(self) -> Optional[LinuxKernel]:
-        """The Linux kernel, or None."""
+        """The Linux kernel, or None when neither registers nor low memory lead to one."""
         return find_linux_kernel(self._machine)
+
+    def search_linux(self, progress: Progress) -> Optional[LinuxKernel]:
+        """Returns the Linux kernel, for which memory is searched once where it must be."""
+        if self.linux is None and not self._searched:
+            self._searched = True
+            self.linux = search_linux_kernel(self._machine.memory, progress)
+        return self.linux
 
     @functools.cached_property
     def windows(self) -> Optional[WindowsKernel]:
@@ -75,6 +85,25 @@ def _of(machine: Machine) -> _Kernels:
 def linux_kernel(machine: Machine) -> Optional[LinuxKernel]:
     """Returns the Linux kernel that a machine runs, or None."""
     return _of(machine).linux
+
+
+def search_linux(machine: Machine, progress: Progress = None) -> Optional[LinuxKernel]:
+    """Returns the Linux kernel that a machine runs, or None.
+
+    Where neither registers nor low memory lead to one, and no Windows kernel is known, all of
+    memory is searched; what is found then `linux_kernel` returns from then on.
+
+    Args:
+        machine: that is searched.
+        progress: called with per cent and a description while it is.
+    """
+    found = _of(machine)
+    return found.linux or (None if found.windows else found.search_linux(progress))
+
+
+def remember(machine: Machine, kernel: LinuxKernel) -> None:
+    """Tells which Linux kernel a machine runs, for whoever has searched for it."""
+    _of(machine).linux = kernel
 
 
 def windows_kernel(machine: Machine) -> Optional[WindowsKernel]:

@@ -4,7 +4,7 @@ Sources make machines of files; kernels are found in machines. Nothing here know
 or Volatility.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, Optional, Protocol
 
@@ -86,6 +86,9 @@ class Memory(Protocol):
     def covers(self, address: int, length: int) -> bool:
         """Whether all of a piece of memory, of one byte at least, is there."""
 
+    def stored(self) -> Iterator[MemoryRange]:
+        """Yields the runs of memory outside of which all bytes are known to be zero, ascending."""
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -97,6 +100,7 @@ class Origin:
         ranges: the runs of memory that the guest has, whether the memory file covers them or not.
         memory_location: URL of the file that holds its memory, or None when there is none.
         memory_file_size: bytes of memory in that file.
+        expected_memory: URLs at which the memory file was looked for, the likeliest first.
     """
 
     format: str
@@ -104,6 +108,7 @@ class Origin:
     ranges: Sequence[MemoryRange]
     memory_location: Optional[str]
     memory_file_size: int
+    expected_memory: Sequence[str] = ()
 
     @property
     def memory_size(self) -> int:

@@ -12,14 +12,18 @@ _PACKAGE = pathlib.Path(__file__).resolve().parent
 def folder() -> pathlib.Path:
     """Returns the folder of the data files.
 
-    They are a subpackage where the package is installed. In a checkout they lie beside the package;
-    a folder of that name beside an installed package is somebody else's.
+    They are a subpackage where the package is installed. In a checkout they lie beside the package,
+    with what the package is built from; a folder of that name beside an installed package is
+    somebody else's.
+
+    Raises:
+        FileNotFoundError: they lie at neither place.
     """
     installed = _PACKAGE / "symbols"
     if installed.is_dir():
         return installed
     root = _PACKAGE.parent
-    if not (root / "setup.py").is_file():
+    if not all((root / name).is_file() for name in ("setup.py", "pyproject.toml", "MANIFEST.in")):
         raise FileNotFoundError(f"{installed} is missing: install volatility_guestdump again")
     return root / "symbols"
 

@@ -199,7 +199,7 @@ def _structures() -> list[tuple[int, int]]:
     for stack in [*map(real.of_vcpu, guest.vcpus), *real.of_tasks()]:
         if stack.task is not None:
             found.append((stack.task.address, 0x2000))
-            found += [(frame.sp, 64) for frame in stack.frames[:4]]
+            found += [(frame.sp, 64) for frame in stack.frames[:4] if frame.sp is not None]
     places = []
     for place, size in found:
         with contextlib.suppress(AddressError):
@@ -214,7 +214,7 @@ class _DamagedFile(MemoryFile):
 
     def __init__(self, rng: random.Random) -> None:
         _, _, memory = _real()
-        assert memory.file is not None
+        assert isinstance(memory.file, MemoryFile)
         self._sound = memory.file
         self.location, self.size = memory.file.location, memory.file.size
         # No map of the file: it would show what is sound.

@@ -9,7 +9,7 @@ import random
 import re
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 BASE = 0xFFFFFFFF82000000
 BASE_32 = 0xC2000000
@@ -69,9 +69,13 @@ class Image(NamedTuple):
         return self._replace(data=self.data[:offset] + data + self.data[offset + len(data) :])
 
 
-def tokens_of_kernel() -> list[bytes]:
-    """Returns 256 tokens: what is a name's character is itself, the others are longer."""
-    used = b"$.0123456789?ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
+def tokens_of_kernel(extra: bytes = b"") -> list[bytes]:
+    """Returns 256 tokens: what is a name's character is itself, the others are longer.
+
+    Args:
+        extra: characters of names that names usually do not have.
+    """
+    used = extra + b".0123456789?ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
     long = [b"Tsys_", b"T__x64_sys_", b"t__pfx_", b"Ttcp_", b"d__", b"_init", b"_exit", b"struct_"]
     pairs = [first + second for first in (b"s", b"t", b"_", b"re") for second in _single(used)]
     spare = iter(long + pairs)
@@ -79,7 +83,10 @@ def tokens_of_kernel() -> list[bytes]:
 
 
 def image(
-    symbols: Sequence[tuple[str, str, int]], form: Form, tokens: Sequence[bytes] = ()
+    symbols: Sequence[tuple[str, str, int]],
+    form: Form,
+    tokens: Sequence[bytes] = (),
+    suffix: Optional[str] = None,
 ) -> Image:
     """Makes the image of a kernel.
 
@@ -87,8 +94,11 @@ def image(
         symbols: (name, type, address) in the order of the table.
         form: what the kernel does differently.
         tokens: other than the usual 256.
+        suffix: where what a compiler puts behind a name starts, which does not count for the order
+            of names in a kernel with link-time optimization: "." or ".llvm.".
     """
-    tokens = tokens or tokens_of_kernel()
+    dollar = b"$" if any("$" in name for name, _, _ in symbols) else b""
+    tokens = tokens or tokens_of_kernel(dollar)
     base = BASE if form.bits == 64 else BASE_32
     noise = random.Random(1)
     data = bytearray(noise.randbytes(1003))
@@ -113,7 +123,11 @@ def image(
             put("relative_base", struct.pack(word, origin))
 
     def put_sequences() -> None:
-        by_name = sorted(range(len(symbols)), key=lambda number: symbols[number][0])
+        def key(number: int) -> str:
+            name = symbols[number][0]
+            return name.partition(suffix)[0] if suffix else name
+
+        by_name = sorted(range(len(symbols)), key=key)
         put("seqs_of_names", b"".join(number.to_bytes(3, "big") for number in by_name))
 
     names, places = _names(symbols, tokens)

@@ -1,55 +1,84 @@
-"""A kernel made by hand: symbols, types, and pieces of memory at any addresses."""
+"""A Linux kernel that is nothing but words in memory, symbols and the offsets of members."""
 
+import struct
+from collections.abc import Mapping
 from typing import Any, Optional, cast
 
 from tests.handmade.btf import BtfBuilder
-from volatility_guestdump.exceptions import AddressError, BtfError
+from volatility_guestdump.exceptions import AddressError
 from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.kernel import LinuxKernel
 
+#: Structure -> (its size, member -> (offset, size)). A member of size 0 is an array of 16 bytes.
+Layout = Mapping[str, tuple[int, Mapping[str, tuple[int, int]]]]
 
-class FakeKernel:
-    """What decoders ask of a kernel.
+
+def types(layout: Layout, pointers: Optional[Mapping[str, str]] = None) -> Btf:
+    """Returns the types of a kernel.
 
     Args:
-        types: its types, or None for a kernel without.
-        bits: of a pointer.
-        symbols: name -> address.
+        layout: its structures.
+        pointers: names of members that are pointers, with the structures that they lead to; an
+            empty name for a number.
+    """
+    builder = BtfBuilder()
+    numbers = {size: builder.int_(f"u{8 * size}", size) for size in (1, 2, 4, 8)}
+    numbers[0] = builder.array(numbers[1], 16)
+    known: dict[str, int] = {}
+    for name, (size, members) in layout.items():
+        fields = []
+        for member, (offset, width) in members.items():
+            number = numbers[width]
+            if pointers is not None and member in pointers:
+                number = builder.ptr(known.get(pointers[member], numbers[8]))
+            fields.append((member, number, 8 * offset))
+        known[name] = builder.struct(name, size, fields)
+    return Btf(builder.build())
+
+
+class HandmadeKernel:
+    """A kernel with pieces of memory.
+
+    Args:
+        btf: its types, if it has any.
+        symbols: its symbols.
     """
 
-    def __init__(self, types: Optional[BtfBuilder] = None, bits: int = 64, **symbols: int) -> None:
-        self.types = None if types is None else Btf(types.build())
-        self.bits = bits
-        self.symbols = dict(symbols)
-        self.memory: dict[int, bytearray] = {}
+    bits = 64
+
+    def __init__(self, btf: Optional[Btf] = None, **symbols: int) -> None:
+        self.types = btf
+        self.symbols = symbols
+        self.bytes: dict[int, int] = {}
+        self.tables = self
 
     @property
-    def btf(self) -> Btf:
-        """Its types."""
-        if self.types is None:
-            raise BtfError("the kernel has no type information (BTF)")
-        return self.types
+    def kernel(self) -> LinuxKernel:
+        """It, for whoever wants a real one."""
+        return cast(LinuxKernel, cast(Any, self))
 
-    def put(self, address: int, data: bytes) -> None:
-        """Makes a piece of memory, which none of the others may touch."""
-        self.memory[address] = bytearray(data)
+    def write(self, address: int, data: bytes) -> None:
+        """Writes bytes."""
+        self.bytes.update(enumerate(data, address))
+
+    def put(self, address: int, *words: int) -> None:
+        """Writes words."""
+        self.write(address, struct.pack(f"<{len(words)}Q", *words))
 
     def address(self, symbol: str) -> Optional[int]:
         """Returns the address of a symbol."""
         return self.symbols.get(symbol)
 
     def read(self, address: int, length: int) -> bytes:
-        """Reads memory."""
-        for start, data in self.memory.items():
-            if start <= address and address + length <= start + len(data):
-                return bytes(data[address - start :][:length])
-        raise AddressError(address)
+        """Reads what was written."""
+        try:
+            return bytes(self.bytes[place] for place in range(address, address + length))
+        except KeyError as error:
+            raise AddressError(error.args[0]) from None
+
+    #: Physical addresses are the virtual ones.
+    read_physical = read
 
     def pointer(self, address: int) -> int:
         """Reads a pointer."""
-        return int.from_bytes(self.read(address, self.bits // 8), "little")
-
-    @property
-    def linux(self) -> LinuxKernel:
-        """Itself, as what it stands for."""
-        return cast(LinuxKernel, cast(Any, self))
+        return int.from_bytes(self.read(address, 8), "little")

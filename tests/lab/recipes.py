@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Optional
 
+from tests.lab import threads
+
 #: Counts up with every change of the lab that changes its guests: older ones are made anew.
 LAB_VERSION = 1
 
@@ -116,6 +118,21 @@ MANY_PROCESSES = """\
 count=0
 while [ $count -lt 500 ]; do
     sleep 1000000 &
+    count=$((count + 1))
+done
+"""
+
+#: So many tasks that the kernel, with 512 MiB, would refuse the last of them.
+THOUSANDS_OF_PROCESSES = f"""\
+echo 20000 > /proc/sys/kernel/threads-max
+{threads.commands(499, "/threads")}\
+{PROCESSES}\
+/threads &
+/threads &
+/threads &
+count=0
+while [ $count -lt 3000 ]; do
+    sleep 1000000 3< /sys/kernel/mm/transparent_hugepage/enabled &
     count=$((count + 1))
 done
 """
@@ -239,6 +256,15 @@ _RECIPES = (
         kernel=BOOKWORM,
         format_version=6,
         start=MANY_PROCESSES,
+        slow=True,
+    ),
+    Recipe(
+        name="large",
+        reason="a server's number of tasks: 3,000 processes, and 1,500 threads in three of them",
+        kernel=BOOKWORM_NEW,
+        format_version=6,
+        memory=512,
+        start=THOUSANDS_OF_PROCESSES,
         slow=True,
     ),
     Recipe(

@@ -10,6 +10,7 @@ from tests.helpers import guest_machine, info, machine, real_guest, rows
 from tests.lab import GUESTS
 from volatility_guestdump.exceptions import AddressError
 from volatility_guestdump.linux.find import find_kernel
+from volatility_guestdump.linux.kallsyms_names import NameIndex
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.machine import Machine
 from volatility_guestdump.sources.debug_guest import VERSIONS
@@ -166,6 +167,26 @@ def kernel_of(name: str) -> tuple[Machine, LinuxKernel]:
     kernel = find_kernel(found)
     assert kernel is not None
     return found, kernel
+
+
+@pytest.mark.parametrize("name", ["5.10", "i686-pae", "hole-pti", "6.12", "newest", "next"])
+def test_every_symbol_is_found(name: str) -> None:
+    """By the kernel's own index, where it has one, as by all names expanded together."""
+    _, kernel = kernel_of(name)
+    assert kernel.kallsyms is not None
+    index = kernel.kallsyms.index
+    assert isinstance(index, NameIndex)
+    uses_kernels = "kallsyms_seqs_of_names" in kernel.kallsyms.tables
+    assert uses_kernels == (name != "5.10") == index.uses_kernels
+    _, same = kernel_of(name)
+    assert same.kallsyms is not None
+    # Lists all of them.
+    wanted = dict(same.kallsyms.index.items())
+    assert len(wanted) > 40000
+    for symbol, number in wanted.items():
+        assert index[symbol] == number
+    assert index.uses_kernels == uses_kernels
+    assert all(kernel.kallsyms[number] == symbol for number, symbol in enumerate(same.kallsyms))
 
 
 def same_kernel(found: Optional[LinuxKernel], expected: LinuxKernel) -> None:

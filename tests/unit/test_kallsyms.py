@@ -4,6 +4,7 @@ import random
 import struct
 import time
 from collections.abc import Callable, Container, Iterable, Sequence
+from typing import Optional
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from tests.handmade.kallsyms import Form, Image, Order, image, tokens_of_kernel
 from volatility_guestdump.exceptions import KallsymsError
 from volatility_guestdump.linux.kallsyms import Encoding, Kallsyms, Symbol, find_kallsyms
+from volatility_guestdump.linux.kallsyms_names import NameIndex
 
 TEXT = 0xFFFFFFFF81000000
 TEXT_32 = 0xC1000000
@@ -191,6 +193,110 @@ def test_next_address() -> None:
     assert found.next_address(TEXT + 0x800000) == TEXT + 0x900000
     assert found.next_address(TEXT + 0x9FFFFF) == TEXT + 0xA00000
     assert found.next_address(TEXT + 0xA00000) is None
+
+
+def index_of(found: Kallsyms) -> NameIndex:
+    """Returns what finds names."""
+    assert isinstance(found.index, NameIndex)
+    return found.index
+
+
+def whole_index(rows: Sequence[Row]) -> dict[str, int]:
+    """Returns the number of the symbol that a name means: the last global one, else the last.
+
+    A name that had something put behind it is meant without that too, if it is the only one.
+    """
+    index: dict[str, int] = {}
+    order = sorted(enumerate(rows), key=lambda pair: (pair[1][1].isupper(), pair[0]))
+    index.update((name, number) for number, (name, _, _) in order)
+    promoted = [name.partition(".llvm.")[0] for name, _, _ in rows if ".llvm." in name]
+    for number, (name, _, _) in enumerate(rows):
+        base = name.partition(".llvm.")[0]
+        if promoted.count(base) == 1:
+            index.setdefault(base, number)
+    return index
+
+
+#: Names that begin alike, in the order of none of the kernels' indexes.
+ALIKE = [
+    (name, kind, TEXT + 0x900000 + number)
+    for number, (name, kind) in enumerate(
+        [
+            *(("foo.llvm.1", "t"), ("foo", "t"), ("foo.cold", "t"), ("foo", "T"), ("foo.5", "d")),
+            *(("foo0", "t"), ("foo.llvm.0", "t"), ("foo", "t"), ("fo", "T"), ("foo_", "t")),
+            *((".L1", "t"), (".L1", "t"), ("foo.isra.0.llvm.3", "t"), ("foo.isra.0", "t")),
+            *(("one.llvm.7", "t"), ("two.llvm.7", "t"), ("two.llvm.8", "t"), ("two_", "t")),
+            *(
+                ("one.cold.llvm.7", "t"),
+                ("__key.0", "b"),
+                ("__key.10", "b"),
+                ("__key.9", "b"),
+                ("__key.0", "B"),
+            ),
+        ]
+    )
+]
+
+
+@pytest.mark.parametrize("suffix", [None, ".", ".llvm."])
+@every_form
+def test_every_name_is_found(form: Form, suffix: Optional[str]) -> None:
+    """By the kernel's own index where there is one, and as all names expanded together say."""
+    rows = kernel(form, ALIKE if form.bits == 64 else ())
+    found = decode(image(rows, form, suffix=suffix))
+    has_index = form.order is not Order.ADDRESSES_FIRST
+    index = index_of(found)
+    assert index.uses_kernels == has_index
+    wanted = whole_index(rows)
+    for name, number in wanted.items():
+        assert index[name] == number and name in index
+        assert found.find(name) == found[number] == symbols(rows, form)[number]
+        for absent in (name + "x", name[:-1] + "\x7f", name + ".", "." + name, name[1:]):
+            assert (absent in index) == (absent in wanted)
+    assert "" not in index and "\xff" not in index
+    assert index.uses_kernels == has_index
+    assert dict(index) == dict(index.items()) == wanted and len(index) == len(wanted)
+    assert not index.uses_kernels and index["_stext"] == wanted["_stext"]
+
+
+def test_names_that_sort_below_the_dot() -> None:
+    """Where names have such characters the index does not tell, and all names are expanded."""
+    extra = [("foo$x", "t", TEXT + 0x900000), ("foo", "t", TEXT + 0x900008)]
+    rows = kernel(NEW, [*extra, ("foo.cold", "t", TEXT + 0x900010)])
+    found = decode(image(rows, NEW))
+    assert not index_of(found).uses_kernels
+    assert list(found) == symbols(rows, NEW)
+    assert {name: found.index[name] for name in whole_index(rows)} == whole_index(rows)
+
+
+@pytest.mark.parametrize("form", [MIDDLE, NEW], ids=lambda form: form.order.value)
+def test_damaged_index(form: Form) -> None:
+    """An index that has not each symbol once is not used: no symbol is lost by it."""
+    rows = kernel(form)
+    made, wanted = image(rows, form), whole_index(rows)
+    start = made.at("seqs_of_names")
+    for place, data in (
+        *((0, bytes(3)), (3 * 599, b"\xff\xff\xff"), (3 * 300, (600).to_bytes(3, "big"))),
+        *((0, bytes(1800)), (900, bytes(900)), (1, made.data[start : start + 1799])),
+    ):
+        found = decode(made.patched(start + place, data))
+        assert not index_of(found).uses_kernels
+        assert {name: found.index[name] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize("form", [MIDDLE, NEW], ids=lambda form: form.order.value)
+def test_index_out_of_order(form: Form) -> None:
+    """Names that are met out of their order end the use of the index, and none is lost by it."""
+    rows = kernel(form)
+    made, wanted = image(rows, form), whole_index(rows)
+    start = made.at("seqs_of_names")
+    numbers = [made.data[at : at + 3] for at in range(start, start + 1800, 3)]
+    for order in (numbers[::-1], sorted(numbers), numbers[300:] + numbers[:300]):
+        found = decode(made.patched(start, b"".join(order)))
+        assert {name: found.address(name) for name in wanted} == {
+            name: rows[number][2] for name, number in wanted.items()
+        }
+        assert not index_of(found).uses_kernels
 
 
 @every_form
@@ -422,3 +528,37 @@ def test_noise(data: bytes) -> None:
         for bits in (32, 64):
             with pytest.raises(KallsymsError):
                 find_kallsyms(content, 0, [("_stext", [0])], bits)
+
+
+@every_form
+def test_static_symbols_of_clang(form: Form) -> None:
+    """One that has a hash behind its name is known by the name alone, unless that is unclear."""
+    at = text(form)
+    extra = [
+        ("do_it.llvm.123456", "t", at + 0x100),
+        ("twice.llvm.1", "t", at + 0x200),
+        ("twice.llvm.2", "t", at + 0x300),
+        ("plain.llvm.7", "t", at + 0x400),
+        ("plain", "t", at + 0x500),
+    ]
+    found = decode(image(kernel(form, extra), form))
+    assert found.address("do_it") == found.address("do_it.llvm.123456") == at + 0x100
+    assert found.address("twice") is None and found.address("twice.llvm.2") == at + 0x300
+    assert found.address("plain") == at + 0x500
+    # A place goes by the name that the kernel prints.
+    place = found.at(at + 0x101)
+    assert place is not None and place[0].name == "do_it.llvm.123456"
+    assert [symbol.name for symbol in found].count("do_it") == 0
+
+
+@pytest.mark.parametrize("start", [0x41000000, 0x79000000, 0x81000000, 0xC1000000])
+def test_splits_of_the_address_space(start: int) -> None:
+    """A 32-bit kernel's half starts where it is configured to; below it are constants."""
+    names = ["_text", "function", "constant"]
+    index = {name: number for number, name in enumerate(names)}
+    addresses = [start, start + 0x1000, 0x20]
+    found = Kallsyms(names, "TtA", index, addresses, Encoding.RELATIVE, {}, 32)
+    assert [symbol.relocated for symbol in found] == [True, True, False]
+    place = found.at(start + 0x1004)
+    assert place is not None and (place[0].name, place[1]) == ("function", 4)
+    assert found.at(0x24) is None

@@ -36,6 +36,11 @@ def kernel(content: bytes = b"", *names: str, mapped: bool = True) -> LinuxKerne
                     return physical + address - start, 0x1000
             raise AddressError(address)
 
+        def read_physical(self, address: int, length: int) -> bytes:
+            if address + length > len(memory):
+                raise AddressError(address)
+            return memory[address : address + length]
+
         def read(self, address: int, length: int) -> bytes:
             place, _ = self.translate(address)
             return memory[place : place + length]

@@ -2,11 +2,14 @@
 
 import base64
 import contextlib
+import copy
 import functools
+import gc
 import json
 import pathlib
 import pickle
 import struct
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Optional, cast
 
@@ -17,12 +20,18 @@ from hypothesis import strategies as st
 from volatility3 import schemas
 from volatility3.framework import contexts, exceptions, interfaces
 from volatility3.framework.layers import physical
-from volatility3.framework.objects import PrimitiveObject, templates
+from volatility3.framework.objects import Array, PrimitiveObject, StructType, templates
 from volatility3.framework.symbols import intermed
 
 from tests.handmade.btf import BOOL, SIGNED, BtfBuilder
 from volatility_guestdump.exceptions import BtfError, KernelError
-from volatility_guestdump.framework.templates import quick
+from volatility_guestdump.framework.templates import (
+    KeepsMembers,
+    KeptMembers,
+    StructureTemplate,
+    quick,
+    quick_class,
+)
 from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.isf.document import ISF_FORMAT, IsfView, LazyMapping
 from volatility_guestdump.linux.isf.types import Isf, TypeConverter
@@ -55,7 +64,8 @@ class FakeKernel:
     """A kernel of which no more is known than its types and symbols."""
 
     bits = 64
-    kaslr_shift = SHIFT
+    symbol_shift = SHIFT
+    has_code_alone = False
     banner = b"Linux version 6.1.0 (me@here) #1 SMP"
     kallsyms_error = "no symbols here"
 
@@ -339,6 +349,33 @@ def test_base_types() -> None:
     ]
 
 
+INTEGERS = [
+    ("short int", "short", 2, True),
+    ("short unsigned int", "unsigned short", 2, False),
+    ("long int", "long", 8, True),
+    ("long unsigned int", "unsigned long", 8, False),
+    ("long long unsigned int", "unsigned long long", 8, False),
+]
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_integers_of_both_compilers(compiler: str, tmp_path: pathlib.Path) -> None:
+    """Volatility finds them by gcc's names, and by those of the compiler that was used."""
+    btf = BtfBuilder()
+    for gcc, clang, size, signed in INTEGERS:
+        btf.int_(gcc if compiler == "gcc" else clang, size, SIGNED if signed else 0)
+    btf.struct("task_struct", 8, [("flags", 4, 0)])
+    document = view_of(FakeKernel(btf)).expanded()
+    schema().validate(document)
+    space = loaded(document, tmp_path, struct.pack("<q", -2)).symbol_space
+    for gcc, clang, size, signed in INTEGERS:
+        for name in (gcc, clang):
+            found = space.get_type(f"t!{name}")
+            assert (found.size, found.vol.data_format.signed) == (size, signed), name
+    symbols = document["symbols"]
+    assert symbols["__per_cpu_offset"]["type"]["subtype"]["name"] == "long unsigned int"
+
+
 @pytest.mark.parametrize("name", ["a!b", "a\x1b[2J"])
 def test_other_names_that_cannot_be_shown(name: str) -> None:
     """Nor do the names of enumerators and of structures that are only declared get through."""
@@ -575,6 +612,11 @@ def test_symbols() -> None:
     assert {name for _, name in locations} == set(symbols)
     assert all((symbol["address"], name) in locations for name, symbol in symbols.items())
     assert view.symbols_by_location(0xFFF)[0] == (0, "__per_cpu_offset")
+    edges = {address + step for address, _ in locations for step in (-1, 0, 1)} | {0, 1 << 64}
+    for first in edges:
+        for last in (first, first + 1, max(edges)):
+            between = [place for place in locations if first <= place[0] <= last]
+            assert view.symbols_between(first, last) == between
 
 
 def test_symbols_of_damaged_types() -> None:
@@ -600,6 +642,14 @@ def test_a_kernel_without_symbols() -> None:
     kernel = FakeKernel(sample())
     kernel.kallsyms = None
     with pytest.raises(KernelError, match="no symbols here"):
+        view_of(kernel)
+
+
+def test_symbols_of_code_alone() -> None:
+    """A document without the variables that plugins start from would serve nobody."""
+    kernel = FakeKernel(sample())
+    kernel.has_code_alone = True
+    with pytest.raises(KernelError, match="has code alone"):
         view_of(kernel)
 
 
@@ -681,6 +731,26 @@ def test_objects_hold_what_those_of_volatility_hold(tmp_path: pathlib.Path, memb
             assert {k: copied.vol[k] for k in VALUES[:7]} == {k: first[k] for k in VALUES[:7]}
 
 
+@pytest.mark.parametrize("length", [7, 9])
+@pytest.mark.parametrize("name", ["string", "bytes"])
+def test_quick_templates_of_what_has_any_length(
+    tmp_path: pathlib.Path, name: str, length: int
+) -> None:
+    """They are of no format, but of the length that they are updated with."""
+    memory = b"swapper".ljust(512, b"\0")
+    context = loaded(view_of(FakeKernel(sample())).expanded(), tmp_path, memory)
+    template: Any = context.symbol_space.get_type(f"t!{name}")
+    info = interfaces.objects.ObjectInformation("m", 0, "m", size=length)
+    made = []
+    for kind in (template, quick(template)):
+        clone = kind.clone()
+        clone.update_vol(**{"max_length" if name == "string" else "length": length})
+        assert clone.size == length
+        made.append(clone(context, info))
+    assert made[0] == made[1] == ("swapper" if name == "string" else memory[:length])
+    assert type(made[0]) is type(made[1])
+
+
 def test_quick_templates_can_be_changed(tmp_path: pathlib.Path) -> None:
     """Arguments that are updated reach the next object, and no clone."""
     context = loaded(view_of(FakeKernel(sample())).expanded(), tmp_path, bytes(512))
@@ -699,6 +769,134 @@ def test_quick_templates_can_be_changed(tmp_path: pathlib.Path) -> None:
     assert array[0] == 0
     array.count = 3
     assert (array.vol.count, array.vol.size) == (3, 12)
+
+
+class KeepingLayer(KeepsMembers, physical.BufferDataLayer):
+    """Memory in which structures share their members."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.kept_members = KeptMembers()
+
+
+def quick_task(tmp_path: pathlib.Path, keeps: bool = False) -> Callable[..., Any]:
+    """Returns what makes a structure whose members, and theirs, come from quick templates.
+
+    Args:
+        tmp_path: for the symbols.
+        keeps: whether structures at one address share their members.
+    """
+    context = loaded(view_of(FakeKernel(sample())).expanded(), tmp_path, bytes(range(256)) * 2)
+    template = context.symbol_space.get_type("t!task_struct")
+    members = {}
+    for name, (offset, own) in template.vol.members.items():
+        refers = isinstance(own, templates.ReferenceTemplate)
+        member: Any = context.symbol_space.get_type(own.vol.type_name) if refers else own
+        members[name] = offset, quick(member)
+    made = StructureTemplate(
+        quick_class(template.vol.object_class), "t!task_struct", size=256, members=members
+    )
+    if keeps:
+        context.add_layer(KeepingLayer(context, "k", "k", bytes(range(256)) * 8))
+    name = "k" if keeps else "m"
+
+    def make(offset: int = 0, native: str = "m") -> Any:
+        info = interfaces.objects.ObjectInformation(name, offset, native, size=256)
+        return made(context, info)
+
+    return make
+
+
+def test_members_do_not_keep_their_parent(tmp_path: pathlib.Path) -> None:
+    """No cycle keeps an object alive; who asks a member for its parent gets it all the same."""
+    make = quick_task(tmp_path)
+    task = make()
+    kept = [task.low, task.lock, task.comm, task.grid[1], task.parent, task.state, task.rate]
+    values = [{k: o.vol[k] for k in VALUES if k in o.vol and k != "parent"} for o in kept]
+    for each in kept:
+        assert each.vol.parent is task or each.vol.parent.vol.parent is task
+    gone = weakref.ref(task)
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        del task
+        assert gone() is None
+    finally:
+        if enabled:
+            gc.enable()
+    assert [{k: o.vol[k] for k in VALUES if k in o.vol and k != "parent"} for o in kept] == values
+    for each in (kept[0], kept[1], kept[3].vol.parent):
+        parent = each.vol.parent
+        assert each.vol.parent is parent and type(parent) is type(make())
+        assert (parent.vol.type_name, parent.vol.offset) == ("t!task_struct", 0)
+        assert parent.vol.parent is None and parent.low == kept[0]
+    pointed = kept[4].dereference()
+    assert pointed.vol.parent == kept[4] and pointed.vol.parent.vol.member_name == "parent"
+
+
+def test_structures_at_one_address_share_members(tmp_path: pathlib.Path) -> None:
+    """Others do not, and no more of them are kept than the last."""
+    make = quick_task(tmp_path, keeps=True)
+    first = make(64)
+    assert make(64).lock is first.lock and make(64).low is first.low
+    assert first.lock.vol.parent.vol.offset == 64
+    for other in (make(65), make(64, "n")):
+        assert other.lock is not first.lock and other.lock.vol.offset == other.vol.offset + 40
+    assert first.lock.vol.native_layer_name == "m"
+    assert make(64, "n").lock.vol.native_layer_name == "n"
+    for offset in range(256, 256 + 1024):
+        make(offset)
+    assert make(64).lock is not first.lock and make(64).lock.slock == first.lock.slock
+    # Without such a layer none are shared.
+    make = quick_task(tmp_path)
+    assert make().lock is not make().lock
+
+
+def test_clones_have_what_was_not_updated(tmp_path: pathlib.Path) -> None:
+    """Whether objects were made before or not."""
+    context = loaded(view_of(FakeKernel(sample())).expanded(), tmp_path, bytes(512))
+    grid = context.symbol_space.get_type("t!task_struct").vol.members["grid"][1]
+    info = interfaces.objects.ObjectInformation("m", 0, "m")
+    plain = templates.ObjectTemplate(Array, "t!array", count=2, subtype=grid.vol.subtype)
+    template: Any = quick(plain)
+    first = template.clone()
+    assert template(context, info).vol.count == 2 and template.size == 24
+    template.update_vol()
+    template.update_vol(count=1)
+    assert template(context, info).vol.count == 1
+    for clone in (first, template.clone()):
+        assert clone(context, info).vol.count == 2 and clone.size == 24
+        clone.update_vol(count=3)
+        assert clone(context, info).vol.count == 3
+    assert template(context, info).vol.count == 1
+
+
+def test_an_array_that_was_changed_is_its_elements_parent(tmp_path: pathlib.Path) -> None:
+    """What a parent's own values are, they are too when it is made again."""
+    grid = quick_task(tmp_path)().grid
+    grid.count = 1
+    row = grid[0]
+    del grid
+    assert (row.vol.parent.count, row.vol.parent.vol.size) == (1, 12)
+
+
+def test_classes_of_structures(tmp_path: pathlib.Path) -> None:
+    """They look like Volatility's, and are those once they are copied elsewhere."""
+    task = quick_task(tmp_path)()
+    assert isinstance(task, StructType)
+    names = (type(task).__name__, type(task).__qualname__, type(task).__module__)
+    assert names == (StructType.__name__, StructType.__qualname__, StructType.__module__)
+    assert type(copy.copy(task)) is StructType
+    for absent in ("absent", "_absent", "_a__absent", "__absent"):
+        assert not hasattr(task, absent)
+        with pytest.raises(AttributeError, match="has no attribute"):
+            getattr(task, absent)
+
+    class Own(StructType):
+        def __getattr__(self, attr: str) -> Any:
+            return attr
+
+    assert quick_class(Own) is Own
 
 
 def usable(btf: bytes) -> None:

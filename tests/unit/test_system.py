@@ -7,7 +7,8 @@ from typing import Optional
 import pytest
 
 from tests.handmade.btf import BtfBuilder
-from tests.handmade.kernel import FakeKernel
+from tests.handmade.kernel import HandmadeKernel
+from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.system import SystemFacts, system_facts, taint_names
 from volatility_guestdump.linux.timekeeper import Clock, read_clock
 from volatility_guestdump.report import rows
@@ -17,7 +18,7 @@ SECOND = 1_000_000_000
 NOW = 1_790_000_000
 
 
-def types(data: bool = False, counter: Optional[tuple[str, int]] = ("seqcount", 4)) -> BtfBuilder:
+def types(data: bool = False, counter: Optional[tuple[str, int]] = ("seqcount", 4)) -> Btf:
     """Returns the types of what is read, with members in an order that no kernel has."""
     made = BtfBuilder()
     u32, u64 = made.int_("unsigned int", 4), made.int_("long long", 8)
@@ -41,7 +42,7 @@ def types(data: bool = False, counter: Optional[tuple[str, int]] = ("seqcount", 
     text = made.array(made.int_("char", 1), 65)
     names = made.struct("new_utsname", 130, [("sysname", text, 0), ("nodename", text, 8 * 65)])
     made.struct("uts_namespace", 140, [("name", names, 32)])
-    return made
+    return Btf(made.build())
 
 
 def timekeeper(
@@ -74,9 +75,9 @@ def test_the_clock_lies_in_one_of_three_structures(
     symbol: str, data: bool, counter: Optional[tuple[str, int]], at: int
 ) -> None:
     """It is found behind the sequence counter, whatever that takes."""
-    kernel = FakeKernel(types(data, counter), **{symbol: PLACE})
-    kernel.put(PLACE + at, timekeeper())
-    assert read_clock(kernel.linux) == Clock(
+    kernel = HandmadeKernel(types(data, counter), **{symbol: PLACE})
+    kernel.write(PLACE + at, timekeeper())
+    assert read_clock(kernel.kernel) == Clock(
         datetime.fromtimestamp(NOW, timezone.utc) + timedelta(seconds=0.5),
         timedelta(seconds=100.5),
     )
@@ -94,35 +95,35 @@ def test_the_clock_lies_in_one_of_three_structures(
 )
 def test_a_clock_that_makes_no_sense(keeper: bytes) -> None:
     """What cannot be a clock is none."""
-    kernel = FakeKernel(types(), tk_core=PLACE)
-    kernel.put(PLACE + 8, keeper)
-    assert read_clock(kernel.linux) is None
+    kernel = HandmadeKernel(types(), tk_core=PLACE)
+    kernel.write(PLACE + 8, keeper)
+    assert read_clock(kernel.kernel) is None
 
 
 def test_no_clock() -> None:
     """Without types or the symbol nothing is made up."""
-    assert read_clock(FakeKernel(None, tk_core=PLACE).linux) is None
-    assert read_clock(FakeKernel(types()).linux) is None
-    assert read_clock(FakeKernel(types(counter=None), tk_core=PLACE).linux) is None
+    assert read_clock(HandmadeKernel(None, tk_core=PLACE).kernel) is None
+    assert read_clock(HandmadeKernel(types()).kernel) is None
+    assert read_clock(HandmadeKernel(types(counter=None), tk_core=PLACE).kernel) is None
 
 
-def full_kernel() -> FakeKernel:
+def full_kernel() -> HandmadeKernel:
     """Returns a kernel that tells all."""
-    kernel = FakeKernel(
+    kernel = HandmadeKernel(
         types(), avenrun=1000, init_uts_ns=2000, saved_command_line=3000, tainted_mask=4000
     )
-    kernel.put(1000, struct.pack("<3Q", 2047, 2048 * 3 + 1024, 5))
-    kernel.put(2000, bytes(4) + bytes(65) + b"db1\x1b[2J".ljust(65, b"\0"))
-    kernel.put(3000, struct.pack("<Q", 0x50F0))
+    kernel.write(1000, struct.pack("<3Q", 2047, 2048 * 3 + 1024, 5))
+    kernel.write(2000, bytes(4) + bytes(65) + b"db1\x1b[2J".ljust(65, b"\0"))
+    kernel.write(3000, struct.pack("<Q", 0x50F0))
     # Behind the string nothing is mapped.
-    kernel.put(0x50F0, b"quiet panic=0 ro" + b"root=\xff\0".ljust(0x100, b"\0"))
-    kernel.put(4000, struct.pack("<Q", 4097))
+    kernel.write(0x50F0, b"quiet panic=0 ro" + b"root=\xff\0".ljust(0x100, b"\0"))
+    kernel.write(4000, struct.pack("<Q", 4097))
     return kernel
 
 
 def test_every_fact() -> None:
     """The facts are those that lie there, fit for the screen."""
-    assert system_facts(full_kernel().linux) == SystemFacts(
+    assert system_facts(full_kernel().kernel) == SystemFacts(
         "db1?[2J",
         None,
         (1.0, 3.5, 0.0),
@@ -133,24 +134,24 @@ def test_every_fact() -> None:
 
 @pytest.mark.parametrize(
     ("place", "field"),
-    [(1000, "load"), (2000, "host_name"), (3000, "command_line"), (4000, "taint")],
+    [(1000, "load"), (2069, "host_name"), (3000, "command_line"), (4000, "taint")],
 )
 def test_each_fails_alone(place: int, field: str) -> None:
     """Where one cannot be read, the others can."""
     kernel = full_kernel()
-    whole = system_facts(kernel.linux)
-    del kernel.memory[place]
-    found = system_facts(kernel.linux)
+    whole = system_facts(kernel.kernel)
+    del kernel.bytes[place]
+    found = system_facts(kernel.kernel)
     assert getattr(found, field) is None
     assert [name for name in vars(whole) if getattr(whole, name) != getattr(found, name)] == [field]
 
 
 def test_a_command_line_without_end() -> None:
     """A string that does not end is none."""
-    kernel = FakeKernel(saved_command_line=16)
-    kernel.put(16, struct.pack("<Q", 0x10000))
-    kernel.put(0x10000, b"x" * (1 << 20))
-    assert system_facts(kernel.linux).command_line is None
+    kernel = HandmadeKernel(saved_command_line=16)
+    kernel.write(16, struct.pack("<Q", 0x10000))
+    kernel.write(0x10000, b"x" * (1 << 20))
+    assert system_facts(kernel.kernel).command_line is None
 
 
 def test_taint_in_words() -> None:

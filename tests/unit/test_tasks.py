@@ -10,12 +10,14 @@ from volatility_guestdump.exceptions import AddressError, BtfError
 from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.modules import Modules
-from volatility_guestdump.linux.tasks import Cpus, Task, Tasks, state_letter
+from volatility_guestdump.linux.tasks import Cpus, Task, Tasks
 from volatility_guestdump.machine import VCPU
 from volatility_guestdump.x86.paging import CR0_PG, PagingMode
 
 #: Where memory starts; an offset of 0 into it is address BASE.
 BASE = 0x10000
+#: Page tables of another kernel.
+OTHER_KERNEL = 0x7000
 
 OFFSETS = {
     ("task_struct", "tasks"): 0,
@@ -26,6 +28,11 @@ OFFSETS = {
     ("task_struct", "comm"): 48,
     ("task_struct", "mm"): 64,
     ("task_struct", "thread.sp"): 72,
+    ("task_struct", "stack"): 80,
+    ("task_struct", "stack_refcount"): 88,
+    ("task_struct", "__state"): 92,
+    ("task_struct", "exit_state"): 96,
+    ("task_struct", "on_cpu"): 100,
     ("signal_struct", "thread_head"): 0,
     ("mm_struct", "pgd"): 0,
     ("module", "list"): 0,
@@ -42,25 +49,31 @@ OFFSETS = {
 
 
 class Member(NamedTuple):
-    """A member that lies at the start of its structure."""
+    """A member of a structure."""
 
-    bit_offset: int = 0
+    bit_offset: int
     type: int = 0
 
 
 class FakeBtf:
-    """The offsets of members, and no more."""
+    """The offsets of members, and no more.
+
+    Args:
+        missing: members of task_struct that this kernel does not have.
+    """
+
+    def __init__(self, *missing: str) -> None:
+        self.missing = missing
 
     def offset(self, structure: str, member: str) -> int:
         """Returns where a member lies."""
-        try:
-            return OFFSETS[structure, member]
-        except KeyError as error:
-            raise BtfError(f"no {structure}.{member}") from error
+        if (structure, member) not in OFFSETS or member in self.missing:
+            raise BtfError(f"no {structure}.{member}")
+        return OFFSETS[structure, member]
 
     def member(self, structure: str, name: str) -> Member:
         """Returns a member."""
-        return Member()
+        return Member(8 * self.offset(structure, name))
 
     def resolve(self, number: int) -> int:
         """Returns a type."""
@@ -103,6 +116,10 @@ class FakeKernel:
     def address(self, symbol: str) -> Optional[int]:
         """Returns the address of a symbol."""
         return self.symbols.get(symbol)
+
+    def runs_on(self, vcpu: VCPU) -> Optional[bool]:
+        """Whether a vCPU has not the page tables of another kernel."""
+        return vcpu["cr3"] != OTHER_KERNEL
 
     def read(self, address: int, length: int) -> bytes:
         """Reads memory."""
@@ -163,6 +180,104 @@ def test_lists_that_run_into_each_other() -> None:
     assert reads[1] < 3 * reads[0]
 
 
+def one_task(*missing: str, **symbols: int) -> tuple[FakeKernel, Tasks, Task]:
+    """Returns a kernel with one task, at its start.
+
+    Args:
+        missing: members that its task_struct does not have.
+        symbols: of the kernel.
+    """
+    kernel = FakeKernel(**symbols)
+    tasks = Tasks(cast(LinuxKernel, cast(Any, kernel)), cast(Btf, cast(Any, FakeBtf(*missing))))
+    return kernel, tasks, Task(BASE, 1, 1, "one")
+
+
+@pytest.mark.parametrize(
+    ("state", "exit_state", "shown"),
+    [
+        (0, 0, "R"),
+        (1, 0, "S"),
+        (2, 0, "D"),
+        (4, 0, "T"),
+        (8, 0, "t"),
+        (0x40, 0, "P"),
+        (0x402, 0, "I"),
+        # Killable, freezable, waking and new; frozen, and waiting for a lock of PREEMPT_RT
+        (0x102, 0, "D"),
+        (0x2001, 0, "S"),
+        (0x200, 0, "R"),
+        (0x800, 0, "R"),
+        (0x8000, 0, "D"),
+        (0x1000, 0, "D"),
+        # Dead by __state, and what became of it by exit_state
+        (0x80, 0x20, "Z"),
+        (0x80, 0x10, "X"),
+        (0x80, 0x30, "Z"),
+    ],
+)
+def test_states(state: int, exit_state: int, shown: str) -> None:
+    """They are what /proc/PID/stat says (task_state_index, include/linux/sched.h)."""
+    kernel, tasks, task = one_task()
+    struct.pack_into("<II", kernel.memory, 92, state, exit_state)
+    assert tasks.at(task.address).state == shown
+    kernel, tasks, task = one_task("exit_state")
+    assert tasks.at(task.address).state == ""
+
+
+def test_the_stack_of_a_task() -> None:
+    """It is where task_struct says, as large as the first task's in the image."""
+    bounds = {"__start_init_stack": 0x100000, "__end_init_stack": 0x108000}
+    for symbols, size in (({}, 0x4000), (bounds, 0x8000)):
+        kernel, tasks, task = one_task(**symbols)
+        kernel.put(BASE + 80, 0xFFFFC90000010000)
+        kernel.memory[88] = 1
+        assert tasks.stack(task) == range(0xFFFFC90000010000, 0xFFFFC90000010000 + size)
+
+
+def test_a_stack_that_is_freed() -> None:
+    """It has no address any more, or nobody uses it; the stack pointer still leads somewhere."""
+    kernel, tasks, task = one_task()
+    kernel.put(BASE + 72, 0xFFFFC90000013E00)
+    kernel.memory[88] = 1
+    assert tasks.stack(task) is None
+    kernel.put(BASE + 80, 0xFFFFC90000010000)
+    assert tasks.stack(task) is not None
+    kernel.memory[88] = 0
+    assert tasks.stack(task) is None
+
+
+def test_running() -> None:
+    """A kernel with one CPU alone has no member that tells."""
+    kernel, tasks, task = one_task()
+    assert not tasks.is_running(task)
+    kernel.memory[100] = 1
+    assert tasks.is_running(task)
+    _, tasks, task = one_task("on_cpu")
+    assert not tasks.is_running(task)
+
+
+def test_cpus_whose_vcpus_are_missing() -> None:
+    """The kernel tells how many it has; a vCPU is the one that its base of GS is of."""
+    kernel = FakeKernel(__per_cpu_offset=BASE, nr_cpu_ids=BASE + 0x100, current_task=0)
+    kernel.put(BASE, 0x1000, 0x2000, 0x3000)
+    kernel.put(BASE + 0x100, 3)
+    vcpu = VCPU(0, {**IDLE_VCPU, "cr0": CR0_PG, "gs_base": 0x3000})
+    cpus = Cpus(cast(LinuxKernel, cast(Any, kernel)), None, [vcpu])
+    assert (cpus.number(vcpu), list(cpus.offsets)) == (2, [0x1000, 0x2000, 0x3000])
+    # The records of the first two are missing.
+    vcpu = VCPU(2, {**IDLE_VCPU, "cr0": CR0_PG, "gs_base": 0x3000})
+    del kernel.symbols["nr_cpu_ids"]
+    assert Cpus(cast(LinuxKernel, cast(Any, kernel)), None, [vcpu]).number(vcpu) == 2
+
+
+def test_a_vcpu_that_runs_another_kernel() -> None:
+    """It is no CPU of this one, though its base of GS may be the same."""
+    kernel = FakeKernel(__per_cpu_offset=BASE, current_task=0)
+    kernel.put(BASE, 0x1000)
+    vcpu = VCPU(0, {**IDLE_VCPU, "cr0": CR0_PG, "gs_base": 0x1000, "cr3": OTHER_KERNEL})
+    assert Cpus(cast(LinuxKernel, cast(Any, kernel)), None, [vcpu]).number(vcpu) is None
+
+
 def cpus_of(page_maps: list[int], **registers: int) -> Cpus:
     """Returns the CPUs of a kernel whose current tasks have certain page maps.
 
@@ -207,6 +322,39 @@ def test_a_cpu_that_was_not_started() -> None:
     """It is none of the kernel's yet, whatever its per-CPU variables say."""
     vcpu = VCPU(0, {**IDLE_VCPU, "cr0": 0x10, "cr3": 0x2000})
     assert cpus_of([0x2000]).number(vcpu) is None
+
+
+class WithoutSmp(FakeBtf):
+    """The types of a kernel for one CPU."""
+
+    def member(self, structure: str, name: str) -> Member:
+        """There is no task_struct.on_cpu."""
+        raise BtfError(f"the kernel has no {structure}.{name}")
+
+
+def test_a_kernel_for_one_cpu() -> None:
+    """The current task of the one CPU is the one that runs, and it has a variable of its own."""
+    kernel = with_tasks()
+    two, variable = BASE + 0x200, BASE + 0x500
+    kernel.symbols["current_task"] = variable
+    kernel.put(variable, two)
+    linux, btf = cast(LinuxKernel, cast(Any, kernel)), cast(Btf, cast(Any, WithoutSmp()))
+    tasks = Tasks(linux, btf)
+    assert [(task.pid, tasks.is_running(task)) for task in tasks] == [
+        *((1, False), (2, True), (3, False))
+    ]
+    # The base of gs is where the stack protector's canary lies.
+    vcpu = VCPU(0, {**IDLE_VCPU, "cr0": CR0_PG, "cr3": 0x2000, "gs_base": BASE + 0x3000})
+    cpus = Cpus(linux, btf, [vcpu])
+    assert (cpus.number(vcpu), cpus.current_task(vcpu)) == (0, two)
+
+
+def test_a_kernel_for_one_cpu_that_does_not_name_its_task() -> None:
+    """Then it is not known which task runs, and all are listed."""
+    kernel = with_tasks()
+    btf = cast(Btf, cast(Any, WithoutSmp()))
+    tasks = Tasks(cast(LinuxKernel, cast(Any, kernel)), btf)
+    assert not any(tasks.is_running(task) for task in tasks)
 
 
 def modules_of(kernel: FakeKernel) -> Modules:
@@ -273,44 +421,3 @@ def test_names_are_read_when_they_are_asked_for() -> None:
     before = kernel.reads
     assert str(modules.locate(0x100012)) == "early+0x2 [a]"
     assert kernel.reads - before < 8
-
-
-@pytest.mark.parametrize(
-    ("state", "ended", "letter"),
-    [
-        (0, 0, "R"),
-        (0x1, 0, "S"),
-        (0x2, 0, "D"),
-        (0x102, 0, "D"),  # killable
-        (0x402, 0, "I"),
-        (0x4, 0, "T"),
-        (0x8, 0, "t"),
-        (0x80, 0x10, "X"),
-        (0x80, 0x20, "Z"),
-        (0x40, 0, "P"),
-        (0x1000, 0, "D"),  # rtlock
-        (0x8000, 0, "D"),  # frozen
-        (0x2001, 0, "S"),  # may be frozen
-        (0x800, 0, "R"),  # new
-    ],
-)
-def test_letters_of_states(state: int, ended: int, letter: str) -> None:
-    """They are those of /proc."""
-    assert state_letter(state, ended) == letter
-
-
-@pytest.mark.parametrize("name", ["state", "__state"])
-def test_the_state_of_a_task(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """It is read where either kind of kernel has it; where it is not there, it is not known."""
-    kernel = FakeKernel()
-    task = Task(BASE + 0x100, 1, 1, "init")
-    btf = cast(Btf, cast(Any, FakeBtf()))
-    assert Tasks(cast(LinuxKernel, cast(Any, kernel)), btf).state(task) == "?"
-    monkeypatch.setitem(OFFSETS, ("task_struct", name), 80)
-    monkeypatch.setitem(OFFSETS, ("task_struct", "exit_state"), 96)
-    tasks = Tasks(cast(LinuxKernel, cast(Any, kernel)), btf)
-    kernel.put(task.address + 80, 2)
-    assert tasks.state(task) == "D"
-    kernel.put(task.address + 96, 0x20)
-    assert tasks.state(task) == "Z"
-    assert tasks.state(task._replace(address=0x40)) == "?"

@@ -17,6 +17,7 @@ from collections import OrderedDict
 from typing import Any, Callable, Optional
 
 from volatility_guestdump.exceptions import MemoryFileError
+from volatility_guestdump.files.gzip_members import Beginning, end_of_members
 
 try:
     import rapidgzip
@@ -24,9 +25,6 @@ except ImportError:  # pragma: no cover
     rapidgzip = None
 
 vollog = logging.getLogger(__name__)
-
-#: How a gzip member starts.
-MAGIC = b"\x1f\x8b\x08"
 
 #: What one worker of rapidgzip takes at a time. A chunk of zeros grows a thousandfold, so the
 #: default of 4 MiB would need gigabytes.
@@ -82,19 +80,26 @@ class SeekableGzip:
                 f"{self._name}: a compressed memory file needs rapidgzip (pip install rapidgzip); "
                 f"or unpack it with gunzip"
             )
-        index = _index_path(path)
-        self._file: Any = _open(path)
-        # It has threads of its own, which must end before the interpreter does.
-        self._finalizer = weakref.finalize(self, self._file.close)
-        size = self._load(index)
+        self._path = path
+        index = _Index(path)
+        self._open(index.members_end)
+        size = self._load(index.path)
         if size is None:
             # What was read of a bad index is of no use.
             self._finalizer()
-            self._file = _open(path)
-            self._finalizer = weakref.finalize(self, self._file.close)
-            size = self._build(os.path.getsize(path), progress)
-            self._save(index)
+            self._open(None)
+            size = self._build(index, progress)
+            self._save(index.path)
         self.size: int = size
+
+    def _open(self, members_end: Optional[int]) -> None:
+        """Opens the file, or as much of it as its members take."""
+        file = self._path if members_end is None else Beginning(self._path, members_end)
+        self._file: Any = rapidgzip.RapidgzipFile(
+            file, parallelization=_WORKERS, chunk_size=_CHUNK_SIZE
+        )
+        # It has threads of its own, which must end before the interpreter does.
+        self._finalizer = weakref.finalize(self, self._file.close)
 
     def _load(self, index: pathlib.Path) -> Optional[int]:
         if not index.exists():
@@ -110,8 +115,27 @@ class SeekableGzip:
             vollog.debug(f"The index {index} does not fit {self._name}: {error}")
         return None
 
-    def _build(self, compressed_size: int, progress: Progress) -> int:
-        """Reads all of the file once, and returns its decompressed size."""
+    def _build(self, index: "_Index", progress: Progress) -> int:
+        """Reads all of the file, and returns its decompressed size."""
+        size = os.path.getsize(self._path)
+        try:
+            return self._read_all(size, progress)
+        except MemoryFileError:
+            # rapidgzip takes what lies behind the last member for one that is damaged.
+            def show(taken: int) -> None:
+                if progress is not None:
+                    progress(100 * taken / size, f"Searching the end of {self._name}")
+
+            end = end_of_members(self._path, show)
+            if not end or end == size:
+                raise
+        vollog.info(f"{self._name}: {size - end} bytes behind the gzip data are ignored")
+        self._finalizer()
+        index.set_members_end(end)
+        self._open(end)
+        return self._read_all(end, progress)
+
+    def _read_all(self, compressed_size: int, progress: Progress) -> int:
         done = 0
         try:
             while True:
@@ -184,12 +208,37 @@ class SeekableGzip:
         self._finalizer()
 
 
-def _open(path: str) -> Any:
-    return rapidgzip.RapidgzipFile(path, parallelization=_WORKERS, chunk_size=_CHUNK_SIZE)
+class _Index:
+    """Where the index of a file is kept.
+
+    Its name also says where the file's members end, when something else follows them.
+
+    Args:
+        path: of the file.
+
+    Attributes:
+        path: of the index.
+        members_end: how many bytes of the file its members take; None when that is all of it, or
+            not known yet.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._stem = f"guestdump_{_digest(path)}"
+        self.members_end: Optional[int] = None
+        self.path = _cache_folder() / f"{self._stem}.cache"
+        for found in _cache_folder().glob(f"{self._stem}_*.cache"):
+            end = found.stem.rpartition("_")[2]
+            if end.isdecimal():
+                self.set_members_end(int(end))
+
+    def set_members_end(self, end: int) -> None:
+        """Says where the members end."""
+        self.members_end = end
+        self.path = _cache_folder() / f"{self._stem}_{end}.cache"
 
 
-def _index_path(path: str) -> pathlib.Path:
-    """Returns where the index of a file is kept."""
+def _digest(path: str) -> str:
+    """Returns what identifies a file."""
     status = os.stat(path)
     identity = (
         status.st_dev,
@@ -204,4 +253,4 @@ def _index_path(path: str) -> pathlib.Path:
         for number in range(_SAMPLES):
             stream.seek(max(0, status.st_size - _SAMPLE) * number // (_SAMPLES - 1))
             digest.update(stream.read(_SAMPLE))
-    return _cache_folder() / f"guestdump_{digest.hexdigest()}.cache"
+    return digest.hexdigest()

@@ -5,15 +5,17 @@ others.
 """
 
 import bz2
-import gzip
+import io
 import lzma
 import os
 import pathlib
 import urllib.parse
 import urllib.request
 import zlib
-from collections.abc import Mapping
-from typing import Any, BinaryIO, Callable, Optional
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO, Callable, NamedTuple, Optional
+
+from volatility_guestdump.files.gzip_members import GzipStream
 
 GUEST_SUFFIX = ".guest"
 MEMORY_SUFFIX = ".vmem"
@@ -25,10 +27,38 @@ STREAM_ERRORS = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
 
 #: How compressed files begin, and who opens them.
 _COMPRESSED: Mapping[bytes, Callable[[Any], Any]] = {
-    b"\x1f\x8b\x08": gzip.GzipFile,
+    b"\x1f\x8b\x08": lambda path: io.BufferedReader(GzipStream(path)),
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ\0": lzma.LZMAFile,
 }
+
+
+class Packing(NamedTuple):
+    """A kind of compressed file or archive that has no random access.
+
+    Attributes:
+        name: what it is, in words.
+        magic: how it begins.
+        suffix: of its name.
+        command: what unpacks it.
+    """
+
+    name: str
+    magic: bytes
+    suffix: str
+    command: str
+
+
+_PACKINGS: tuple[Packing, ...] = (
+    Packing("compressed by xz", b"\xfd7zXZ\0", ".xz", "unxz"),
+    Packing("compressed by bzip2", b"BZh", ".bz2", "bunzip2"),
+    Packing("compressed by zstd", b"\x28\xb5\x2f\xfd", ".zst", "unzstd"),
+    Packing("a zip archive", b"PK\x03\x04", ".zip", "unzip"),
+    Packing("a 7z archive", b"7z\xbc\xaf\x27\x1c", ".7z", "7z x"),
+)
+
+#: Suffixes of files that may hold both files of a guest dump.
+_ARCHIVES = (".zip", ".7z")
 
 Opener = Callable[[str], BinaryIO]
 
@@ -90,19 +120,97 @@ def memory_locations(guest_location: str) -> list[str]:
     Args:
         guest_location: URL of the debug.guest file, which may be compressed.
     """
+    return of_all_names(guest_location, _memory_names)
+
+
+def _memory_names(guest_location: str) -> list[str]:
     guest = without_gzip(guest_location)
     stem, suffix = os.path.splitext(guest)
     stems = [stem] if suffix.lower() == GUEST_SUFFIX else list(dict.fromkeys([guest, stem]))
     suffixes = (MEMORY_SUFFIX, MEMORY_SUFFIX + GZIP_SUFFIX)
-    return [stem + suffix for suffix in suffixes for stem in stems]
+    return [stem + _in_case_of(suffix, each) for each in suffixes for stem in stems]
 
 
 def guest_locations(memory_location: str) -> list[str]:
     """Returns where the debug.guest file of a memory file may lie: the other way round."""
+    return of_all_names(memory_location, _guest_names)
+
+
+def _guest_names(memory_location: str) -> list[str]:
     stem, suffix = os.path.splitext(without_gzip(memory_location))
     if suffix.lower() != MEMORY_SUFFIX:
         return []
-    return [stem + GUEST_SUFFIX, stem + GUEST_SUFFIX + GZIP_SUFFIX]
+    suffixes = (GUEST_SUFFIX, GUEST_SUFFIX + GZIP_SUFFIX)
+    return [stem + _in_case_of(suffix, each) for each in suffixes]
+
+
+def _in_case_of(suffix: str, other: str) -> str:
+    """Returns another suffix in upper case where the given one is: DEBUG.GUEST, DEBUG.VMEM."""
+    return other.upper() if suffix.isupper() else other
+
+
+def of_all_names(location: str, companions: Callable[[str], list[str]]) -> list[str]:
+    """Returns the companions of a file beside the name it is given by, and beside its target.
+
+    Of a symbolic link that is the file which it leads to. What is not there under just that name
+    is looked for in any mix of upper and lower case.
+    """
+    places = companions(location)
+    path = local_path(location)
+    if path is None:
+        return places
+    if os.path.islink(path):
+        places += companions(location_of(os.path.realpath(path)))
+    return list(dict.fromkeys(map(_in_any_case, places)))
+
+
+def _in_any_case(location: str) -> str:
+    """Returns the URL of the one file whose name differs in case only, else the URL as it is."""
+    path = local_path(location)
+    if path is None or os.path.lexists(path):
+        return location
+    folder, name = os.path.split(path)
+    try:
+        found = [each for each in os.listdir(folder) if each.lower() == name.lower()]
+    except OSError:
+        return location
+    return location_of(os.path.join(folder, found[0])) if len(found) == 1 else location
+
+
+def packed_locations(locations: Sequence[str]) -> list[str]:
+    """Returns where packed forms of files lie that are not there themselves."""
+    names = (location + packing.suffix for location in locations for packing in _PACKINGS)
+    return [name for name in map(_in_any_case, names) if is_readable(name)]
+
+
+def packing_of(path: str) -> Optional[Packing]:
+    """Returns how a file is packed, by how it begins; None when it is not, or cannot be read."""
+    try:
+        with open(path, "rb", buffering=0) as stream:
+            start = stream.read(max(len(each.magic) for each in _PACKINGS))
+    except OSError:
+        return None
+    return next((each for each in _PACKINGS if start.startswith(each.magic)), None)
+
+
+def packed_message(location: str, packing: Packing) -> str:
+    """Returns what to say of a packed file: what it is, and what to do."""
+    return f"{display_name(location)} is {packing.name}: unpack it first ({packing.command})"
+
+
+def packed_guest_dump(location: str) -> Optional[str]:
+    """Returns what to say of a file that is a packed guest dump by its name, else None."""
+    path = local_path(location)
+    packing = None if path is None else packing_of(path)
+    if packing is None:
+        return None
+    stem = location
+    if has_suffix(location, packing.suffix):
+        stem = location[: -len(packing.suffix)]
+        if packing.suffix in _ARCHIVES:
+            return packed_message(location, packing)
+    named = has_suffix(without_gzip(stem), GUEST_SUFFIX, MEMORY_SUFFIX)
+    return packed_message(location, packing) if named else None
 
 
 def open_location(location: str, as_it_is: bool = False) -> BinaryIO:

@@ -1,14 +1,17 @@
 """Random access to a file of raw memory, plain or compressed."""
 
+import errno
 import io
 import logging
 import mmap
 import os
 import threading
-from typing import Any, BinaryIO, Optional, Union
+from collections.abc import Iterator
+from typing import Any, BinaryIO, Optional, Protocol, Union
 
 from volatility_guestdump.exceptions import MediumError, MemoryFileError, MissingMemoryFile
-from volatility_guestdump.files.gzip_index import MAGIC, Progress, SeekableGzip
+from volatility_guestdump.files.gzip_index import Progress, SeekableGzip
+from volatility_guestdump.files.gzip_members import MAGIC, starts_with_member
 from volatility_guestdump.files.location import (
     GZIP_SUFFIX,
     STREAM_ERRORS,
@@ -17,10 +20,29 @@ from volatility_guestdump.files.location import (
     has_suffix,
     local_path,
     open_location,
+    packed_message,
+    packing_of,
 )
 from volatility_guestdump.kept import Kept
 
 vollog = logging.getLogger(__name__)
+
+
+class Content(Protocol):
+    """What a guest's memory is read from: bytes at offsets."""
+
+    @property
+    def size(self) -> int:
+        """How many bytes there are."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Returns exactly `length` bytes, or raises MediumError."""
+
+    def stored(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """Yields offset and size of what of a piece is not known to be zero."""
+
+    def map(self) -> Optional[mmap.mmap]:
+        """Returns all as mapped into memory, or None where that cannot be done."""
 
 
 class MemoryFile:
@@ -28,10 +50,12 @@ class MemoryFile:
 
     Args:
         location: URL of the file.
+        expected_size: bytes of memory that the guest has, or None when that is not known.
         progress: called while a compressed file is indexed.
 
     Attributes:
         location: URL of the file.
+        expected_size: as given.
         size: of the memory in it, in bytes.
 
     Raises:
@@ -39,22 +63,23 @@ class MemoryFile:
         MemoryFileError: the file cannot be opened or decompressed.
     """
 
-    def __init__(self, location: str, progress: Progress = None) -> None:
+    def __init__(
+        self, location: str, expected_size: Optional[int] = None, progress: Progress = None
+    ) -> None:
         self.location = location
+        self.expected_size = expected_size
         #: Whether somebody was told that not all of it can be read.
         self._error_shown = False
         self._lock = threading.Lock()
         self._descriptor: Optional[int] = None
         path = local_path(location)
         try:
-            if path is not None and _is_gzip(path):
+            if path is not None and _is_gzip(path, expected_size):
                 self._file: Union[BinaryIO, SeekableGzip] = SeekableGzip(path, progress)
                 self.size = self._file.size
                 return
-            if path is not None and has_suffix(path, ".bz2", ".xz"):
-                raise MemoryFileError(
-                    f"{display_name(location)}: only gzip can be read at any offset; unpack it"
-                )
+            if path is not None:
+                _refuse_packed(path, location, expected_size)
             self._file = open_location(location, as_it_is=True)
             self.size = self._file.seek(0, os.SEEK_END)
         except STREAM_ERRORS as error:
@@ -100,6 +125,25 @@ class MemoryFile:
             data += rest
         return data
 
+    def stored(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """Yields offset and size of what of a piece of the file is no hole of a sparse file."""
+        end = offset + length
+        while offset < end:
+            first, last = offset, end
+            if self._descriptor is not None and hasattr(os, "SEEK_DATA"):
+                try:
+                    first = os.lseek(self._descriptor, offset, os.SEEK_DATA)
+                    last = min(end, os.lseek(self._descriptor, first, os.SEEK_HOLE))
+                except OSError as error:
+                    if error.errno == errno.ENXIO:
+                        return
+                    # The file system cannot tell.
+                    first, last = offset, end
+            if first >= end:
+                return
+            yield first, last - first
+            offset = last
+
     def map(self) -> Optional[mmap.mmap]:
         """Returns the file as mapped into memory, or None where that cannot be done."""
         if self._descriptor is None:
@@ -112,25 +156,44 @@ class MemoryFile:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Volatility sends layers to other processes.
-        return open_memory_file, (self.location,)
+        return open_memory_file, (self.location, self.expected_size)
 
 
-def _is_gzip(path: str) -> bool:
-    # The name decides: what a guest has at address 0 may look like anything.
-    if not has_suffix(path, GZIP_SUFFIX):
-        return False
+def _is_gzip(path: str, expected_size: Optional[int]) -> bool:
+    """Whether a file is compressed, whatever its name.
+
+    What a guest has at address 0 may look like anything, so the magic alone is no proof: the
+    file's size must not be that of the memory, and without the name the data must decompress.
+    """
     with open(path, "rb", buffering=0) as stream:
-        return stream.read(len(MAGIC)) == MAGIC
+        if stream.read(len(MAGIC)) != MAGIC:
+            return False
+    if os.path.getsize(path) == expected_size:
+        return False
+    if has_suffix(path, GZIP_SUFFIX):
+        return True
+    return expected_size is not None and starts_with_member(path)
+
+
+def _refuse_packed(path: str, location: str, expected_size: Optional[int]) -> None:
+    """Raises MemoryFileError for a compressed file that cannot be read at any offset."""
+    packing = packing_of(path)
+    if packing is None or os.path.getsize(path) == expected_size:
+        return
+    if expected_size is not None or has_suffix(path, packing.suffix):
+        raise MemoryFileError(packed_message(location, packing))
 
 
 _opened: Kept[MemoryFile] = Kept(2)
 
 
-def open_memory_file(location: str, progress: Progress = None) -> MemoryFile:
+def open_memory_file(
+    location: str, expected_size: Optional[int] = None, progress: Progress = None
+) -> MemoryFile:
     """Returns a memory file, opened now or before; see `MemoryFile`."""
     # A forked process opens it anew: it would share the place in the file with its parent.
-    key = (location, os.getpid(), file_state(location))
-    return _opened.get(key, lambda: MemoryFile(location, progress))
+    key = (location, expected_size, os.getpid(), file_state(location))
+    return _opened.get(key, lambda: MemoryFile(location, expected_size, progress))
 
 
 class MemoryStream(io.RawIOBase):
@@ -140,7 +203,7 @@ class MemoryStream(io.RawIOBase):
         file: that is read.
     """
 
-    def __init__(self, file: MemoryFile) -> None:
+    def __init__(self, file: Content) -> None:
         super().__init__()
         self._memory = file
         self._position = 0

@@ -9,11 +9,11 @@ medium that fails, after its pieces were read: the system may drop a piece and r
 
 import bisect
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Optional
 
 from volatility_guestdump.exceptions import AddressError, MediumError
-from volatility_guestdump.files.memory_file import MemoryFile
+from volatility_guestdump.files.memory_file import Content
 from volatility_guestdump.machine import PAGE_SIZE, MemoryRange
 
 #: From Linux, include/uapi/asm-generic/mman-common.h; Python has no name for it.
@@ -43,7 +43,7 @@ class PhysicalMemory:
         ranges: the runs that the file covers.
     """
 
-    def __init__(self, ranges: Sequence[MemoryRange], file: Optional[MemoryFile]) -> None:
+    def __init__(self, ranges: Sequence[MemoryRange], file: Optional[Content]) -> None:
         self.file = file
         available = file.size if file else 0
         self.ranges: tuple[MemoryRange, ...] = tuple(
@@ -82,6 +82,13 @@ class PhysicalMemory:
             length -= run.end - address
             address = run.end
         return True
+
+    def stored(self) -> Iterator[MemoryRange]:
+        """Yields the runs of memory that are no holes of a sparse file, ascending."""
+        for run in self.ranges:
+            assert self.file is not None
+            for offset, size in self.file.stored(run.file_offset, run.size):
+                yield MemoryRange(run.start + offset - run.file_offset, size, offset)
 
     def read(self, address: int, length: int) -> bytes:
         """Returns `length` bytes of guest-physical memory; none for a negative length.

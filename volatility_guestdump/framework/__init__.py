@@ -5,11 +5,30 @@ Importing this package makes Volatility know them, which finds them as subclasse
 
 import pathlib
 
+from volatility3 import framework
 from volatility3.framework import constants
 from volatility3.framework.layers import resources
 
+from volatility_guestdump import OLDEST_VOLATILITY
 from volatility_guestdump.files import gzip_index, location
-from volatility_guestdump.framework import automagic as automagic
+
+#: The version of the Volatility that is here.
+VOLATILITY = framework.interface_version()
+
+if VOLATILITY < OLDEST_VOLATILITY:
+    # Before the first class of ours is one that Volatility finds.
+    raise ImportError(
+        f"Volatility {'.'.join(map(str, VOLATILITY))} is older than "
+        f"{'.'.join(map(str, OLDEST_VOLATILITY))}, the oldest that this package works with"
+    )
+
+from volatility_guestdump.framework import automagic as automagic  # noqa: E402
+from volatility_guestdump.framework import images as images  # noqa: E402
+from volatility_guestdump.framework import qemu_elf as qemu_elf  # noqa: E402
+from volatility_guestdump.framework import reasons as reasons  # noqa: E402
+from volatility_guestdump.framework import stackers as stackers  # noqa: E402
+from volatility_guestdump.framework import unsupported as unsupported  # noqa: E402
+from volatility_guestdump.framework import vmware_state as vmware_state  # noqa: E402
 
 # Files of other places than this machine come as Volatility gets them, and indexes lie where it
 # keeps what --clear-cache deletes.

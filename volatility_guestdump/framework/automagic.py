@@ -10,8 +10,9 @@ from volatility3.framework.configuration import requirements
 
 from volatility_guestdump import kernels
 from volatility_guestdump.exceptions import GuestDumpError
+from volatility_guestdump.framework.images import ImageStacker
 from volatility_guestdump.framework.machines import MachineRequirement, machine_below
-from volatility_guestdump.framework.stackers import MEMORY_OPTION
+from volatility_guestdump.framework.stacking import MEMORY_OPTION
 from volatility_guestdump.framework.symbol_table import LinuxGuestDumpSymbols
 from volatility_guestdump.framework.windows_symbols import load as load_symbols
 from volatility_guestdump.machine import Machine
@@ -54,7 +55,11 @@ class GuestDumpStackers(stacker.LayerStacker):
 
     def create_stackers_list(self) -> list[type[interfaces.automagic.StackerLayerInterface]]:
         """Returns the stackers for files; those for operating systems have an exclusion list."""
-        return [each for each in super().create_stackers_list() if not each.exclusion_list]
+        return [
+            each
+            for each in super().create_stackers_list()
+            if not each.exclusion_list or issubclass(each, ImageStacker)
+        ]
 
     @classmethod
     def get_requirements(cls) -> list[interfaces.configuration.RequirementInterface]:
@@ -175,6 +180,8 @@ class GuestDumpSymbolFinder(interfaces.automagic.AutomagicInterface):
         except (GuestDumpError, ValueError) as error:
             del context.config[join(path, "class")]
             advice = f"Install an ISF for the banner: {kernel.shown_banner}"
+            if kernel.has_code_alone and kernel.bits == 64:
+                advice += ". guestdump.Info, Registers and Backtrace show what is known without"
             if machine.origin.missing_memory > 0:
                 advice = "The memory file is incomplete: copy it again"
             vollog.warning(f"No symbols for this guest: {error}. {advice}")

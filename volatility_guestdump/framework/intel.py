@@ -12,21 +12,25 @@ from volatility3.framework.layers import intel
 
 from volatility_guestdump.exceptions import AddressError
 from volatility_guestdump.framework.machines import machine_of
+from volatility_guestdump.framework.templates import KeepsMembers, KeptMembers
 from volatility_guestdump.machine import PAGE_SIZE, Read
 
 _PAGE_BITS = PAGE_SIZE.bit_length() - 1
 _OFFSET = PAGE_SIZE - 1
+#: What plugins ask for is a structure: task_struct has 10 KiB.
+_MAXIMUM_PIECE = 1 << 16
 #: More pages than a plugin usually reads, in 8 MiB.
 _MAXIMUM_PAGES = 1 << 16
 
 
-class _ShortPath(intel.Intel):
+class _ShortPath(KeepsMembers, intel.Intel):
     """Remembers where pages are, and reads what lies inside one page from there."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         #: Number of a virtual page -> its address in the layer below.
         self._places: dict[int, int] = {}
+        self.kept_members = KeptMembers()
 
     @functools.cached_property
     def _below(self) -> interfaces.layers.DataLayerInterface:
@@ -70,9 +74,9 @@ class _ShortPath(intel.Intel):
 
     def is_valid(self, offset: int, length: int = 1) -> bool:
         """Returns whether all of a piece of memory can be read."""
-        if (offset & _OFFSET) + length <= PAGE_SIZE:
-            number = offset >> _PAGE_BITS
-            if number in self._places or self._place(number) is not None:
+        if 0 < length <= _MAXIMUM_PIECE:
+            pages = range(offset >> _PAGE_BITS, (offset + length - 1 >> _PAGE_BITS) + 1)
+            if all(page in self._places or self._place(page) is not None for page in pages):
                 return True
         return bool(super().is_valid(offset, length))
 
@@ -80,7 +84,7 @@ class _ShortPath(intel.Intel):
         """Leaves out what can be found again."""
         found_again = ("_below", "_read_below")
         state = {name: value for name, value in self.__dict__.items() if name not in found_again}
-        return {**state, "_places": {}}
+        return {**state, "_places": {}, "kept_members": KeptMembers()}
 
 
 class GuestDumpIntel(_ShortPath, intel.LinuxIntel):

@@ -1,7 +1,8 @@
 """Layers: the memory file of a guest dump, and its guest-physical memory."""
 
 import functools
-from typing import Any, Optional
+from collections.abc import Hashable, Iterable
+from typing import Any, Callable, Optional
 
 from volatility3.framework import exceptions, interfaces
 from volatility3.framework.configuration import requirements
@@ -12,9 +13,10 @@ from volatility_guestdump.files.location import (
     STREAM_ERRORS,
     display_name,
     file_state,
+    memory_locations,
     open_location,
 )
-from volatility_guestdump.files.memory_file import MemoryFile, MemoryStream, open_memory_file
+from volatility_guestdump.files.memory_file import Content, MemoryStream, open_memory_file
 from volatility_guestdump.files.physical import PhysicalMemory
 from volatility_guestdump.framework.structures import StructuresTable
 from volatility_guestdump.kept import Kept
@@ -64,18 +66,40 @@ def open_machine(guest_location: str, memory_location: Optional[str]) -> Machine
         SourceError: debug.guest is not valid.
         MemoryFileError: the memory file cannot be opened.
     """
-    locations = filter(None, (guest_location, memory_location))
-    identity = tuple((location, file_state(location)) for location in locations)
 
-    def make() -> Machine:
+    def make(identity: Hashable) -> Machine:
         guest = open_guest_file(guest_location)
-        file = None if memory_location is None else open_memory_file(memory_location)
+        file = (
+            None
+            if memory_location is None
+            else open_memory_file(memory_location, guest.memory_size)
+        )
         origin = Origin(
-            guest.format, guest_location, guest.ranges, memory_location, file.size if file else 0
+            guest.format,
+            guest_location,
+            guest.ranges,
+            memory_location,
+            file.size if file else 0,
+            memory_locations(guest_location),
         )
         return Machine(PhysicalMemory(guest.ranges, file), guest.vcpus, identity, origin)
 
-    return _machines.get(identity, make)
+    return kept_machine([guest_location, memory_location], make)
+
+
+def kept_machine(
+    locations: Iterable[Optional[str]], make: Callable[[Hashable], Machine], reading: str = ""
+) -> Machine:
+    """Returns the machine that some files make, made now or before.
+
+    Args:
+        locations: URLs of the files; None stands for one that there is not.
+        make: makes the machine, given its identity.
+        reading: tells it from other machines that the same files can be read as.
+    """
+    files = tuple((location, file_state(location)) for location in locations if location)
+    identity = (reading, files)
+    return _machines.get(identity, lambda: make(identity))
 
 
 class MemoryFileLayer(physical.FileLayer):
@@ -86,9 +110,23 @@ class MemoryFileLayer(physical.FileLayer):
     """
 
     @property
-    def memory_file(self) -> MemoryFile:
+    def memory_file(self) -> Content:
         """The file, for those who need no layer."""
-        return open_memory_file(str(self.config["location"]))
+        size = self.config.get("memory_size", None)
+        return open_memory_file(str(self.config["location"]), None if size is None else int(size))
+
+    @classmethod
+    def get_requirements(cls) -> list[interfaces.configuration.RequirementInterface]:
+        """Returns the file's URL, and the size of the memory that the guest has."""
+        return [
+            *super().get_requirements(),
+            requirements.IntRequirement(
+                name="memory_size",
+                description="Bytes of memory that the guest has, which tell whether the file is "
+                "compressed",
+                optional=True,
+            ),
+        ]
 
     @property
     def _file(self) -> Any:
@@ -109,59 +147,27 @@ class MemoryFileLayer(physical.FileLayer):
             ) from error
 
 
-class GuestDumpLayer(segmented.SegmentedLayer):
-    """The guest-physical memory of a debug.guest + debug.vmem pair.
+class MachineLayer(segmented.SegmentedLayer):
+    """The guest-physical memory of a machine, whatever files it comes from.
 
-    debug.guest is the meta layer, debug.vmem the base layer. When there is no memory file the
-    base layer is debug.guest too, with no segment that refers to it: the vCPUs can be looked at,
-    and every address is invalid.
+    Subclasses say how the machine is made of the layers that they need.
     """
 
     provides = {"type": "physical"}
 
-    def __init__(
-        self,
-        context: interfaces.context.ContextInterface,
-        config_path: str,
-        name: str,
-        metadata: Optional[dict[str, Any]] = None,
-    ) -> None:
-        # Construct these so we can use self.config
-        self._context = context
-        self._config_path = config_path
-        self._meta_layer = str(self.config["meta_layer"])
-        self._base_layer: str = str(self.config["base_layer"])
-        try:
-            version = open_guest_file(self.guest_location).version
-            # Opens the memory file too.
-            assert self.machine
-        except SourceError as error:
-            raise GuestDumpFormatException(name, str(error)) from error
-        context.symbol_space.append(
-            StructuresTable(
-                context,
-                interfaces.configuration.path_join(config_path, "structures"),
-                context.symbol_space.free_table_name("guestdump"),
-                version,
-            )
-        )
-        super().__init__(context, config_path, name, metadata)
+    def _make_machine(self) -> Machine:
+        """Returns the machine, made now or before.
 
-    @property
-    def guest_location(self) -> str:
-        """URL of the debug.guest file."""
-        return str(self.context.layers[self._meta_layer].config["location"])
-
-    @property
-    def memory_location(self) -> Optional[str]:
-        """URL of the memory file, or None when there is none."""
-        location = str(self.context.layers[str(self._base_layer)].config["location"])
-        return None if location == self.guest_location else location
+        Raises:
+            SourceError: a file that describes it is not valid.
+            MemoryFileError: the memory file cannot be opened.
+        """
+        raise NotImplementedError
 
     @functools.cached_property
     def machine(self) -> Machine:
-        """The machine that the two files describe, for those who need no layer."""
-        return open_machine(self.guest_location, self.memory_location)
+        """The machine, for those who need no layer."""
+        return self._make_machine()
 
     def describe_system(self, metadata: dict[str, Any]) -> None:
         """Adds to the layer's metadata what is known of the system that the guest runs."""
@@ -175,12 +181,14 @@ class GuestDumpLayer(segmented.SegmentedLayer):
     @property
     def minimum_address(self) -> int:
         """The first address of memory, whether the memory file covers it or not."""
-        return self.machine.origin.ranges[0].start
+        ranges = self.machine.origin.ranges
+        return ranges[0].start if ranges else 0
 
     @property
     def maximum_address(self) -> int:
         """The last address of memory, whether the memory file covers it or not."""
-        return self.machine.origin.ranges[-1].end - 1
+        ranges = self.machine.origin.ranges
+        return ranges[-1].end - 1 if ranges else 0
 
     def is_valid(self, offset: int, length: int = 1) -> bool:
         """Returns whether all of a piece of memory can be read."""
@@ -204,9 +212,42 @@ class GuestDumpLayer(segmented.SegmentedLayer):
         """Leaves the open file out; it is opened again when it is needed."""
         return {name: value for name, value in self.__dict__.items() if name != "machine"}
 
+
+class DescribedMemoryLayer(MachineLayer):
+    """A machine of two files: the meta layer describes it, the base layer holds its memory.
+
+    When there is no memory file, or the describing file holds the memory too, both are the same
+    layer.
+    """
+
+    def __init__(
+        self,
+        context: interfaces.context.ContextInterface,
+        config_path: str,
+        name: str,
+        metadata: Optional[dict[str, Any]] = None,
+    ) -> None:
+        # Construct these so we can use self.config
+        self._context = context
+        self._config_path = config_path
+        self._meta_layer = str(self.config["meta_layer"])
+        self._base_layer: str = str(self.config["base_layer"])
+        super().__init__(context, config_path, name, metadata)
+
+    @property
+    def describing_location(self) -> str:
+        """URL of the file that describes the machine."""
+        return str(self.context.layers[self._meta_layer].config["location"])
+
+    @property
+    def memory_location(self) -> Optional[str]:
+        """URL of the memory file, or None when there is no other file."""
+        location = str(self.context.layers[str(self._base_layer)].config["location"])
+        return None if location == self.describing_location else location
+
     @property
     def dependencies(self) -> list[str]:
-        """The layers of the memory file and of debug.guest."""
+        """The layers of the memory file and of the describing file."""
         return list(dict.fromkeys([str(self._base_layer), self._meta_layer]))
 
     @classmethod
@@ -216,3 +257,36 @@ class GuestDumpLayer(segmented.SegmentedLayer):
             requirements.TranslationLayerRequirement(name="base_layer", optional=False),
             requirements.TranslationLayerRequirement(name="meta_layer", optional=False),
         ]
+
+
+class GuestDumpLayer(DescribedMemoryLayer):
+    """The guest-physical memory of a debug.guest + debug.vmem pair.
+
+    When there is no memory file no segment refers to the base layer: the vCPUs can be looked at,
+    and every address is invalid.
+    """
+
+    def __init__(
+        self,
+        context: interfaces.context.ContextInterface,
+        config_path: str,
+        name: str,
+        metadata: Optional[dict[str, Any]] = None,
+    ) -> None:
+        try:
+            # Opens the memory file too.
+            super().__init__(context, config_path, name, metadata)
+            version = open_guest_file(self.describing_location).version
+        except SourceError as error:
+            raise GuestDumpFormatException(name, str(error)) from error
+        context.symbol_space.append(
+            StructuresTable(
+                context,
+                interfaces.configuration.path_join(config_path, "structures"),
+                context.symbol_space.free_table_name("guestdump"),
+                version,
+            )
+        )
+
+    def _make_machine(self) -> Machine:
+        return open_machine(self.describing_location, self.memory_location)

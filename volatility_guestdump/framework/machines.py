@@ -4,18 +4,99 @@ A layer of ours knows its machine. Whoever wants the machine of a guest asks `ma
 any layer that stands on it.
 """
 
+import functools
+import weakref
+from collections.abc import Iterator, Sequence
 from typing import Optional
 
-from volatility3.framework import interfaces
+from volatility3.framework import exceptions, interfaces
 from volatility3.framework.configuration import requirements
+from volatility3.framework.layers import physical, segmented
 
-from volatility_guestdump.framework.layers import GuestDumpLayer
-from volatility_guestdump.machine import Machine
+from volatility_guestdump.exceptions import AddressError, MediumError
+from volatility_guestdump.files.location import file_state
+from volatility_guestdump.framework.layers import MachineLayer
+from volatility_guestdump.machine import Machine, MemoryRange, Origin
 
 
 def machine_of(layer: interfaces.layers.DataLayerInterface) -> Optional[Machine]:
     """Returns the machine whose guest-physical memory a layer is, or None."""
-    return layer.machine if isinstance(layer, GuestDumpLayer) else None
+    if isinstance(layer, MachineLayer):
+        return layer.machine
+    if isinstance(layer, segmented.NonLinearlySegmentedLayer):
+        machine = _adapted.get(layer)
+        if machine is None:
+            machine = _adapted[layer] = _adapt(layer)
+        return machine
+    return None
+
+
+class _LayerMemory:
+    """Guest-physical memory that one of Volatility's layers reads.
+
+    Args:
+        layer: the layer.
+    """
+
+    def __init__(self, layer: interfaces.layers.TranslationLayerInterface) -> None:
+        self._layer = layer
+
+    @functools.cached_property
+    def ranges(self) -> Sequence[MemoryRange]:
+        """The runs of memory, ascending; those that follow each other are one."""
+        runs: list[MemoryRange] = []
+        layer = self._layer
+        for start, size, mapped, *_ in layer.mapping(
+            0, layer.maximum_address + 1, ignore_errors=True
+        ):
+            if runs and runs[-1].end == start:
+                runs[-1] = MemoryRange(runs[-1].start, runs[-1].size + size, runs[-1].file_offset)
+            else:
+                runs.append(MemoryRange(start, size, mapped))
+        return runs
+
+    def stored(self) -> Iterator[MemoryRange]:
+        """Yields all runs."""
+        yield from self.ranges
+
+    def covers(self, address: int, length: int) -> bool:
+        """Whether all of a piece of memory can be read."""
+        return address >= 0 and bool(self._layer.is_valid(address, max(length, 1)))
+
+    def read(self, address: int, length: int) -> bytes:
+        """Reads memory; see `Memory.read`."""
+        if length <= 0:
+            return b""
+        try:
+            return bytes(self._layer.read(address, length))
+        except exceptions.InvalidAddressException as error:
+            raise AddressError(error.invalid_address) from error
+        except exceptions.VolatilityException as error:
+            raise MediumError(address, str(error)) from error
+
+
+#: Machines of Volatility's own layers. Copies of a layer have one of their own.
+_adapted: "weakref.WeakKeyDictionary[interfaces.layers.DataLayerInterface, Machine]" = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _adapt(layer: interfaces.layers.TranslationLayerInterface) -> Machine:
+    """Returns a machine without vCPUs of a physical layer that Volatility stacked."""
+    files = []
+    names = list(layer.dependencies)
+    while names:
+        below = layer.context.layers[names.pop()]
+        names += below.dependencies
+        if isinstance(below, physical.FileLayer):
+            files.append((below.location, file_state(below.location)))
+    memory = _LayerMemory(layer)
+    location = files[0][0] if files else ""
+    kind = type(layer).__name__
+    ranges = memory.ranges
+    size = sum(run.size for run in ranges)
+    origin = Origin(f"{kind} of Volatility", location, ranges, location, size)
+    return Machine(memory, (), (kind, tuple(files)), origin)
 
 
 def machine_below(

@@ -1,8 +1,7 @@
 """Stackers: debug.guest or debug.vmem -> GuestDumpLayer -> the kernel's Intel layer."""
 
 import logging
-from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Optional
 
 from volatility3.framework import constants, interfaces
 from volatility3.framework.automagic import linux, windows
@@ -10,22 +9,18 @@ from volatility3.framework.layers import intel, physical
 
 from volatility_guestdump import kernels
 from volatility_guestdump.exceptions import (
-    MemoryFileError,
-    MissingMemoryFile,
     SourceError,
     UnrecognizedSource,
 )
 from volatility_guestdump.files.location import (
     MEMORY_SUFFIX,
-    display_name,
     guest_locations,
     is_readable,
-    location_of,
     looks_like_guest_file,
     memory_locations,
+    packed_guest_dump,
     without_gzip,
 )
-from volatility_guestdump.files.memory_file import MemoryStream, open_memory_file
 from volatility_guestdump.framework.installed import linux_isf
 from volatility_guestdump.framework.intel import (
     GuestDumpIntel,
@@ -33,16 +28,25 @@ from volatility_guestdump.framework.intel import (
     GuestDumpIntelLA57,
     GuestDumpIntelPAE,
 )
-from volatility_guestdump.framework.layers import GuestDumpLayer, MemoryFileLayer, open_guest_file
+from volatility_guestdump.framework.layers import (
+    GuestDumpLayer,
+    MachineLayer,
+    open_guest_file,
+)
 from volatility_guestdump.framework.machines import machine_of
+from volatility_guestdump.framework.stacking import (
+    described_by,
+    find_memory,
+    memory_candidates,
+    read_through_memory_file,
+    report,
+)
+from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.machine import Machine
 from volatility_guestdump.windows.kernel import WindowsKernel
-from volatility_guestdump.x86.paging import PagingMode, find_paging
+from volatility_guestdump.x86.paging import PagingMode
 
 vollog = logging.getLogger(__name__)
-
-#: Where the automagic keeps what the user gave with --guest-memory.
-MEMORY_OPTION = "automagic.GuestDumpStackers.guest_memory"
 
 _LINUX_LAYERS: dict[PagingMode, type[intel.Intel]] = {
     PagingMode.LEGACY: GuestDumpIntel,
@@ -73,34 +77,16 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
         guest = cls._find_guest(layer.location)
         if guest is None:
             return None
+        candidates = [layer.location]
         if guest == layer.location:
-            candidates = memory_locations(guest)
-            option = context.config.get(MEMORY_OPTION, None)
-            if option:
-                candidates = [location_of(str(option))]
-            memory = cls._find_memory(guest, candidates, progress_callback)
-        else:
-            memory = cls._find_memory(guest, [layer.location], progress_callback)
-            if memory is not None:
-                # Volatility asks this layer for its size, in a message that it may not even log.
-                # Where it sends layers to other processes the file is dropped, but not the size.
-                file = open_memory_file(memory)
-                stream: Any = MemoryStream(file)
-                layer._file_ = stream
-                layer._maximum_address = file.size - 1
-        join = interfaces.configuration.path_join
-        new_name = context.layers.free_layer_name("GuestDumpLayer")
-        path = join("GuestDumpHelper", new_name)
-        meta_layer = base_layer = cls._add_layer(
-            context, physical.FileLayer, guest, path, "meta_layer"
-        )
-        if memory is not None:
-            base_layer = cls._add_layer(context, MemoryFileLayer, memory, path, "base_layer")
-        context.config[join(path, "meta_layer")] = meta_layer
-        context.config[join(path, "base_layer")] = base_layer
-        dump = GuestDumpLayer(context, path, new_name)
-        cls._report_size(dump.machine)
-        cls._report_match(dump.machine)
+            candidates = memory_candidates(context, memory_locations(guest))
+        size = open_guest_file(guest).memory_size
+        memory = find_memory(guest, candidates, size, progress_callback)
+        if memory is not None and guest != layer.location:
+            read_through_memory_file(layer, memory, size)
+        path, name = described_by(context, GuestDumpLayer.__name__, guest, memory, size)
+        dump = GuestDumpLayer(context, path, name)
+        report(dump.machine)
         return dump
 
     @staticmethod
@@ -110,6 +96,10 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
             open_guest_file(location)
             return location
         except UnrecognizedSource as error:
+            packed = packed_guest_dump(location)
+            if packed is not None:
+                vollog.warning(packed)
+                return None
             # Whoever names a file so means it.
             level = logging.WARNING if looks_like_guest_file(location) else constants.LOGLEVEL_VV
             vollog.log(level, f"No guest dump: {error}")
@@ -130,81 +120,6 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
                 vollog.warning(f"Not a usable guest dump: {error}")
         return None
 
-    @staticmethod
-    def _find_memory(
-        guest: str, candidates: Sequence[str], progress: constants.ProgressCallback
-    ) -> Optional[str]:
-        """Returns the first of the URLs at which there is a memory file that can be read."""
-        missing = []
-        for candidate in candidates:
-            if candidate == guest:
-                vollog.warning(f"{display_name(guest)} is not its own memory: see --guest-memory")
-                return None
-            try:
-                open_memory_file(candidate, progress)
-                return candidate
-            except MissingMemoryFile:
-                missing.append(display_name(candidate))
-            except MemoryFileError as error:
-                vollog.warning(f"The guest's memory cannot be read, only its registers: {error}")
-                return None
-        vollog.warning(
-            f"{' or '.join(missing)}: no such file. The memory of {display_name(guest)} "
-            f"is expected beside it, or where --guest-memory says; only registers can be shown"
-        )
-        return None
-
-    @staticmethod
-    def _add_layer(
-        context: interfaces.context.ContextInterface,
-        layer_class: type[physical.FileLayer],
-        location: str,
-        path: str,
-        requirement: str,
-    ) -> str:
-        """Adds the layer of a file, and returns its name."""
-        name: str = context.layers.free_layer_name("FileLayer")
-        path = interfaces.configuration.path_join(path, requirement)
-        context.config[interfaces.configuration.path_join(path, "location")] = location
-        context.layers.add_layer(layer_class(context, path, name))
-        return name
-
-    @staticmethod
-    def _report_size(machine: Machine) -> None:
-        origin = machine.origin
-        if origin.memory_location is None or not origin.missing_memory:
-            return
-        found = (
-            f"{display_name(origin.memory_location)}: {origin.memory_file_size} bytes, but "
-            f"{display_name(origin.location)} describes {origin.memory_size}: "
-        )
-        if origin.missing_memory > 0:
-            vollog.warning(
-                f"{found}the copy is incomplete. Memory from guest-physical address "
-                f"{machine.first_missing_address:#x} on is missing"
-            )
-        else:
-            vollog.warning(f"{found}the surplus is ignored")
-
-    @staticmethod
-    def _report_match(machine: Machine) -> None:
-        """Warns when no page tables of a vCPU make sense in the memory file."""
-        origin = machine.origin
-        if origin.memory_location is None:
-            return
-        paged = False
-        for vcpu in machine.vcpus:
-            mode, tables = find_paging(machine.memory.read, vcpu)
-            if tables is not None:
-                return
-            paged = paged or mode is not PagingMode.OFF
-        if paged:
-            missing = "they are missing, or " if origin.missing_memory > 0 else ""
-            vollog.warning(
-                f"{display_name(origin.memory_location)} has the page tables of no vCPU of "
-                f"{display_name(origin.location)}: {missing}it is the memory of another guest"
-            )
-
 
 class GuestDumpWindowsStacker(interfaces.automagic.StackerLayerInterface):
     """Stacks Volatility's Intel layer for Windows on a GuestDumpLayer, from the registers."""
@@ -222,9 +137,10 @@ class GuestDumpWindowsStacker(interfaces.automagic.StackerLayerInterface):
     ) -> Optional[interfaces.layers.DataLayerInterface]:
         """Attempts to find the kernel that the vCPUs run, and leaves the rest to Volatility."""
         layer = context.layers[layer_name]
-        machine = machine_of(layer)
-        kernel = None if machine is None else kernels.windows_kernel(machine)
-        if kernel is None or not isinstance(layer, GuestDumpLayer):
+        if not isinstance(layer, MachineLayer):
+            return None
+        kernel = kernels.windows_kernel(layer.machine)
+        if kernel is None:
             return None
         if kernel.tables.mode is PagingMode.FIVE_LEVEL:
             # GuestDumpSystemStacker says why.
@@ -256,7 +172,7 @@ class GuestDumpLinuxStacker(interfaces.automagic.StackerLayerInterface):
     ) -> Optional[interfaces.layers.DataLayerInterface]:
         """Attempts to find the kernel that the vCPUs run."""
         machine = machine_of(context.layers[layer_name])
-        kernel = None if machine is None else kernels.linux_kernel(machine)
+        kernel = None if machine is None else cls._find(machine, progress_callback)
         if kernel is None:
             return None
         join = interfaces.configuration.path_join
@@ -264,13 +180,28 @@ class GuestDumpLinuxStacker(interfaces.automagic.StackerLayerInterface):
         path = join("GuestDumpHelper", new_name)
         context.config[join(path, "memory_layer")] = layer_name
         context.config[join(path, "page_map_offset")] = kernel.page_map
-        context.config[join(path, "kernel_virtual_offset")] = kernel.kaslr_shift
+        context.config[join(path, "kernel_virtual_offset")] = kernel.symbol_shift
         context.config[join(path, linux.LinuxSymbolFinder.banner_config_key)] = str(
             linux_isf(kernel)[0], "latin-1"
         )
         return _LINUX_LAYERS[kernel.tables.mode](
             context, config_path=path, name=new_name, metadata={"os": "Linux"}
         )
+
+    @classmethod
+    def _find(cls, machine: Machine, progress: constants.ProgressCallback) -> Optional[LinuxKernel]:
+        return kernels.linux_kernel(machine)
+
+
+class GuestDumpSearchStacker(GuestDumpLinuxStacker):
+    """Stacks the same layer after a search of all memory."""
+
+    # Behind Volatility's stackers for Linux: with an ISF they may do without.
+    stack_order = 37
+
+    @classmethod
+    def _find(cls, machine: Machine, progress: constants.ProgressCallback) -> Optional[LinuxKernel]:
+        return kernels.search_linux(machine, progress)
 
 
 class GuestDumpSystemStacker(interfaces.automagic.StackerLayerInterface):

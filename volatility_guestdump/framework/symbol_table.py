@@ -18,9 +18,10 @@ from volatility3.framework.symbols import intermed, linux
 # LinuxKernelIntermedSymbols needs it, but leaves it to the plugins to import it.
 from volatility3.framework.symbols.linux.extensions import network  # noqa: F401
 
+from volatility_guestdump.framework import mends
 from volatility_guestdump.framework.machines import machine_of
-from volatility_guestdump.framework.templates import StructureTemplate, quick
-from volatility_guestdump.kernels import linux_kernel
+from volatility_guestdump.framework.templates import StructureTemplate, quick, quick_class
+from volatility_guestdump.kernels import search_linux
 from volatility_guestdump.linux.isf.document import IsfView
 from volatility_guestdump.linux.kernel import LinuxKernel
 
@@ -48,6 +49,11 @@ class _Members(Mapping[str, tuple[int, interfaces.objects.Template]]):
             offset, descriptor = self._fields[name]
             member = self._made[name] = (offset, self._table.template(descriptor))
         return member
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Returns a member, or a default."""
+        member = self._made.get(name)
+        return member or (self[name] if name in self._fields else default)
 
     def __contains__(self, name: object) -> bool:
         return name in self._fields
@@ -87,13 +93,14 @@ class _GuestDumpFormat(intermed.Version8Format):
     def get_type(self, type_name: str) -> interfaces.objects.Template:
         """Resolves an individual type, without its members."""
         if type_name not in self._json_object["user_types"]:
-            return super().get_type(type_name)
+            template = super().get_type(type_name)
+            return quick(template) if isinstance(template, templates.ObjectTemplate) else template
         kind, size = self._view.types.outline(type_name)
         object_class = self.get_type_class(type_name)
         if object_class is objects.AggregateType:
             object_class = objects.StructType if kind == "struct" else objects.UnionType
         return StructureTemplate(
-            object_class,
+            quick_class(object_class),
             self.name + constants.BANG + type_name,
             size=size,
             members=_Members(self, type_name),
@@ -159,7 +166,8 @@ class _GuestDumpTable(intermed.IntermediateSymbolTable):
         class_types: Optional[Mapping[str, type[interfaces.objects.ObjectInterface]]] = None,
         symbol_mask: int = 0,
     ) -> None:
-        self._view = IsfView(_kernel_at(context, isf_url))
+        self._kernel = _kernel_at(context, isf_url)
+        self._view = IsfView(self._kernel)
         self._delegate = _GuestDumpFormat(
             context, config_path, name, self._view, native_types, table_mapping
         )
@@ -175,10 +183,18 @@ class _GuestDumpTable(intermed.IntermediateSymbolTable):
         self.config["isf_url"] = isf_url
         self.config["symbol_mask"] = symbol_mask
 
+    def get_symbol(self, name: str) -> interfaces.symbols.SymbolInterface:
+        """Returns the symbol of a name."""
+        mends.refuse_unreadable_kallsyms(self._kernel, name, self.name)
+        symbol: interfaces.symbols.SymbolInterface = super().get_symbol(name)
+        return symbol
+
     def get_symbols_by_location(self, offset: int, size: int = 0) -> Iterable[str]:
         """Returns the names of all symbols at an address, or in a range of addresses."""
+        mask = int(str(self.config["symbol_mask"]))
+        if not mask and size >= 0:
+            return [name for _, name in self._view.symbols_between(offset, offset + size)]
         if not self._sort_symbols:
-            mask = int(str(self.config["symbol_mask"]))
             self._sort_symbols = self._view.symbols_by_location(mask)
         return super().get_symbols_by_location(offset, size)
 
@@ -187,7 +203,7 @@ def _kernel_at(context: interfaces.context.ContextInterface, location: str) -> L
     for layer in context.layers.values():
         machine = machine_of(layer)
         if machine is not None and machine.origin.location == location:
-            kernel = linux_kernel(machine)
+            kernel = search_linux(machine)
             if kernel is not None:
                 return kernel
     raise exceptions.SymbolSpaceError(f"No layer has the Linux kernel of {location}")
@@ -201,3 +217,7 @@ class LinuxGuestDumpSymbols(linux.LinuxKernelIntermedSymbols, _GuestDumpTable):
     Raises:
         KernelError: the kernel has no kallsyms or no BTF.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        mends.install(self)

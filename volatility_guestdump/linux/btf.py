@@ -41,6 +41,7 @@ import enum
 import itertools
 import struct
 import sys
+from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
 from volatility_guestdump.exceptions import BtfError
@@ -158,6 +159,15 @@ class Integer(NamedTuple):
     size: int
     signed: bool
     boolean: bool
+
+
+def btf_headers(image: bytes) -> Iterator[int]:
+    """Yields the offsets of what begins like BTF, for who has no symbol of it."""
+    start = struct.pack("<HBB", MAGIC, 1, 0)
+    place = image.find(start)
+    while place >= 0:
+        yield place
+        place = image.find(start, place + 1)
 
 
 class Btf:

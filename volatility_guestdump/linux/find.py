@@ -1,35 +1,45 @@
-"""Finding the Linux kernel that a machine runs, from the registers of its vCPUs.
+"""Finding the Linux kernel that a machine runs.
 
-The page tables that a vCPU points to map the kernel's image at an address that is known:
+The page tables that are found map the kernel's image at an address that is known:
 
     64-bit   between 0xffffffff80000000 and 0xffffffffc0000000, and nothing else before it
              (Documentation/arch/x86/x86_64/mm.rst), with four levels and with five
-    32-bit   in the linear mapping, around the handlers that the IDT points to
+    32-bit   in the linear mapping, around an address of the kernel that is known
 
-Only the image is read. Its banner says that it is Linux; kallsyms in it says the rest.
+There are four ways to the page tables, the cheapest and surest first: registers of vCPUs, low
+memory, and after a search of all memory VMCOREINFO and the banner. However they are found, only
+the image is read then. Its banner says that it is Linux; kallsyms in it says the rest.
 """
 
 import itertools
-import re
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Optional
 
 from volatility_guestdump.exceptions import AddressError, KallsymsError
+from volatility_guestdump.linux import vmcoreinfo
+from volatility_guestdump.linux.banner import (
+    BANNER,
+    BANNER_LIMIT,
+    BANNER_START,
+    RODATA_REACH,
+    banner_tables,
+)
+from volatility_guestdump.linux.crash import is_second_kernel
 from volatility_guestdump.linux.kallsyms import Kallsyms, find_kallsyms
 from volatility_guestdump.linux.kernel import LinuxKernel, Run
-from volatility_guestdump.machine import PAGE_SIZE, Machine, read_padded
+from volatility_guestdump.linux.low_memory import low_memory_tables
+from volatility_guestdump.linux.search import Progress, Traces, search
+from volatility_guestdump.machine import PAGE_SIZE, Machine, Memory, read_padded
 from volatility_guestdump.x86.idt import handlers
 from volatility_guestdump.x86.paging import PageTables, candidate_tables
+
+vollog = logging.getLogger(__name__)
 
 #: Where a 64-bit kernel's image may lie; modules follow behind.
 IMAGE_START = 0xFFFFFFFF80000000
 IMAGE_END = 0xFFFFFFFFC0000000
 
-#: linux_banner as the build makes it. The kernel's early boot code has one without a number
-#: behind the "#", and the log has one without the newline.
-_BANNER_START = b"Linux version "
-_BANNER = re.compile(_BANNER_START + rb"[0-9][^\0\n]{8,400} #\d+[^\0\n]{0,200}\n\0")
-_BANNER_LIMIT = 1024
 _BANNERS_LIMIT = 16
 
 #: More than any kernel's text and data.
@@ -39,39 +49,133 @@ _IMAGE_REACH_32 = 64 << 20
 #: What is searched at a time. Larger ones were up to five times slower: each is a new allocation
 #: from the system, whose pages come one by one.
 _CHUNK = 256 << 10
-#: How far from the banner kallsyms may lie: both are in .rodata.
-_RODATA_REACH = 64 << 20
+#: How far from the banner kallsyms may lie: both are in .rodata. It was at most 4 MiB behind it in
+#: kernels from 5.10 to 7.2, so there it is looked for first; the image has some 50 MiB.
+_RODATA_REACHES = ((PAGE_SIZE, 8 << 20), (RODATA_REACH, RODATA_REACH))
 #: Pieces of memory with a banner that are tried as the kernel's, before one without symbols is
 #: taken for it. Memory that was freed keeps what was in it, copies of the banner too.
 _ATTEMPTS = 4
 
 
+#: Banners that are tried after a search, each by decoding kallsyms around it.
+_BANNER_ATTEMPTS = 16
+
+#: Page tables, and addresses of the kernel that they map: where a 32-bit one is looked for.
+_Candidates = Iterable[tuple[PageTables, Sequence[int]]]
+
+
 def find_kernel(machine: Machine) -> Optional[LinuxKernel]:
-    """Finds the Linux kernel that the vCPUs of a machine run.
+    """Finds the Linux kernel that a machine runs, by registers or low memory.
 
     Args:
-        machine: that is searched; each vCPU is tried, for some may be in a useless state.
+        machine: that is looked at; each vCPU is tried, for some may be in a useless state.
 
     Returns:
-        The kernel, or None when the guest is not Linux, or has not come far enough to tell.
+        The kernel, or None when the guest is not Linux, or has not come far enough to tell. Of two,
+        it is the one that panicked, and not the one that kdump started then.
     """
-    found = None
-    for kernel in itertools.islice(_kernels(machine), _ATTEMPTS):
-        if kernel.kallsyms is not None:
-            return kernel
-        found = found or kernel
-    return found
+    return _first(_by_registers(machine), "registers") or _first(
+        ((tables, ()) for tables in low_memory_tables(machine.memory)), "low memory"
+    )
 
 
-def _kernels(machine: Machine) -> Iterator[LinuxKernel]:
-    """Yields what may be the kernel: pieces of the image that have a banner."""
+def search_kernel(
+    memory: Memory, progress: Progress = None, traces: Optional[Traces] = None
+) -> Optional[LinuxKernel]:
+    """Searches all of memory for a Linux kernel.
+
+    Args:
+        memory: that is searched.
+        progress: called with per cent and a description while it is.
+        traces: what a search has found already.
+
+    Returns:
+        The kernel, or None when there is none. Of several with symbols, which a crash kernel or
+        an earlier kernel left in memory, it is the first, and a warning says so.
+    """
+    traces = search(memory, progress) if traces is None else traces
+    return _chosen(_by_vmcoreinfo(memory, traces), "VMCOREINFO") or _chosen(
+        _by_banner(memory, traces), "banner"
+    )
+
+
+def _by_registers(machine: Machine) -> Iterator[tuple[PageTables, Sequence[int]]]:
     for vcpu, tables in candidate_tables(machine.memory.read, machine.vcpus):
-        first = list(handlers(vcpu, tables, 1))
-        runs = list(_image_runs(tables, first))
+        yield tables, list(handlers(vcpu, tables, 1))
+
+
+def _by_vmcoreinfo(memory: Memory, traces: Traces) -> Iterator[tuple[PageTables, Sequence[int]]]:
+    for address in traces.vmcoreinfo:
+        info = vmcoreinfo.read_at(memory, address)
+        near = vmcoreinfo.symbol(info, "_stext")
+        for tables in vmcoreinfo.vmcoreinfo_tables(memory, info):
+            yield tables, () if near is None else (near,)
+
+
+def _by_banner(memory: Memory, traces: Traces) -> Iterator[tuple[PageTables, Sequence[int]]]:
+    for address in traces.banners[:_BANNER_ATTEMPTS]:
+        for tables, near in banner_tables(memory, address):
+            yield tables, (near,)
+
+
+def _first(candidates: _Candidates, found_by: str) -> Optional[LinuxKernel]:
+    """Returns the first kernel with symbols, or else the first without.
+
+    One that kdump started comes behind the one that panicked.
+    """
+    found = second = None
+    for kernel in itertools.islice(_kernels(candidates, found_by), _ATTEMPTS):
+        if kernel.kallsyms is None:
+            found = found or kernel
+        elif is_second_kernel(kernel):
+            second = second or kernel
+        else:
+            return kernel
+    return second or found
+
+
+def _chosen(candidates: _Candidates, found_by: str) -> Optional[LinuxKernel]:
+    """Returns the kernel that runs: of several with symbols a crash kernel that was started."""
+    different: dict[int, LinuxKernel] = {}
+    for kernel in _kernels(_each_once(candidates), found_by):
+        if kernel.kallsyms is not None:
+            different.setdefault(kernel.page_map, kernel)
+        if len(different) >= _ATTEMPTS:
+            break
+    found = list(different.values())
+    if len(found) < 2:
+        return found[0] if found else None
+    # A crash kernel in memory is mapped and has symbols only when it was started, and what it
+    # was started behind does not run any more.
+    chosen = next(filter(is_second_kernel, found), found[0])
+    others = ", ".join(
+        f"{kernel.release} at {kernel.page_map:#x}" for kernel in found if kernel is not chosen
+    )
+    vollog.warning(
+        f"There is more than one Linux kernel in memory: {chosen.release} with its page tables at "
+        f"{chosen.page_map:#x} is taken for the running one, and not {others}"
+    )
+    return chosen
+
+
+def _each_once(candidates: _Candidates) -> Iterator[tuple[PageTables, Sequence[int]]]:
+    seen = set()
+    for tables, near in candidates:
+        if (tables.mode, tables.root) not in seen:
+            seen.add((tables.mode, tables.root))
+            yield tables, near
+
+
+def _kernels(candidates: _Candidates, found_by: str) -> Iterator[LinuxKernel]:
+    """Yields what may be the kernel: pieces of the image that have a banner."""
+    for tables, near in candidates:
+        runs = list(_image_runs(tables, near))
         for run in runs:
             banners = _banners(tables, run)
             if banners:
-                yield _kernel(tables, first, runs, run, banners)
+                kernel = _kernel(tables, near, runs, run, banners)
+                kernel.found_by = found_by
+                yield kernel
 
 
 def _kernel(
@@ -96,15 +200,20 @@ def _kernel(
         known += [("_text", [runs[0].start]), ("_stext", [runs[0].start])]
     known += [("asm_exc_divide_error", first_handlers), ("divide_error", first_handlers)]
     first = min(banners)
-    start = max(rodata.start, (first - _RODATA_REACH) & -PAGE_SIZE)
-    end = min(rodata.start + rodata.size, first + _RODATA_REACH)
-    image, missing = read_padded(
-        tables.read_physical, rodata.physical + start - rodata.start, end - start
-    )
-    try:
-        kallsyms = find_kallsyms(image, start, known, bits)
-    except KallsymsError as error:
-        return LinuxKernel(tables, runs, banners[first], None, str(missing or error))
+    kallsyms, reason = None, ""
+    for before, behind in _RODATA_REACHES:
+        start = max(rodata.start, (first - before) & -PAGE_SIZE)
+        end = min(rodata.start + rodata.size, first + behind)
+        image, missing = read_padded(
+            tables.read_physical, rodata.physical + start - rodata.start, end - start
+        )
+        try:
+            kallsyms = find_kallsyms(image, start, known, bits)
+            break
+        except KallsymsError as error:
+            reason = str(missing or error)
+    if kallsyms is None:
+        return LinuxKernel(tables, runs, banners[first], None, reason)
     banner = banners[first]
     place = kallsyms.address("linux_banner")
     if place is not None:
@@ -115,7 +224,7 @@ def _kernel(
 def _banner_at(tables: PageTables, address: int) -> Optional[bytes]:
     """Returns the banner at an address, or None when there is none."""
     try:
-        match = _BANNER.match(tables.read(address, _BANNER_LIMIT))
+        match = BANNER.match(tables.read(address, BANNER_LIMIT))
     except AddressError:
         return None
     return match[0].rstrip(b"\0\n") if match else None
@@ -156,18 +265,27 @@ def _image_runs(tables: PageTables, first_handlers: Sequence[int]) -> Iterator[R
             return
 
 
+def maps_an_image(tables: PageTables) -> bool:
+    """Whether page tables map something to where a 64-bit kernel's image may lie."""
+    try:
+        first = next(_image_runs(tables, ()), None)
+        return first is not None and bool(tables.read(first.start, 1))
+    except AddressError:
+        return False
+
+
 def _banners(tables: PageTables, run: Run) -> dict[int, bytes]:
     """Returns the addresses and texts of what looks like linux_banner in a piece of the image."""
     for offset in range(0, run.size, _CHUNK):
-        size = min(_CHUNK + _BANNER_LIMIT, run.size - offset)
+        size = min(_CHUNK + BANNER_LIMIT, run.size - offset)
         chunk, _ = read_padded(tables.read_physical, run.physical + offset, size)
         banners: dict[int, bytes] = {}
-        place = chunk.find(_BANNER_START)
+        place = chunk.find(BANNER_START)
         while place >= 0 and len(banners) < _BANNERS_LIMIT:
-            match = _BANNER.match(chunk, place)
+            match = BANNER.match(chunk, place)
             if match:
                 banners[run.start + offset + place] = match[0].rstrip(b"\0\n")
-            place = chunk.find(_BANNER_START, place + 1)
+            place = chunk.find(BANNER_START, place + 1)
         if banners:
             return banners
     return {}

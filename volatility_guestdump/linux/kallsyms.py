@@ -17,7 +17,7 @@ markers        Where each 256th symbol starts in names. To reach symbol n one st
                n // 256 and hops over n % 256 lengths.
 addresses      The address of each symbol, in one of the encodings below.
 seqs_of_names  The numbers of the symbols in the order of their names, three bytes each with the
-               most significant first: a name is found by binary search.
+               most significant first: a name is found by binary search (`kallsyms_names`).
 
 The variants, with the kernels that have them:
 
@@ -35,7 +35,8 @@ with place-relative addresses)
     to 6.1       addresses, num_syms, names, markers, token_table, token_index
     6.2, 6.3     addresses, num_syms, names, markers, seqs_of_names, token_table, token_index
                  (60443c88f3a8, "kallsyms: Improve the performance of kallsyms_lookup_name()";
-                 19bd8981dc2e made an entry three bytes instead of four before 6.2 was released)
+                 19bd8981dc2e made an entry three bytes instead of four before 6.2 was released;
+                 stable kernels of before have them too, as Debian's 6.1)
     from 6.4     num_syms, names, markers, token_table, token_index, addresses, seqs_of_names
                  (404bad70fcf7, "kallsyms: change the output order")
 addresses
@@ -59,23 +60,28 @@ there backwards, by decoding: of a candidate, all names and all markers have to 
 encoding the addresses have is decided by which one gives a known symbol its known address.
 """
 
-import array
 import enum
 import functools
 import itertools
+import operator
 import struct
-import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Container, Iterator, Mapping, Sequence
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Protocol
 
 from volatility_guestdump.exceptions import KallsymsError
+from volatility_guestdump.linux.kallsyms_names import (
+    MARKER_INTERVAL,
+    SEPARATOR,
+    SEQUENCE_SIZE,
+    NameIndex,
+    PackedNames,
+    Strings,
+)
 
 _DIGITS = b"".join(b"%d\0" % digit for digit in range(10))
 _TOKENS = 256
 _TOKEN_INDEX_SIZE = 2 * _TOKENS
-_MARKER_INTERVAL = 256
-_SEQUENCE_SIZE = 3
 
 #: Far more than any kernel has: a distribution's kernel has about 200,000.
 _MAXIMUM_SYMBOLS = 1 << 22
@@ -94,9 +100,6 @@ _SEARCH_PORTION = 2 << 20
 
 #: Steps of a search, of less than a tenth of a microsecond: a kernel's takes a million.
 _WORK_LIMIT = 32 << 20
-
-#: What no symbol's name has.
-_SEPARATOR = "\n"
 
 #: Types that nm(1) gives to the symbols of a kernel.
 _TYPES = frozenset(b"AaBbCcDdGgIiNnRrSsTtUuVvWw?-")
@@ -127,6 +130,16 @@ class Symbol(NamedTuple):
     relocated: bool
 
 
+class Numbers(Protocol):
+    """What there is one number of for each symbol."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> int: ...
+
+    def __iter__(self) -> Iterator[int]: ...
+
+
 class Kallsyms:
     """The symbols of a kernel, in the order of its table.
 
@@ -141,17 +154,18 @@ class Kallsyms:
 
     Attributes:
         index: as given. Of several symbols with one name it has the global one, else the last, as
-            a linker's symbol table read from start to end would leave it.
+            a linker's symbol table read from start to end would leave it. Where clang made
+            "name.llvm.123" of a static "name", and no other symbol has that, it has both.
         encoding: as given.
         tables: as given.
     """
 
     def __init__(
         self,
-        names: Sequence[str],
-        types: str,
+        names: Strings,
+        types: Strings,
         index: Mapping[str, int],
-        addresses: Sequence[int],
+        addresses: "Numbers",
         encoding: Encoding,
         tables: Mapping[str, int],
         bits: int = 64,
@@ -164,6 +178,10 @@ class Kallsyms:
         self.tables = tables
         # What lies below the kernel's half of the address space is a per-CPU offset or a constant.
         self._kernel_half = 1 << (bits - 1)
+        start = index.get("_text", index.get("_stext"))
+        if bits == 32 and start is not None:
+            # How much of it the kernel has is configured there (CONFIG_VMSPLIT_1G to _3G).
+            self._kernel_half = min(self._kernel_half, addresses[start])
 
     def __len__(self) -> int:
         return len(self._names)
@@ -173,7 +191,8 @@ class Kallsyms:
         return Symbol(self._names[index], self._types[index], address, address >= self._kernel_half)
 
     def __iter__(self) -> Iterator[Symbol]:
-        return (self[index] for index in range(len(self)))
+        for name, kind, address in zip(self._names, self._types, self._all_addresses):
+            yield Symbol(name, kind, address, address >= self._kernel_half)
 
     def find(self, name: str) -> Optional[Symbol]:
         """Returns the symbol of a name, or None."""
@@ -186,10 +205,19 @@ class Kallsyms:
         return None if number is None else self._addresses[number]
 
     @functools.cached_property
-    def _by_address(self) -> tuple[list[int], list[int]]:
+    def _all_addresses(self) -> Sequence[int]:
+        return list(self._addresses)
+
+    @functools.cached_property
+    def _by_address(self) -> tuple[Sequence[int], Sequence[int]]:
         """(addresses in ascending order, number of the symbol at each)."""
-        order = sorted(range(len(self)), key=self._addresses.__getitem__)
-        return [self._addresses[number] for number in order], order
+        addresses = self._all_addresses
+        ascending = sorted(addresses)
+        # A kernel's table has them in order already.
+        if all(map(operator.eq, addresses, ascending)):
+            return ascending, range(len(self))
+        order = sorted(range(len(self)), key=addresses.__getitem__)
+        return ascending, order
 
     def at(self, address: int) -> Optional[tuple[Symbol, int]]:
         """Returns the symbol that an address belongs to, and the offset from its start.
@@ -202,6 +230,12 @@ class Kallsyms:
             return None
         first = bisect_left(addresses, addresses[last])
         return self[order[first]], address - addresses[first]
+
+    def between(self, first: int, last: int) -> Iterator[Symbol]:
+        """Yields the symbols from one address to another, both included, ascending."""
+        addresses, order = self._by_address
+        for place in range(bisect_left(addresses, first), bisect_right(addresses, last)):
+            yield self[order[place]]
 
     def next_address(self, address: int) -> Optional[int]:
         """Returns the address of the nearest symbol above an address, or None."""
@@ -233,34 +267,33 @@ def find_kallsyms(
                 found = tables.names(num_syms, count, token_table)
                 if found is None:
                     continue
-                lengths, markers, markers_end = found
-                if _text_size(image[num_syms:markers], tokens) > _MAXIMUM_TEXT:
+                if _text_size(found.packed, tokens) > _MAXIMUM_TEXT:
                     reason = "the names in kallsyms would take too much memory"
                     continue
-                names, types = _expand(image, num_syms + unit, lengths, tokens)
-                index = _index(names, types)
+                candidates = list(
+                    tables.addresses(num_syms, count, token_index + _TOKEN_INDEX_SIZE)
+                )
+                packed = PackedNames(found.packed, found.blocks, count, tokens)
+                index = NameIndex(packed, tables.sequences(found, candidates, count, token_table))
                 checks = [(index[name], places) for name, places in known if name in index]
                 if not checks:
                     continue
-                end = token_index + _TOKEN_INDEX_SIZE
-                for (number, places), candidate in itertools.product(
-                    checks, tables.addresses(num_syms, count, end)
-                ):
-                    if candidate.decode(number, number + 1)[0] not in places:
+                for (number, places), candidate in itertools.product(checks, candidates):
+                    if candidate[number] not in places:
                         continue
                     offsets = candidate.tables
                     offsets["kallsyms_num_syms"] = num_syms
                     offsets["kallsyms_names"] = num_syms + unit
-                    offsets["kallsyms_markers"] = markers
+                    offsets["kallsyms_markers"] = found.markers
                     offsets["kallsyms_token_table"] = token_table
                     offsets["kallsyms_token_index"] = token_index
-                    if token_table - markers_end >= _SEQUENCE_SIZE * count:
-                        offsets["kallsyms_seqs_of_names"] = tables.align(markers_end)
+                    if token_table - found.end >= SEQUENCE_SIZE * count:
+                        offsets["kallsyms_seqs_of_names"] = tables.align(found.end)
                     return Kallsyms(
-                        names,
-                        types,
+                        packed.names,
+                        packed.types,
                         index,
-                        candidate.decode(0, count),
+                        candidate.alone(),
                         candidate.encoding,
                         {name: base + offset for name, offset in offsets.items()},
                         bits,
@@ -330,7 +363,7 @@ class _Tables:
                     for token in tokens:
                         offsets.append(offset)
                         offset += len(token) + 1
-                    if tuple(offsets) == index and _SEPARATOR.encode() not in image[start:end]:
+                    if tuple(offsets) == index and SEPARATOR.encode() not in image[start:end]:
                         yield start, index_at, tokens
             digits = image.find(_DIGITS, digits + 1)
 
@@ -343,20 +376,20 @@ class _Tables:
         while high > lowest:
             low = max(lowest, high - _SEARCH_PORTION)
             low += -low % unit
-            words = array.array("Q" if unit == 8 else "I", image[low:high])
-            if sys.byteorder == "big":
-                words.byteswap()
-            self._work.spend(len(words))
-            for index in range(len(words) - 1, -1, -1):
-                count = words[index]
+            self._work.spend((high - low) // unit)
+            upper = _upper_bytes(image[low:high], unit)
+            index = upper.rfind(0)
+            while index >= 0:
+                offset = low + index * unit
+                count = int.from_bytes(image[offset : offset + 3], "little")
                 if _MINIMUM_SYMBOLS <= count < _MAXIMUM_SYMBOLS:
-                    offset = low + index * unit
                     room = end - offset - unit
                     # Cheap, and refuses nearly every number that is not num_syms.
                     if _SHORTEST * count <= room <= _LONGEST * count and self._starts_names(
                         offset + unit, end, types
                     ):
                         yield offset, count
+                index = upper.rfind(0, 0, index)
             high = low
 
     def _starts_names(self, offset: int, end: int, types: Sequence[bool]) -> bool:
@@ -375,45 +408,68 @@ class _Tables:
             offset += length
         return True
 
-    def names(self, position: int, count: int, limit: int) -> Optional[tuple[list[int], int, int]]:
+    def names(self, position: int, count: int, limit: int) -> Optional["_NamesTable"]:
         """Checks what lies behind num_syms for names and markers.
 
         Returns:
-            The offset of each name's length, and start and end of the markers. None when the names
-            run into `limit`, or when no markers that agree with them follow.
+            The names. None when they run into `limit`, or when no markers that agree with them
+            follow.
         """
         image = self._image
         first = offset = position + self._unit
-        lengths = []
-        for _ in range(count):
-            if offset >= limit:
-                break
-            lengths.append(offset)
-            length = image[offset]
-            if length & 0x80:
-                offset += 1
-                length = (length & 0x7F) | (image[offset] << 7)
-            if not length:
-                break
-            offset += 1 + length
-        self._work.spend(len(lengths))
-        if len(lengths) < count or not length:
-            return None
-        markers = [place - first for place in lengths[::_MARKER_INTERVAL]]
+        blocks = []
+        for number in range(0, count, MARKER_INTERVAL):
+            blocks.append(offset - first)
+            offset = self._skip_names(offset, min(MARKER_INTERVAL, count - number), limit)
+            if not offset:
+                return None
         at = self.align(offset)
         # They were unsigned longs up to 4.20 (80ffbaa5b1bd).
         for code, size in (("I", 4), ("Q", 8)):
-            end = at + size * len(markers)
-            if end <= limit and image[at:end] == struct.pack(f"<{len(markers)}{code}", *markers):
-                return lengths, at, end
+            end = at + size * len(blocks)
+            if end <= limit and image[at:end] == struct.pack(f"<{len(blocks)}{code}", *blocks):
+                return _NamesTable(image[first:offset], blocks, at, end)
         return None
+
+    def _skip_names(self, offset: int, count: int, limit: int) -> int:
+        """Returns the offset behind some names, or 0 when they have no sound lengths."""
+        image = self._image
+        self._work.spend(count)
+        try:
+            for _ in range(count):
+                length = image[offset]
+                if 0 < length < 0x80:
+                    offset += 1 + length
+                elif length:
+                    offset += 2 + ((length & 0x7F) | (image[offset + 1] << 7))
+                else:
+                    return 0
+        except IndexError:
+            return 0
+        return offset if offset <= limit else 0
+
+    def sequences(
+        self, names: "_NamesTable", candidates: Sequence["_Addresses"], count: int, limit: int
+    ) -> Sequence[bytes]:
+        """Returns what may be seqs_of_names.
+
+        Args:
+            names: the table of names.
+            candidates: the addresses in every encoding.
+            count: of symbols.
+            limit: offset of token_table.
+        """
+        size = SEQUENCE_SIZE * count
+        places = [self.align(names.end)] if limit - names.end >= size else []
+        places += [each.tables.get("kallsyms_seqs_of_names", -1) for each in candidates]
+        return [self._image[at : at + size] for at in dict.fromkeys(places) if at >= 0]
 
     def addresses(self, num_syms: int, count: int, index_end: int) -> Iterator["_Addresses"]:
         """Yields the addresses in every encoding and at every place where they may be."""
         size = self._bits // 8
         start = num_syms - self.align(size * count)
         if start >= 0:
-            yield self._addresses(Encoding.ABSOLUTE, {"kallsyms_addresses": start}, start, 0)
+            yield self._addresses(Encoding.ABSOLUTE, {"kallsyms_addresses": start}, start, count, 0)
         behind = self.align(index_end)
         for start in (num_syms - self.align(size) - self.align(4 * count), behind):
             base_at = start + self.align(4 * count)
@@ -423,51 +479,113 @@ class _Tables:
             tables = {"kallsyms_offsets": start, "kallsyms_relative_base": base_at}
             if start == behind:
                 tables["kallsyms_seqs_of_names"] = base_at + self.align(size)
-            yield self._addresses(Encoding.RELATIVE, tables, start, base)
-            yield self._addresses(Encoding.ABSOLUTE_PERCPU, tables, start, base)
+            yield self._addresses(Encoding.RELATIVE, tables, start, count, base)
+            yield self._addresses(Encoding.ABSOLUTE_PERCPU, tables, start, count, base)
             tables = {"kallsyms_offsets": start, "kallsyms_seqs_of_names": base_at}
-            yield self._addresses(Encoding.PLACE_RELATIVE, tables, start, self._base + start)
+            yield self._addresses(Encoding.PLACE_RELATIVE, tables, start, count, self._base + start)
 
     def _addresses(
-        self, encoding: Encoding, tables: dict[str, int], start: int, base: int
+        self, encoding: Encoding, tables: dict[str, int], start: int, count: int, base: int
     ) -> "_Addresses":
-        return _Addresses(encoding, tables, self._image, start, base, self._bits)
+        return _Addresses(encoding, tables, self._image, start, count, base, self._bits)
 
 
-class _Addresses(NamedTuple):
-    """Addresses in one of the encodings, not decoded yet.
+class _NamesTable(NamedTuple):
+    """The table of names with its markers, found sound.
 
     Attributes:
-        encoding: which.
-        tables: offsets of the tables that they are read from.
-        image: with the tables.
-        start: offset of the first.
-        base: what they are relative to; of place-relative ones the address of the first.
-        bits: of an address.
+        packed: the names, from the length of the first on.
+        blocks: offset in them of each 256th.
+        markers: offset in the image of the markers.
+        end: offset behind these.
     """
 
-    encoding: Encoding
-    tables: dict[str, int]
-    image: bytes
-    start: int
-    base: int
-    bits: int
+    packed: bytes
+    blocks: Sequence[int]
+    markers: int
+    end: int
 
-    def decode(self, first: int, end: int) -> Sequence[int]:
+
+class _Addresses:
+    """Addresses in one of the encodings, each decoded when it is asked for.
+
+    Args:
+        encoding: which.
+        tables: offsets of the tables that they are read from.
+        data: has them.
+        start: offset of the first.
+        count: how many there are.
+        base: what they are relative to; of place-relative ones the address of the first.
+        bits: of an address.
+
+    Attributes:
+        encoding: as given.
+        tables: as given.
+    """
+
+    def __init__(
+        self,
+        encoding: Encoding,
+        tables: dict[str, int],
+        data: bytes,
+        start: int,
+        count: int,
+        base: int,
+        bits: int,
+    ) -> None:
+        self.encoding = encoding
+        self.tables = tables
+        self._data = data
+        self._start = start
+        self._count = count
+        self._base = base
+        self._bits = bits
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: int) -> int:
+        if not 0 <= number < self._count:
+            raise IndexError(number)
+        return self._decode(number, number + 1)[0]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._decode(0, self._count))
+
+    def alone(self) -> "_Addresses":
+        """Returns the same without the rest of the kernel's memory, which is large."""
+        size = self._size * self._count
+        data = self._data[self._start : self._start + size]
+        return _Addresses(self.encoding, self.tables, data, 0, self._count, self._base, self._bits)
+
+    @property
+    def _size(self) -> int:
+        return self._bits // 8 if self.encoding is Encoding.ABSOLUTE else 4
+
+    def _decode(self, first: int, end: int) -> Sequence[int]:
         """Returns the addresses of the symbols of some numbers."""
-        base, mask = self.base, (1 << self.bits) - 1
+        base, mask = self._base, (1 << self._bits) - 1
         if self.encoding is Encoding.ABSOLUTE:
-            return self._integers("Q" if self.bits == 64 else "I", self.bits // 8, first, end)
+            return self._integers("Q" if self._bits == 64 else "I", first, end)
         if self.encoding is Encoding.RELATIVE:
-            return [(base + value) & mask for value in self._integers("I", 4, first, end)]
-        values = self._integers("i", 4, first, end)
+            return [(base + value) & mask for value in self._integers("I", first, end)]
+        values = self._integers("i", first, end)
         if self.encoding is Encoding.ABSOLUTE_PERCPU:
             return [value if value >= 0 else (base - 1 - value) & mask for value in values]
         places = range(base + 4 * first, base + 4 * end, 4)
         return [(place + value) & mask for place, value in zip(places, values)]
 
-    def _integers(self, code: str, size: int, first: int, end: int) -> Sequence[int]:
-        return struct.unpack_from(f"<{end - first}{code}", self.image, self.start + size * first)
+    def _integers(self, code: str, first: int, end: int) -> Sequence[int]:
+        offset = self._start + self._size * first
+        return struct.unpack_from(f"<{end - first}{code}", self._data, offset)
+
+
+def _upper_bytes(words: bytes, size: int) -> bytes:
+    """Returns one byte for each word: 0 when the word has no more than its lowest 24 bits."""
+    combined = 0
+    for place in range(3, size):
+        combined |= int.from_bytes(words[place::size], "little")
+    return combined.to_bytes(len(words) // size, "little")
 
 
 def _text_size(names: bytes, tokens: list[bytes]) -> int:
@@ -476,49 +594,3 @@ def _text_size(names: bytes, tokens: list[bytes]) -> int:
     if bound <= _MAXIMUM_TEXT:
         return bound
     return sum(names.count(number) * len(token) for number, token in enumerate(tokens))
-
-
-def _expand(
-    image: bytes, first: int, lengths: Sequence[int], tokens: list[bytes]
-) -> tuple[list[str], str]:
-    """Expands all names at once, which takes half the time of one by one.
-
-    Args:
-        image: the kernel's memory.
-        first: offset of the first name.
-        lengths: offset of the length of each.
-        tokens: what each byte stands for.
-
-    Returns:
-        The names, and their types.
-    """
-    texts = [token.decode("latin-1") for token in tokens]
-    # The first character is the type.
-    heads = [text[:1] or "?" for text in texts]
-    tails = [_SEPARATOR + text[1:] for text in texts]
-    last = lengths[-1]
-    length = image[last]
-    end = last + 1 + (length if length < 0x80 else (length & 0x7F) + (image[last + 1] << 7) + 1)
-    blob = image[first:end]
-    pieces = list(map(texts.__getitem__, blob))
-    types = []
-    for start in lengths:
-        place = start - first
-        pieces[place] = ""
-        place += 1
-        if blob[place - 1] & 0x80:
-            pieces[place] = ""
-            place += 1
-        token = blob[place]
-        types.append(heads[token])
-        pieces[place] = tails[token]
-    return "".join(pieces).split(_SEPARATOR)[1:], "".join(types)
-
-
-def _index(names: Sequence[str], types: str) -> dict[str, int]:
-    """Returns name -> number of the symbol, as `Kallsyms` wants it."""
-    index = dict(zip(names, range(len(names))))
-    if len(index) < len(names):
-        is_global = map(str.isupper, types)
-        index.update(itertools.compress(zip(names, range(len(names))), is_global))
-    return index

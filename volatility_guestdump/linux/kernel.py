@@ -4,30 +4,47 @@ Its symbols (kallsyms), types (BTF), unwinding tables (ORC) and modules are each
 shared by all that ask. How a kernel is found is the subject of `find`.
 """
 
+import contextlib
 import functools
+import itertools
 import re
 from collections.abc import Sequence
 from typing import NamedTuple, Optional, Union
 
 from volatility_guestdump.exceptions import AddressError, BtfError, OrcError
-from volatility_guestdump.linux.btf import Btf
+from volatility_guestdump.linux import vmcoreinfo
+from volatility_guestdump.linux.boot_header import preferred_address
+from volatility_guestdump.linux.btf import Btf, Kind, btf_headers
+from volatility_guestdump.linux.generated import GeneratedCode
 from volatility_guestdump.linux.kallsyms import Kallsyms
 from volatility_guestdump.linux.modules import Modules
-from volatility_guestdump.linux.orc import OrcTable, find_form
+from volatility_guestdump.linux.orc import ENTRY_SIZE, IP_SIZE, OrcTable, find_form
+from volatility_guestdump.linux.orc_search import find_orc
 from volatility_guestdump.linux.place import Place
-from volatility_guestdump.machine import PAGE_SIZE, VCPU
+from volatility_guestdump.machine import PAGE_SIZE, VCPU, read_padded
 from volatility_guestdump.text import printable
 from volatility_guestdump.x86.paging import PTI_USER_HALF, PageTables
 
-#: Where _text is linked to: CONFIG_PHYSICAL_START is 16 MiB in every distribution.
-_LINK_ADDRESS_64 = 0xFFFFFFFF81000000
-_LINK_ADDRESS_32 = 0xC1000000
+#: Where a 64-bit kernel maps physical address 0 of what it is linked to (__START_KERNEL_map).
+_START_KERNEL_MAP = 0xFFFFFFFF80000000
+#: CONFIG_PHYSICAL_START of every distribution.
+_USUAL_PHYSICAL_START = 0x1000000
+
+#: What is said of a kernel without CONFIG_KALLSYMS_ALL.
+CODE_ALONE = "symbol table has code alone (CONFIG_KALLSYMS_ALL is not set)"
 
 #: A kernel's BTF has about 5 MiB.
 _BTF_LIMIT = 64 << 20
+#: More than a kernel's image has.
+_SEARCH_LIMIT = 128 << 20
+#: What begins like BTF and is none.
+_BTF_ATTEMPTS = 16
 _NOTES_LIMIT = 64 << 10
 #: A distribution's kernel has about 3 MB of entries.
 _ORC_LIMIT = 64 << 20
+
+#: COMMAND_LINE_SIZE of x86 (arch/x86/include/asm/setup.h).
+_COMMAND_LINE_LIMIT = 2048
 
 #: An ELF note NT_GNU_BUILD_ID (3) of "GNU", up to its content; the size of that is not absurd.
 _BUILD_ID = re.compile(rb"\x04\0\0\0(.\0\0\0)\x03\0\0\0GNU\0", re.DOTALL)
@@ -125,6 +142,14 @@ class LinuxKernel:
         """What runs in the guest, "Linux 6.1.0-56-cloud-amd64 (x64)"."""
         return f"Linux {self.release} ({'x64' if self.bits == 64 else 'x86'})"
 
+    @property
+    def has_code_alone(self) -> bool:
+        """Whether its symbols are those of code alone: CONFIG_KALLSYMS_ALL is not set then.
+
+        Plugins start from variables.
+        """
+        return self.kallsyms is not None and "init_task" not in self.kallsyms.index
+
     def locate(self, address: int) -> Optional[Place]:
         """Returns where an address in the kernel's image is, else None."""
         if self.kallsyms is None or not self.virtual_base <= address < self.virtual_end:
@@ -161,8 +186,12 @@ class LinuxKernel:
     @functools.cached_property
     def virtual_end(self) -> int:
         """The first virtual address behind the image, or behind what symbols reach of it."""
-        # Without KALLSYMS_ALL there are symbols of code alone.
-        return self.address("_end") or self.address("_etext") or self.virtual_base
+        end = self.address("_end") or self.address("_etext")
+        if end is not None or self.kallsyms is None:
+            return end or self.virtual_base
+        # Symbols of code alone: the page where the last function starts.
+        last = self.kallsyms.at((1 << self.bits) - 1)
+        return (last[0].address | (PAGE_SIZE - 1)) + 1 if last else self.virtual_base
 
     @functools.cached_property
     def physical_base(self) -> Optional[int]:
@@ -186,12 +215,37 @@ class LinuxKernel:
             return None
 
     @functools.cached_property
-    def kaslr_shift(self) -> int:
-        """How far the kernel runs from where it was linked to."""
+    def kaslr_shift(self) -> Optional[int]:
+        """How far the kernel runs from where it was linked to; None where nothing tells."""
         offset = self.vmcoreinfo.get("KERNELOFFSET", "")
         if re.fullmatch(r"[0-9a-f]{1,16}", offset):
             return int(offset, 16)
-        return self.virtual_base - (_LINK_ADDRESS_64 if self.bits == 64 else _LINK_ADDRESS_32)
+        preferred = preferred_address(self)
+        shift = None if preferred is None else self._shift_from(preferred)
+        return shift if shift is not None and shift >= 0 else None
+
+    @functools.cached_property
+    def symbol_shift(self) -> int:
+        """How far addresses are from those in a symbol table that is made of this kernel.
+
+        Where KASLR's shift is not known any whole number of pages would do: who uses such a table
+        for other memory finds its shift by comparing. The usual link address is taken then.
+        """
+        if self.kaslr_shift is not None:
+            return self.kaslr_shift
+        return self._shift_from(_USUAL_PHYSICAL_START) or 0
+
+    def _shift_from(self, physical_start: int) -> Optional[int]:
+        """Returns how far the kernel is from where it would be without KASLR.
+
+        Args:
+            physical_start: the physical address that it was linked to run at.
+        """
+        if self.bits == 64:
+            return self.virtual_base - (_START_KERNEL_MAP + physical_start)
+        # The whole of physical memory up to there is moved (PAGE_OFFSET), wherever the split of
+        # the address space is.
+        return None if self.physical_base is None else self.physical_base - physical_start
 
     @functools.cached_property
     def vmcoreinfo(self) -> dict[str, str]:
@@ -201,11 +255,9 @@ class LinuxKernel:
             return {}
         try:
             length = min(self.pointer(size), PAGE_SIZE)
-            text = self.read(self.pointer(data), length).decode("latin-1")
+            return vmcoreinfo.parse(self.read(self.pointer(data), length))
         except AddressError:
             return {}
-        lines = (line.partition("=") for line in text.splitlines())
-        return {name: value for name, equals, value in lines if equals}
 
     @functools.cached_property
     def build_id(self) -> Optional[str]:
@@ -253,13 +305,32 @@ class LinuxKernel:
             if start is not None and stop is not None and stop != start:
                 break
         else:
-            raise BtfError("the kernel has no type information (BTF)")
+            found = self._search_btf() if self.has_code_alone else None
+            if found is None:
+                also = f", and its {CODE_ALONE}" if self.has_code_alone else ""
+                raise BtfError(f"the kernel has no type information (BTF){also}")
+            return found
         if not 0 < stop - start <= _BTF_LIMIT:
             raise BtfError(f"the kernel's BTF would have {stop - start} bytes")
         try:
             return Btf(self.read(start, stop - start))
         except AddressError as error:
             raise BtfError(f"the kernel's BTF is not in the dump: {error}") from error
+
+    def _search_btf(self) -> Optional[Btf]:
+        """Returns what decodes as BTF in the image, or None: its place is a variable's too."""
+        for run in self.runs:
+            image = self._image_of(run)
+            for place in itertools.islice(btf_headers(image), _BTF_ATTEMPTS):
+                with contextlib.suppress(BtfError):
+                    btf = Btf(image[place : place + _BTF_LIMIT])
+                    if btf.find("task_struct", Kind.STRUCT) is not None:
+                        return btf
+        return None
+
+    def _image_of(self, run: Run) -> bytes:
+        size = min(run.size, _SEARCH_LIMIT)
+        return read_padded(self.tables.read_physical, run.physical, size)[0]
 
     @property
     def orc(self) -> OrcTable:
@@ -275,7 +346,7 @@ class LinuxKernel:
     @functools.cached_property
     def _orc(self) -> Union[OrcTable, OrcError]:
         try:
-            return self._read_orc()
+            return self._search_orc() if self.has_code_alone else self._read_orc()
         except OrcError as error:
             return error
 
@@ -294,10 +365,81 @@ class LinuxKernel:
         (place, ips), (_, entries) = tables
         return OrcTable(ips, entries, place, find_form(entries))
 
+    def _search_orc(self) -> OrcTable:
+        # Code that is only run at the end (.exit.text) lies behind what has symbols.
+        end = self.runs[-1].start + self.runs[-1].size
+        for run in self.runs if self.bits == 64 else ():
+            image = self._image_of(run)
+            found = find_orc(image, run.start, self.virtual_base, end)
+            if found is not None:
+                ips = image[found.ips : found.ips + IP_SIZE * found.size]
+                entries = image[found.entries : found.entries + ENTRY_SIZE * found.size]
+                return OrcTable(ips, entries, run.start + found.ips, find_form(entries))
+        raise OrcError("the kernel has no unwinding tables (ORC) that can be found")
+
     @functools.cached_property
     def modules(self) -> Optional[Modules]:
         """The modules that the kernel has loaded; None without types, which tell where they are."""
         return Modules(self, self.types) if self.types is not None else None
+
+    @functools.cached_property
+    def generated(self) -> Optional[GeneratedCode]:
+        """The code that the kernel made while it ran; None without types."""
+        return GeneratedCode(self, self.types) if self.types is not None else None
+
+    @functools.cached_property
+    def _code(self) -> Sequence[tuple[int, int]]:
+        """What of the image is code: (start, end)."""
+        bounds = (
+            (self.address(start), self.address(end))
+            for start, end in (("_stext", "_etext"), ("_sinittext", "_einittext"))
+        )
+        return [(start, end) for start, end in bounds if start is not None and end is not None]
+
+    def is_code(self, address: int) -> bool:
+        """Whether an address lies in code: of the image, of a module, or made by the kernel."""
+        if any(start <= address < end for start, end in self._code):
+            return True
+        if self.modules is not None and self.modules.at(address) is not None:
+            return True
+        return self.generated is not None and self.generated.has(address)
+
+    def locate_loaded(self, address: int) -> Optional[Place]:
+        """Returns where an address in a module or in generated code is, else None."""
+        for code in (self.modules, self.generated):
+            found = code.locate(address) if code is not None else None
+            if found is not None:
+                return found
+        return None
+
+    def runs_on(self, vcpu: VCPU) -> Optional[bool]:
+        """Whether a vCPU runs this kernel, by its page tables; None where they do not tell.
+
+        It does not where another kernel has taken the vCPU over, as after a panic with kdump: then
+        its page tables map what it runs, but not this kernel.
+        """
+        # With isolated page tables the user's half maps the entries into the kernel, and no more.
+        place = self.address("__entry_text_start") or self.virtual_base
+        try:
+            own = self.tables.translate(place)[0]
+        except AddressError:
+            return None
+        loaded = self.tables.at(vcpu["cr3"])
+        try:
+            return loaded.translate(place)[0] == own
+        except AddressError:
+            return False if loaded.maps(vcpu["rip"]) else None
+
+    @functools.cached_property
+    def command_line(self) -> Optional[str]:
+        """What the kernel was started with, or None where that cannot be told."""
+        address = self.address("saved_command_line")
+        if address is None:
+            return None
+        try:
+            return printable(self.read(self.pointer(address), _COMMAND_LINE_LIMIT))
+        except AddressError:
+            return None
 
     def isolates_page_tables(self) -> Optional[bool]:
         """Whether page-table isolation is on, or None when that cannot be told.

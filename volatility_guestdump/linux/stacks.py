@@ -1,13 +1,16 @@
 """What the vCPUs and tasks of a guest were doing: their stacks, and who panicked."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Optional
 
 from volatility_guestdump.exceptions import AddressError, BtfError
+from volatility_guestdump.linux.crash import registers_at_crash
+from volatility_guestdump.linux.frames import Frame, Kind, Note
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.tasks import Cpus, Task, Tasks
-from volatility_guestdump.linux.unwind import Frame, Unwinder
+from volatility_guestdump.linux.unwind import Unwinder
 from volatility_guestdump.machine import VCPU
 
 
@@ -39,26 +42,26 @@ class StackGroup(NamedTuple):
 
 def grouped(stacks: Iterable[Stack]) -> list[StackGroup]:
     """Returns stacks by their frames, the largest group first."""
-    groups: dict[tuple[tuple[int, str], ...], StackGroup] = {}
-    tasks: dict[tuple[tuple[int, str], ...], list[Optional[Task]]] = {}
+    groups: dict[Hashable, tuple[list[Optional[Task]], Sequence[Frame]]] = {}
     for stack in stacks:
-        key = tuple((frame.ip, frame.note) for frame in stack.frames)
-        members = tasks.setdefault(key, [])
-        members.append(stack.task)
-        groups.setdefault(key, StackGroup(members, stack.frames))
-    return sorted(groups.values(), key=lambda group: -len(group.tasks))
+        key = tuple((frame.ip, frame.symbol, frame.notes) for frame in stack.frames)
+        groups.setdefault(key, ([], stack.frames))[0].append(stack.task)
+    found = [StackGroup(tasks, frames) for tasks, frames in groups.values()]
+    return sorted(found, key=lambda group: -len(group.tasks))
 
 
 class PanicTask(NamedTuple):
     """Who panicked.
 
     Attributes:
-        vcpu: that it ran on.
+        cpu: the kernel's number of the CPU that it ran on.
+        vcpu: that is this CPU, or None when there is none.
         task: None where it cannot be told.
-        place: in the kernel, "panic+0x118"; empty where the stack cannot be unwound.
+        place: in the kernel, "panic+0x118"; empty where the stack does not lead there.
     """
 
-    vcpu: VCPU
+    cpu: int
+    vcpu: Optional[VCPU]
     task: Optional[Task]
     place: str
 
@@ -89,36 +92,68 @@ class Stacks:
 
     def of_vcpu(self, vcpu: VCPU) -> Stack:
         """Returns what a vCPU was doing."""
-        task = None
-        address = self._cpus.current_task(vcpu)
-        if address is not None and self.tasks is not None:
-            with contextlib.suppress(AddressError):
-                task = self.tasks.at(address)
-        return Stack(vcpu, task, list(self._unwinder.of_vcpu(vcpu)))
+        task = self._task(self._cpus.current_task(vcpu))
+        return Stack(vcpu, task, list(self._unwinder.of_vcpu(vcpu, task and task.address)))
+
+    def _task(self, address: Optional[int]) -> Optional[Task]:
+        if address is None or self.tasks is None:
+            return None
+        try:
+            return self.tasks.at(address)
+        except AddressError:
+            return None
+
+    @functools.cached_property
+    def _left(self) -> Mapping[int, Mapping[str, int]]:
+        """CPUs that no vCPU is any more, by their numbers: the registers at the crash."""
+        present = {self._cpus.number(vcpu) for vcpu in self._vcpus}
+        left = {
+            number: registers_at_crash(self._kernel, offset)
+            for number, offset in enumerate(self._cpus.offsets)
+            if number not in present
+        }
+        return {number: registers for number, registers in left.items() if registers}
+
+    def at_crash(self) -> Iterator[Stack]:
+        """Yields what CPUs did when the kernel panicked that run another kernel since then."""
+        for number in self._left:
+            yield self._of_crashed(number)
+
+    def _of_crashed(self, number: int) -> Stack:
+        task = self._task(self._cpus.task_of(number))
+        note = Note(Kind.CRASH_NOTES, detail=str(number))
+        frames = self._unwinder.of_registers(self._left[number], task and task.address, note)
+        return Stack(None, task, list(frames))
 
     def of_tasks(self) -> Iterator[Stack]:
-        """Yields what the tasks that no vCPU runs wait for."""
-        for task in self.tasks or ():
-            assert self.tasks is not None
-            try:
-                if self.tasks.is_running(task):
-                    continue
-            except AddressError:
+        """Yields what the tasks wait for that are not on a CPU whose registers are known."""
+        if self.tasks is None:
+            return
+        known = {self._cpus.current_task(vcpu) for vcpu in self._vcpus}
+        known |= {self._cpus.task_of(number) for number in self._left}
+        for task in self.tasks:
+            if task.address in known:
                 continue
-            yield Stack(None, task, list(self._unwinder.of_task(self.tasks, task)))
+            frames: Sequence[Frame] = (Frame(None, None, "", (Note(Kind.RUNNING),)),)
+            with contextlib.suppress(AddressError):
+                if not self.tasks.is_running(task):
+                    frames = list(self._unwinder.of_task(self.tasks, task))
+                yield Stack(None, task, frames)
 
     def panic_task(self) -> Optional[PanicTask]:
         """Returns who panicked, or None when nobody did or it cannot be told."""
         number = self._kernel.panic_cpu
+        if number is None:
+            return None
         for vcpu in self._vcpus:
-            if number is None or self._cpus.number(vcpu) != number:
-                continue
-            stack = self.of_vcpu(vcpu)
-            place = ""
-            if self._kernel.bits == 64:
-                place = next(
-                    (frame.symbol for frame in stack.frames if frame.symbol.startswith("panic+")),
-                    stack.frames[0].symbol or f"{stack.frames[0].ip:#x}",
-                )
-            return PanicTask(vcpu, stack.task, place)
+            if self._cpus.number(vcpu) == number:
+                return _panic_task(number, self.of_vcpu(vcpu))
+        if number in self._left:
+            return _panic_task(number, self._of_crashed(number))
         return None
+
+
+def _panic_task(number: int, stack: Stack) -> PanicTask:
+    symbols = (frame.symbol for frame in stack.frames)
+    place = next((symbol for symbol in symbols if symbol.startswith("panic+")), "")
+    return PanicTask(number, stack.vcpu, stack.task, place)

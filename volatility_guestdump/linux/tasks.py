@@ -26,28 +26,40 @@ _MAXIMUM_TASKS = 1 << 20
 
 _COMM_SIZE = 16
 
-#: States of tasks as /proc and ps(1) name them. Those up to X are bits of task_struct.__state (a
-#: member named state before 5.14, 2f064a59a11f) and of exit_state, the lowest being S; the values
-#: are those since 4.14 (include/linux/sched.h, fs/proc/array.c).
-STATES = "RSDTtXZPI"
-_REPORTED_BITS = 0x7F
-_UNINTERRUPTIBLE, _TASK_IDLE = 0x2, 0x402
-#: Waiting for a lock with PREEMPT_RT (from 5.15), and frozen (from 6.1, f5d39b020809): shown as D.
-_SHOWN_UNINTERRUPTIBLE = 0x9000
+#: THREAD_SIZE of 64-bit kernels, where the kernel does not tell it. Source:
+#: arch/x86/include/asm/page_64_types.h.
+_STACK_SIZE = 16 << 10
+#: With KASAN it is 32 KiB, or 64 KiB with more of its checks.
+_STACK_SIZES = tuple(size << 10 for size in (4, 8, 16, 32, 64))
+#: What lies around the first task's stack in the image, and is as large: from 6.10 on
+#: (8f69cba096b5), and before.
+_FIRST_STACK = (
+    ("__start_init_stack", "__end_init_stack"),
+    ("__start_init_task", "__end_init_task"),
+)
+
+#: What ps shows for the highest bit that is set in a task's state, from 4.14 on. Source:
+#: task_index_to_char, include/linux/sched.h.
+_STATES = "RSDTtXZP"
+#: What a task's state may be: those, and I, an idle thread of the kernel.
+STATES = f"{_STATES}I"
+#: TASK_REPORT: the bits that count.
+_REPORTED = 0x7F
+_UNINTERRUPTIBLE = 2
+#: TASK_IDLE: TASK_UNINTERRUPTIBLE and TASK_NOLOAD.
+_IDLE = 0x402
+#: TASK_RTLOCK_WAIT from 5.15 on, and TASK_FROZEN from 6.1 on, count as uninterruptible.
+_SHOWN_AS_UNINTERRUPTIBLE = 0x1000 | 0x8000
 
 
-def state_letter(state: int, exit_state: int) -> str:
-    """Returns the letter of a task's state, as /proc shows it.
-
-    Args:
-        state: task_struct.__state.
-        exit_state: task_struct.exit_state.
-    """
-    if state & _SHOWN_UNINTERRUPTIBLE:
-        return "D"
-    if state & _TASK_IDLE == _TASK_IDLE:
+def _state_letter(state: int, exit_state: int) -> str:
+    """Returns what ps shows for a task."""
+    both = state | exit_state
+    if both & _IDLE == _IDLE:
         return "I"
-    return STATES[((state | exit_state) & _REPORTED_BITS).bit_length()]
+    if both & _SHOWN_AS_UNINTERRUPTIBLE and not exit_state:
+        both |= _UNINTERRUPTIBLE
+    return _STATES[(both & _REPORTED).bit_length()]
 
 
 class Task(NamedTuple):
@@ -58,12 +70,14 @@ class Task(NamedTuple):
         pid: number of the thread; that of the process is `tgid`.
         tgid: number of the process.
         comm: its name, without control characters.
+        state: a letter as in /proc/PID/stat and ps; empty when the types do not tell.
     """
 
     address: int
     pid: int
     tgid: int
     comm: str
+    state: str = ""
 
 
 class Tasks:
@@ -85,21 +99,24 @@ class Tasks:
         self._comm = btf.offset("task_struct", "comm")
         self._tasks = btf.offset("task_struct", "tasks")
         self._stack_pointer = btf.offset("task_struct", "thread.sp")
-        on_cpu = btf.member("task_struct", "on_cpu")
-        self._on_cpu = on_cpu.bit_offset // 8
-        # An int up to 6.x, a byte since.
-        self._on_cpu_size = btf.size(btf.resolve(on_cpu.type))
-        self._state: Optional[tuple[int, int]] = None
-        with contextlib.suppress(BtfError):
-            self._state = self._state_offsets()
+        self._stack = btf.offset("task_struct", "stack")
+        # A kernel without SMP has no on_cpu. It is an int up to 6.x, a byte since.
+        self._on_cpu = self._field("on_cpu")
+        self._state = self._field("__state") or self._field("state")
+        self._exit_state = self._field("exit_state")
+        self._stack_users = self._field("stack_refcount")
 
-    def _state_offsets(self) -> tuple[int, int]:
-        offset = self._btf.offset
+    def _field(self, name: str) -> Optional[tuple[int, int]]:
+        """Returns offset and size of a member that not every kernel's task_struct has, or None."""
         try:
-            state = offset("task_struct", "__state")
+            member = self._btf.member("task_struct", name)
+            return member.bit_offset // 8, self._btf.size(self._btf.resolve(member.type))
         except BtfError:
-            state = offset("task_struct", "state")
-        return state, offset("task_struct", "exit_state")
+            return None
+
+    def _value(self, address: int, field: tuple[int, int]) -> int:
+        offset, size = field
+        return int.from_bytes(self._kernel.read(address + offset, size), "little")
 
     def at(self, address: int) -> Task:
         """Reads the task at an address.
@@ -107,14 +124,38 @@ class Tasks:
         Raises:
             AddressError: it is not in the dump.
         """
-        # In one read: there may be many tasks.
-        first = min(self._pid, self._tgid, self._comm)
-        end = max(self._pid + 4, self._tgid + 4, self._comm + _COMM_SIZE)
-        data = self._kernel.read(address + first, end - first)
-        (pid,) = struct.unpack_from("<i", data, self._pid - first)
-        (tgid,) = struct.unpack_from("<i", data, self._tgid - first)
-        comm = data[self._comm - first :][:_COMM_SIZE]
-        return Task(address, pid, tgid, printable(comm))
+        read = self._kernel.read
+        (pid,) = struct.unpack("<i", read(address + self._pid, 4))
+        (tgid,) = struct.unpack("<i", read(address + self._tgid, 4))
+        state = ""
+        if self._state is not None and self._exit_state is not None:
+            state = _state_letter(
+                self._value(address, self._state), self._value(address, self._exit_state)
+            )
+        return Task(address, pid, tgid, printable(read(address + self._comm, _COMM_SIZE)), state)
+
+    def stack(self, task: Task) -> Optional[range]:
+        """Returns where the stack of a task lies; None when it is freed.
+
+        A task that has exited loses its stack before the last is gone that knows the task, its
+        parent for one; what thread.sp leads to is another's then.
+
+        Raises:
+            AddressError: the task is not in the dump.
+        """
+        start = self._kernel.pointer(task.address + self._stack)
+        users = self._stack_users
+        if not start or (users is not None and not self._value(task.address, users)):
+            return None
+        return range(start, start + self._stack_size)
+
+    @functools.cached_property
+    def _stack_size(self) -> int:
+        for first, last in _FIRST_STACK:
+            start, end = self._kernel.address(first), self._kernel.address(last)
+            if start is not None and end is not None and end - start in _STACK_SIZES:
+                return end - start
+        return _STACK_SIZE
 
     def stack_pointer(self, task: Task) -> int:
         """Returns where a task that is not running left its stack.
@@ -130,23 +171,11 @@ class Tasks:
         Raises:
             AddressError: the task is not in the dump.
         """
-        size = self._on_cpu_size
-        return self._kernel.read(task.address + self._on_cpu, size) != bytes(size)
-
-    def state(self, task: Task) -> str:
-        """Returns the letter of a task's state, one of `STATES`; "?" when it is not known."""
-        if self._state is None:
-            return "?"
-        state, exit_state = self._state
-        first = min(state, exit_state)
-        try:
-            # In one read: there may be many tasks.
-            data = self._kernel.read(task.address + first, max(state, exit_state) + 4 - first)
-        except AddressError:
-            return "?"
-        (now,) = struct.unpack_from("<I", data, state - first)
-        (ended,) = struct.unpack_from("<I", data, exit_state - first)
-        return state_letter(now, ended)
+        if self._on_cpu is None:
+            # The variable of the one CPU
+            current = _current_task_variable(self._kernel, self._btf)
+            return current is not None and self._kernel.pointer(current) == task.address
+        return bool(self._value(task.address, self._on_cpu))
 
     def __iter__(self) -> Iterator[Task]:
         """Yields every thread of every process, but no idle task; ends where a list is damaged."""
@@ -194,6 +223,12 @@ class Tasks:
             return
 
 
+def kernel_gs_base(vcpu: VCPU) -> int:
+    """Returns the kernel's base of GS: in user mode it is put aside, where the source has it."""
+    aside = vcpu.get("kernel_gs_base")
+    return aside if aside is not None and vcpu["cs"] & 3 else vcpu["gs_base"]
+
+
 class Cpus:
     """Which CPU of the kernel each vCPU is, and where its per-CPU variables are.
 
@@ -206,14 +241,33 @@ class Cpus:
     def __init__(self, kernel: LinuxKernel, btf: Optional[Btf], vcpus: Sequence[VCPU]) -> None:
         self._kernel = kernel
         self._btf = btf
-        self._offsets = self._read_offsets(len(vcpus))
+        # A vCPU whose registers are damaged is left out.
+        count = max((vcpu.number + 1 for vcpu in vcpus), default=0)
+        self._offsets = self._read_offsets(count)
         numbers = {offset: number for number, offset in enumerate(self._offsets)}
-        #: Number of the vCPU -> number of the CPU, where gs_base tells it.
+        #: Number of the vCPU -> number of the CPU, where a base of GS tells it.
         self._told = {
-            vcpu.number: numbers[vcpu["gs_base"]] for vcpu in vcpus if vcpu["gs_base"] in numbers
+            vcpu.number: numbers[kernel_gs_base(vcpu)]
+            for vcpu in vcpus
+            if kernel_gs_base(vcpu) in numbers and kernel.runs_on(vcpu) is not False
         }
         self._taken = set(self._told.values())
         self._page_map = functools.lru_cache(maxsize=_MAXIMUM_CPUS)(self._read_page_map)
+
+    def _count(self) -> int:
+        """Returns how many CPUs the kernel may have, or 0 when it does not tell."""
+        address = self._kernel.address("nr_cpu_ids")
+        if address is None:
+            return 0
+        try:
+            return int.from_bytes(self._kernel.read(address, 4), "little")
+        except AddressError:
+            return 0
+
+    @property
+    def offsets(self) -> Sequence[int]:
+        """For each CPU of the kernel, what is added to the address of a per-CPU variable."""
+        return self._offsets
 
     def _read_offsets(self, count: int) -> list[int]:
         table = self._kernel.address("__per_cpu_offset")
@@ -222,7 +276,7 @@ class Cpus:
             return [0]
         size = self._kernel.bits // 8
         offsets: list[int] = []
-        for number in range(min(count, _MAXIMUM_CPUS)):
+        for number in range(min(self._count() or count, _MAXIMUM_CPUS)):
             try:
                 offsets.append(self._kernel.pointer(table + number * size))
             except AddressError:
@@ -238,6 +292,8 @@ class Cpus:
         """
         if not vcpu["cr0"] & CR0_PG:
             # The kernel has not started it: it is in the firmware.
+            return None
+        if self._kernel.runs_on(vcpu) is False:
             return None
         told = self._told.get(vcpu.number)
         if told is not None:
@@ -268,7 +324,7 @@ class Cpus:
             return None
 
     def _current_task_pointer(self, number: int) -> int:
-        variable = self._current_task_variable()
+        variable = _current_task_variable(self._kernel, self._btf)
         if variable is None:
             raise KernelError("the kernel does not name its current tasks")
         return (variable + self._offsets[number]) & ((1 << self._kernel.bits) - 1)
@@ -276,20 +332,24 @@ class Cpus:
     def current_task(self, vcpu: VCPU) -> Optional[int]:
         """Returns the address of the task_struct that a vCPU runs, or None."""
         number = self.number(vcpu)
-        if number is None:
-            return None
+        return None if number is None else self.task_of(number)
+
+    def task_of(self, number: int) -> Optional[int]:
+        """Returns the address of the task_struct that a CPU runs, or None."""
         try:
             return self._kernel.pointer(self._current_task_pointer(number))
         except (AddressError, KernelError):
             return None
 
-    def _current_task_variable(self) -> Optional[int]:
-        address = self._kernel.address("current_task")
-        if address is None and self._btf is not None:
-            hot = self._kernel.address("pcpu_hot")
-            if hot is not None:
-                try:
-                    address = hot + self._btf.offset("pcpu_hot", "current_task")
-                except KernelError:
-                    return None
-        return address
+
+def _current_task_variable(kernel: LinuxKernel, btf: Optional[Btf]) -> Optional[int]:
+    """Returns the address of the per-CPU variable that names the current task, or None."""
+    address = kernel.address("current_task")
+    if address is None and btf is not None:
+        hot = kernel.address("pcpu_hot")
+        if hot is not None:
+            try:
+                address = hot + btf.offset("pcpu_hot", "current_task")
+            except KernelError:
+                return None
+    return address

@@ -13,16 +13,25 @@ when it panics (arch/x86/kernel/unwind_orc.c):
 A return address is looked up by the byte before it, for a call at the end of a function returns
 behind it; an address from registers by itself.
 
-Code that ORC does not describe, and a kernel without ORC, is walked by frame pointers, as far as
-they lead upwards: rbp points to the caller's rbp with the return address above it.
+Compiled BPF, and a kernel without ORC, is walked by frame pointers: rbp points to the caller's rbp
+with the return address above it. Where the CPU was stopped before the code had set rbp, or after it
+had taken it back, the code itself tells.
+
+Where the CPU was stopped outside of all code, after a call through a bad pointer, and at the first
+instruction of code that has no description, nothing but the return address has been pushed.
+
+What is no return address is no frame: one must lie in code, and on the stack of the task.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Optional
 
 from volatility_guestdump.exceptions import AddressError, BtfError, OrcError
+from volatility_guestdump.linux.frames import Frame, Kind, Note
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.orc import Entry, OrcTable, Register, Type
+from volatility_guestdump.linux.place import Place
+from volatility_guestdump.linux.returns import ReplacedReturns
 from volatility_guestdump.linux.tasks import Task, Tasks
 from volatility_guestdump.machine import VCPU
 from volatility_guestdump.x86 import pt_regs
@@ -31,22 +40,13 @@ from volatility_guestdump.x86.paging import CR0_PG
 #: A kernel stack has 16 KiB; a deeper trace than this runs in circles.
 MAXIMUM_FRAMES = 1024
 
-USER_MODE = "user mode"
-ONLY_64_BIT = "only the stacks of 64-bit kernels can be unwound"
-NOT_STARTED = "paging is off: the kernel has not started this CPU"
-SYSTEM_CALL = "system call"
-INTERRUPT = "interrupt"
-EXCEPTION = "exception"
-
 _WORD = 8
 _MASK = (1 << 64) - 1
+#: Selectors have 16 bits; with FRED what lies above them is something else.
+_SELECTOR_MASK = 0xFFFF
+#: __KERNEL_CS of 64-bit kernels.
+_KERNEL_CS = 0x10
 
-#: What kretprobes put where a return address was, up to 5.15, from 5.16 (adf8a61a940c) and from
-#: 5.18 (f3a112c0c40d) on, and what the function graph tracer puts there.
-_TRAMPOLINES = (
-    *("kretprobe_trampoline", "__kretprobe_trampoline", "arch_rethook_trampoline"),
-    "return_to_handler",
-)
 #: Of struct pt_regs, the registers that ORC refers to, and what tells where it goes on.
 _SAVED = ("r13", "rbp", "r10", "rax", "rdx", "rdi", "rip", "cs", "rsp")
 #: Of these, what the CPU pushes by itself.
@@ -54,43 +54,78 @@ _PUSHED = ("rip", "cs", "rsp")
 
 #: How code with frame pointers is described, "push %rbp; mov %rsp, %rbp".
 _FRAME_POINTER = Entry(Type.CALL, Register.BP, 16, Register.PREV_SP, -16)
-#: What a call through a null pointer leaves: nothing but the return address.
-_NULL_CALL = Entry(Type.CALL, Register.SP, 8, Register.UNDEFINED, 0)
+#: Between the two.
+_PUSHED_FRAME_POINTER = Entry(Type.CALL, Register.SP, 16, Register.PREV_SP, -16)
+#: Where nothing but the return address has been pushed.
+_RETURN_ADDRESS = Entry(Type.CALL, Register.SP, 8, Register.UNDEFINED, 0)
 
+_SET_FRAME_POINTER = b"\x55\x48\x89\xe5"
+#: The instructions of BPF's trampolines before it take no more.
+_PROLOGUE = 64
+_RET, _CALL, _JMP, _LEAVE = 0xC3, 0xE8, 0xE9, 0xC9
+_CALL_SIZE = 5
+_PUSH_BP = b"\x55"
+#: How far up the stack a return address is looked for.
+_SEARCHED_STACK = 1024
 
-class Frame(NamedTuple):
-    """A frame of a backtrace.
-
-    Attributes:
-        sp: the stack pointer in it.
-        ip: the instruction pointer, or the return address.
-        symbol: where that is, "vfs_write+0xe6"; empty when it is in no known code.
-        note: what changes here, or why the trace ends.
-    """
-
-    sp: int
-    ip: int
-    symbol: str
-    note: str
+#: Where threads of the kernel and CPUs begin. ORC up to 6.3 says of all code that it does not
+#: describe that it is the end of the stack.
+_BEGINNINGS = frozenset(
+    (
+        *(
+            "ret_from_fork",
+            "ret_from_fork_asm",
+            "rewind_stack_and_make_dead",
+            "rewind_stack_do_exit",
+        ),
+        *("secondary_startup_64", "secondary_startup_64_no_verify", "common_startup_64"),
+        *("startup_64", "start_cpu0", "soft_restart_cpu"),
+    )
+)
+#: The functions in which a CPU waits that was taken offline (arch/x86/kernel/smpboot.c).
+_PLAY_DEAD = frozenset(("hlt_play_dead", "mwait_play_dead", "native_play_dead"))
 
 
 class _State(NamedTuple):
     """The registers of a frame as far as they are known.
 
     Attributes:
+        bp: None where code may have changed it that tells nothing of that.
         exact: whether ip is where the CPU was, and not a return address.
         registers: others than these three, where an interrupt or a vCPU left them.
+        found_by: how the frame was found, where that is to be said.
     """
 
     ip: int
     sp: int
-    bp: int
+    bp: Optional[int]
     exact: bool
     registers: Mapping[str, int]
+    found_by: tuple[Note, ...] = ()
+
+
+class _Stack(NamedTuple):
+    """Whose stack is unwound, as far as that is known.
+
+    Attributes:
+        task: address of the task_struct.
+        bounds: of its stack, where all frames must lie on that.
+    """
+
+    task: Optional[int] = None
+    bounds: Optional[range] = None
 
 
 class _EndOfTraceError(Exception):
-    """Nothing lies below a frame; the text is for its note, and empty at the proper end."""
+    """Nothing lies below a frame.
+
+    Attributes:
+        notes: why; none at the proper end.
+    """
+
+    def __init__(self, *notes: Note) -> None:
+        super().__init__()
+        self.notes = notes
 
 
 class Unwinder:
@@ -109,128 +144,295 @@ class Unwinder:
             self._orc = kernel.orc
         except OrcError as error:
             self.orc_missing = str(error)
-        self._trampolines = {kernel.address(name) for name in _TRAMPOLINES} - {None}
+        self._returns = ReplacedReturns(kernel)
 
-    def of_vcpu(self, vcpu: VCPU) -> Iterator[Frame]:
-        """Yields the frames of what a vCPU runs, the innermost first."""
-        state = _State(vcpu["rip"], vcpu["rsp"], vcpu["rbp"], True, vcpu.registers)
+    def of_vcpu(self, vcpu: VCPU, task: Optional[int] = None) -> Iterator[Frame]:
+        """Yields the frames of what a vCPU runs, the innermost first.
+
+        Args:
+            vcpu: whose registers they start from.
+            task: address of the task_struct that it runs, where that is known: it tells which
+                return addresses tracers replaced.
+        """
+        only: Optional[Kind] = None
         if not vcpu["cr0"] & CR0_PG:
-            yield Frame(state.sp, state.ip, "", NOT_STARTED)
+            only = Kind.NOT_STARTED
+        elif self._kernel.runs_on(vcpu) is False:
+            only = Kind.OTHER_KERNEL
+        elif vcpu["cs"] & 3 == 3:
+            only = Kind.USER_MODE
+        if only is not None:
+            yield Frame(vcpu["rsp"], vcpu["rip"], "", (Note(only),))
             return
-        if vcpu["cs"] & 3 == 3:
-            yield Frame(state.sp, state.ip, "", USER_MODE)
-            return
+        yield from self.of_registers(vcpu.registers, task)
+
+    def of_registers(
+        self, registers: Mapping[str, int], task: Optional[int] = None, *notes: Note
+    ) -> Iterator[Frame]:
+        """Yields the frames of what a CPU did when it had these registers.
+
+        Args:
+            registers: of a CPU that ran the kernel.
+            task: as in `of_vcpu`.
+            *notes: of the innermost frame.
+        """
+        state = _State(registers["rip"], registers["rsp"], registers["rbp"], True, registers, notes)
         if self._kernel.bits != 64:
-            yield Frame(state.sp, state.ip, self.symbolize(state.ip, True), ONLY_64_BIT)
+            symbol = self.symbolize(state.ip, True)
+            yield Frame(state.sp, state.ip, symbol, (*notes, Note(Kind.ONLY_64_BIT)))
             return
-        yield from self._frames(state)
+        if registers["cs"] & 3 == 3:
+            yield Frame(state.sp, state.ip, "", (*notes, Note(Kind.USER_MODE)))
+            return
+        yield from self._frames(state, _Stack(task))
 
     def of_task(self, tasks: Tasks, task: Task) -> Iterator[Frame]:
         """Yields the frames of a task that no CPU runs, from where it was switched away."""
+        start: Optional[int] = None
         try:
+            bounds = tasks.stack(task)
+            if bounds is None:
+                yield Frame(None, None, "", (Note(Kind.EXITED),))
+                return
             btf = self._kernel.btf
             start = tasks.stack_pointer(task)
+            size = btf.size_of("inactive_task_frame")
+            if not bounds.start <= start <= bounds.stop - size:
+                yield Frame(None, None, "", (Note(Kind.SP_ELSEWHERE, start),))
+                return
             pointer, offset = self._kernel.pointer, btf.offset
             ip = pointer(start + offset("inactive_task_frame", "ret_addr"))
             bp = pointer(start + offset("inactive_task_frame", "bp"))
-            size = btf.size_of("inactive_task_frame")
         except (AddressError, BtfError) as error:
-            yield Frame(0, 0, "", f"no saved stack: {error}")
+            yield Frame(None, None, "", (Note(Kind.NO_STACK, start, str(error)),))
             return
         # A task that has never run "returns" to the start of ret_from_fork.
         fresh = ip in (
             self._kernel.address("ret_from_fork"),
             self._kernel.address("ret_from_fork_asm"),
         )
-        yield from self._frames(_State(ip, start + size, bp, fresh, {}))
+        if not self._kernel.is_code(ip):
+            yield Frame(None, None, "", (Note(Kind.NO_RETURN_ADDRESS, ip),))
+            return
+        yield from self._frames(
+            _State(ip, start + size, bp, fresh, {}), _Stack(task.address, bounds)
+        )
 
     def symbolize(self, address: int, exact: bool) -> str:
         """Returns the name of a place in code; of a return address it is that of the call."""
         place = address if exact else address - 1
-        found = self._kernel.locate(place)
-        if found is None and self._kernel.modules is not None:
-            found = self._kernel.modules.locate(place)
+        found = self._locate(place)
         if found is None:
             return ""
         return str(found._replace(offset=found.offset + address - place))
 
-    def _frames(self, state: _State) -> Iterator[Frame]:
-        seen = set()
-        for _ in range(MAXIMUM_FRAMES):
-            # It is the first byte of a trampoline then, which no call returns to.
-            replaced = not state.exact and state.ip in self._trampolines
-            symbol = self.symbolize(state.ip, state.exact or replaced)
-            position = (state.sp, state.ip)
-            if position in seen:
-                yield Frame(state.sp, state.ip, symbol, "the stack runs in a circle")
-                return
-            seen.add(position)
-            try:
-                if replaced:
-                    raise _EndOfTraceError("a tracer replaced the return address")
-                after, note = self._step(state, symbol)
-            except _EndOfTraceError as end:
-                yield Frame(state.sp, state.ip, symbol, str(end))
-                return
-            except AddressError as error:
-                yield Frame(
-                    state.sp,
-                    state.ip,
-                    symbol,
-                    f"the stack at {error.address:#x} is not in the dump",
-                )
-                return
-            yield Frame(state.sp, state.ip, symbol, note)
-            state = after
-        yield Frame(state.sp, state.ip, "", f"more than {MAXIMUM_FRAMES} frames")
+    def _locate(self, address: int) -> Optional[Place]:
+        return self._kernel.locate(address) or self._kernel.locate_loaded(address)
 
-    def _entry(self, state: _State) -> tuple[Entry, str]:
-        """Returns how to step from a frame, and a note if that is not by ORC."""
-        if not state.ip:
-            return _NULL_CALL, ""
+    def _frames(self, state: _State, stack: _Stack) -> Iterator[Frame]:
+        seen = set()
+        offline = False
+        for _ in range(MAXIMUM_FRAMES):
+            tracer = None if state.exact else self._returns.tracer(state.ip)
+            # It is the first byte of a tracer's code then, which no call returns to.
+            symbol = self.symbolize(state.ip, state.exact or tracer is not None)
+            notes = list(state.found_by)
+            if not offline and symbol.partition("+")[0] in _PLAY_DEAD:
+                offline = True
+                notes.append(Note(Kind.OFFLINE))
+            position = (state.sp, state.ip)
+            after: Optional[_State] = None
+            try:
+                if position in seen:
+                    raise _EndOfTraceError(Note(Kind.CIRCLE))
+                seen.add(position)
+                if tracer is not None:
+                    raise _EndOfTraceError(Note(Kind.REPLACED))
+                after, note = self._step(state, symbol)
+                notes += filter(None, (note,))
+                after = self._checked(after, stack)
+            except _EndOfTraceError as end:
+                after = None
+                notes += end.notes
+            except AddressError as error:
+                after = None
+                notes.append(Note(Kind.NOT_IN_DUMP, error.address))
+            yield Frame(state.sp, state.ip, symbol, tuple(notes))
+            if after is None:
+                return
+            state = after
+        yield Frame(state.sp, state.ip, "", (Note(Kind.TOO_DEEP),))
+
+    def _checked(self, state: _State, stack: _Stack) -> _State:
+        """Returns the state of a caller, with the return address that a tracer replaced.
+
+        Raises:
+            _EndOfTraceError: it is no caller's.
+        """
+        bounds = stack.bounds
+        if bounds is not None and not bounds.start <= state.sp <= bounds.stop:
+            raise _EndOfTraceError(Note(Kind.OUTSIDE_STACK, state.sp))
+        if state.exact:
+            return state
+        tracer = self._returns.tracer(state.ip)
+        if tracer is not None and stack.task is not None:
+            original = self._returns.original(stack.task, state.sp - _WORD)
+            if original is not None:
+                state = state._replace(ip=original, found_by=(Note(tracer),))
+        if not self._kernel.is_code(state.ip - 1):
+            raise _EndOfTraceError(Note(Kind.NO_RETURN_ADDRESS, state.ip))
+        return state
+
+    def _entry(self, state: _State, symbol: str) -> tuple[Entry, Optional[Note]]:
+        """Returns how to step from a frame, and a note if that is not by ORC.
+
+        Raises:
+            _EndOfTraceError: there is no caller, or nothing tells where it is.
+        """
         place = state.ip if state.exact else state.ip - 1
+        if state.exact and not self._kernel.is_code(place):
+            return _RETURN_ADDRESS, Note(Kind.NOT_CODE)
         table = self._orc
+        note = None
         if not self._kernel.virtual_base <= place < self._kernel.virtual_end:
-            modules = self._kernel.modules
-            table = modules.orc_table(place) if modules is not None else None
+            generated, modules = self._kernel.generated, self._kernel.modules
+            trampoline = generated.trampoline(place) if generated is not None else None
+            if trampoline is None:
+                table = modules.orc_table(place) if modules is not None else None
+            elif trampoline.source is None:
+                raise _EndOfTraceError(Note(Kind.UNDESCRIBED))
+            else:
+                place += trampoline.source - trampoline.start
+                note = Note(Kind.TRAMPOLINE)
         try:
             entry = table.find(place) if table is not None else None
         except OrcError as error:
-            raise _EndOfTraceError(str(error)) from error
-        if entry is not None:
-            return entry, ""
-        # Code that was generated, of BPF for one, and all of a kernel without ORC.
-        return _FRAME_POINTER, f"by frame pointer: {self.orc_missing or 'no ORC for this code'}"
+            raise _EndOfTraceError(Note(Kind.DAMAGED_ORC, detail=str(error))) from error
+        if entry is None:
+            return self._frame_pointer(state, symbol)
+        if entry.type in (Type.END_OF_STACK, Type.UNDEFINED):
+            return self._undescribed(state, symbol)
+        return entry, note
 
-    def _step(self, state: _State, symbol: str) -> tuple[_State, str]:
+    def _undescribed(self, state: _State, symbol: str) -> tuple[Entry, Note]:
+        """Returns how to step from code that ORC does not describe.
+
+        Raises:
+            _EndOfTraceError: no caller can be told, or there is none.
+        """
+        name, _, offset = symbol.partition("+")
+        if name in _BEGINNINGS:
+            raise _EndOfTraceError
+        border = _border(symbol)
+        if border is not None:
+            raise _EndOfTraceError(Note(border))
+        if state.exact and offset.split(" ")[0] == "0x0":
+            return _RETURN_ADDRESS, Note(Kind.FIRST_INSTRUCTION)
+        depth = self._call_on_stack(state)
+        if depth is None:
+            raise _EndOfTraceError(Note(Kind.UNDESCRIBED))
+        return _RETURN_ADDRESS._replace(sp_offset=depth + _WORD), Note(Kind.CALL_FOUND)
+
+    def _call_on_stack(self, state: _State) -> Optional[int]:
+        """Returns how far up the stack the first return address into a caller of this function is.
+
+        Where the function was called by a pointer, or left for by a jump, there is none.
+        """
+        start = self._start(state)
+        for depth in range(0, _SEARCHED_STACK if start is not None else 0, _WORD):
+            try:
+                address = self._word(state.sp + depth)
+                if not self._kernel.is_code(address - 1):
+                    continue
+                call = self._kernel.read(address - _CALL_SIZE, _CALL_SIZE)
+            except AddressError:
+                continue
+            distance = int.from_bytes(call[1:], "little", signed=True)
+            if call[0] == _CALL and (address + distance) & _MASK == start:
+                return depth
+        return None
+
+    def _start(self, state: _State) -> Optional[int]:
+        """Returns where the function begins that a frame is of, or None."""
+        place = state.ip if state.exact else state.ip - 1
+        found = self._locate(place)
+        return None if found is None else place - found.offset
+
+    def _may_change_bp(self, state: _State) -> bool:
+        """Whether a function's first instructions have what could save rbp, to use it itself."""
+        start = self._start(state)
+        try:
+            return start is None or _PUSH_BP in self._kernel.read(start, _PROLOGUE)
+        except AddressError:
+            return True
+
+    def _frame_pointer(self, state: _State, symbol: str) -> tuple[Entry, Note]:
+        """Returns how to step from code that has frame pointers, and no other description.
+
+        Raises:
+            _EndOfTraceError: a thread began there.
+        """
+        if symbol.partition("+")[0] in _BEGINNINGS:
+            raise _EndOfTraceError
+        note = Note(Kind.FRAME_POINTER, detail=self.orc_missing)
+        if state.bp is not None and state.bp & 1:
+            # Kernels with frame pointers mark those that point to registers.
+            entry = _FRAME_POINTER._replace(
+                type=Type.REGISTERS, sp_offset=-1, bp_reg=Register.UNDEFINED
+            )
+            return entry, note
+        start = self._start(state) if state.exact else None
+        return _FRAME_POINTER if start is None else self._by_instructions(state.ip, start), note
+
+    def _by_instructions(self, ip: int, start: int) -> Entry:
+        """Returns what is on the stack of a function that sets a frame pointer.
+
+        Args:
+            ip: the instruction that would have come next.
+            start: of the function.
+        """
+        try:
+            now = self._kernel.read(ip, 5)
+            before = self._kernel.read(ip - 1, 1)
+            code = self._kernel.read(start, _PROLOGUE)
+        except AddressError:
+            return _FRAME_POINTER
+        if now[0] == _RET or (before[0] == _LEAVE and self._jumps_to_return(ip, now)):
+            return _RETURN_ADDRESS
+        sets = code.find(_SET_FRAME_POINTER)
+        if 0 <= ip - start <= sets:
+            return _RETURN_ADDRESS
+        return _PUSHED_FRAME_POINTER if ip == start + sets + 1 and sets >= 0 else _FRAME_POINTER
+
+    def _jumps_to_return(self, ip: int, instruction: bytes) -> bool:
+        """Whether an instruction is a jump to a "ret", as where speculation is held back."""
+        if instruction[0] != _JMP:
+            return False
+        distance = int.from_bytes(instruction[1:5], "little", signed=True)
+        return "return_thunk" in self.symbolize((ip + 5 + distance) & _MASK, True)
+
+    def _step(self, state: _State, symbol: str) -> tuple[_State, Optional[Note]]:
         """Returns the state of the caller, and a note on the frame that it was called from.
 
         Raises:
             _EndOfTraceError: there is no caller.
             AddressError: the stack is not in the dump.
         """
-        entry, note = self._entry(state)
-        if entry is _FRAME_POINTER and state.bp & 1:
-            # Kernels with frame pointers mark those that point to registers.
-            entry = entry._replace(type=Type.REGISTERS, sp_offset=-1, bp_reg=Register.UNDEFINED)
-        if entry.type is Type.END_OF_STACK:
-            raise _EndOfTraceError(_border(symbol))
-        if entry.type is Type.UNDEFINED:
-            raise _EndOfTraceError("ORC has nothing for this code")
+        entry, note = self._entry(state, symbol)
         cfa = self._cfa(state, entry)
         if entry.type is Type.CALL:
-            if cfa <= state.sp and (entry.sp_reg is Register.SP or note):
-                raise _EndOfTraceError("the stack does not lead upwards")
+            if cfa <= state.sp and (entry.sp_reg is Register.SP or note is not None):
+                raise _EndOfTraceError(*filter(None, (note,)), Note(Kind.DOWNWARDS))
             after = _State(self._word(cfa - _WORD), cfa, state.bp, False, {})
         else:
-            note = _border(symbol) or EXCEPTION
+            note = Note(_border(symbol) or Kind.EXCEPTION)
             after = self._interrupted(state, entry, cfa, note)
         if entry.bp_reg is Register.PREV_SP:
             after = after._replace(bp=self._word(cfa + entry.bp_offset))
         elif entry.bp_reg is Register.BP:
-            after = after._replace(bp=self._word(state.bp + entry.bp_offset))
-        if note.startswith("by frame pointer") and not self.symbolize(after.ip, after.exact):
-            raise _EndOfTraceError(f"{note}, which leads to no known code")
+            after = after._replace(bp=self._word(_known_bp(state) + entry.bp_offset))
+        elif note is not None and note.kind is Kind.CALL_FOUND and self._may_change_bp(state):
+            after = after._replace(bp=None)
         return after, note
 
     def _cfa(self, state: _State, entry: Entry) -> int:
@@ -239,18 +441,18 @@ class Unwinder:
         if register is Register.SP:
             cfa = state.sp + offset
         elif register is Register.BP:
-            cfa = state.bp + offset
+            cfa = _known_bp(state) + offset
         elif register is Register.SP_INDIRECT:
             cfa = self._word(state.sp) + offset
         elif register is Register.BP_INDIRECT:
-            cfa = self._word(state.bp + offset)
+            cfa = self._word(_known_bp(state) + offset)
         elif register.value in state.registers:
             cfa = state.registers[register.value] + offset
         else:
-            raise _EndOfTraceError(f"{register.value}, which leads to the caller, is not known")
+            raise _EndOfTraceError(Note(Kind.UNKNOWN_REGISTER, detail=register.value))
         return cfa & _MASK
 
-    def _interrupted(self, state: _State, entry: Entry, cfa: int, note: str) -> _State:
+    def _interrupted(self, state: _State, entry: Entry, cfa: int, note: Note) -> _State:
         """Returns the state of what was interrupted.
 
         Raises:
@@ -265,11 +467,14 @@ class Unwinder:
             name: int.from_bytes(data[at : at + _WORD], "little")
             for name, at in ((name, pt_regs.OFFSETS[name] - first) for name in names)
         }
-        if not saved["cs"]:
+        selector = saved["cs"] & _SELECTOR_MASK
+        if not any(saved.values()):
             # The registers of a thread that has never been in user mode.
-            raise _EndOfTraceError("")
-        if saved["cs"] & 3 == 3:
+            raise _EndOfTraceError
+        if selector & 3 == 3:
             raise _EndOfTraceError(note)
+        if selector != _KERNEL_CS:
+            raise _EndOfTraceError(note, Note(Kind.BAD_REGISTERS, cfa))
         registers = {**state.registers, **saved}
         return _State(saved["rip"], saved["rsp"], saved.get("rbp", state.bp), True, registers)
 
@@ -277,13 +482,19 @@ class Unwinder:
         return self._kernel.pointer(address & _MASK)
 
 
-def _border(symbol: str) -> str:
+def _known_bp(state: _State) -> int:
+    if state.bp is None:
+        raise _EndOfTraceError(Note(Kind.UNKNOWN_REGISTER, detail="rbp"))
+    return state.bp
+
+
+def _border(symbol: str) -> Optional[Kind]:
     """Returns what brings the CPU to a place, if that is an entry into the kernel."""
     name = symbol.partition("+")[0].lower()
     if name.startswith(("entry_", "int80_", "do_syscall", "syscall_")) or "int80" in name:
-        return SYSTEM_CALL
+        return Kind.SYSTEM_CALL
     if not name.startswith(("asm_", "nmi", "end_repeat_nmi", "first_nmi", "error_", "common_int")):
-        return "" if "interrupt" not in name else INTERRUPT
+        return None if "interrupt" not in name else Kind.INTERRUPT
     if "nmi" in name or "interrupt" in name or "sysvec" in name or "irq" in name:
-        return INTERRUPT
-    return EXCEPTION
+        return Kind.INTERRUPT
+    return Kind.EXCEPTION

@@ -1,8 +1,9 @@
 # This file is licensed under the Volatility Software License 1.0
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
-"""Plugins for the dumps that VMware ESXi writes of guests: debug.guest and debug.vmem."""
+"""Plugins for what hypervisors write of guests: debug.guest, snapshots, ELF dumps of QEMU."""
 
 import collections
+import io
 import json
 import logging
 import lzma
@@ -10,27 +11,34 @@ import pathlib
 import re
 import sys
 from collections.abc import Iterator
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from volatility3.framework import interfaces, renderers
 from volatility3.framework.configuration import requirements
 from volatility3.framework.renderers import format_hints
 
-try:
-    import volatility_guestdump  # noqa: F401
-except ImportError:
-    # Given with -p to a Volatility that lives elsewhere: the package is around this folder.
-    sys.path.append(str(pathlib.Path(__file__).resolve().parents[2]))
+# Given with -p to a Volatility that lives elsewhere, the plugins bring the package along that is
+# around them, and nothing that lies beside it. Other processes of Volatility get the same path.
+_PATH_ENTRY = pathlib.Path(__file__).resolve().parents[1] / "path_entry"
+if "volatility_guestdump" not in sys.modules and _PATH_ENTRY.is_dir():
+    sys.path.insert(0, str(_PATH_ENTRY))
+
+import volatility_guestdump
+
+if volatility_guestdump.registration_error is not None:
+    raise ImportError(
+        f"volatility_guestdump: {volatility_guestdump.registration_error}"
+    ) from volatility_guestdump.registration_error
 
 from volatility_guestdump import kernels
 from volatility_guestdump.exceptions import KernelError
-from volatility_guestdump.framework import installed, windows_symbols
+from volatility_guestdump.framework import installed, output, windows_symbols
 from volatility_guestdump.framework.machines import MachineRequirement, machine_below
 from volatility_guestdump.linux.isf.document import IsfView
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.stacks import Stack, Stacks, grouped
 from volatility_guestdump.linux.tasks import STATES
-from volatility_guestdump.machine import REGISTERS, VCPU, Machine
+from volatility_guestdump.machine import OPTIONAL_REGISTERS, REGISTERS, VCPU, Machine
 from volatility_guestdump.report import facts, rows
 from volatility_guestdump.windows.kernel import WindowsKernel
 from volatility_guestdump.x86 import registers
@@ -50,7 +58,9 @@ class GuestDumpPlugin(interfaces.plugins.PluginInterface):
         """Returns what the plugin needs, and its options."""
         return [
             MachineRequirement(
-                name="primary", description="A guest dump: debug.guest or debug.vmem of VMware ESXi"
+                name="primary",
+                description="A guest dump: debug.guest or debug.vmem of VMware ESXi, a VMware "
+                "snapshot or suspended machine (.vmsn, .vmss), or an ELF dump of QEMU",
             )
         ]
 
@@ -63,7 +73,7 @@ class GuestDumpPlugin(interfaces.plugins.PluginInterface):
 
     def linux_kernel(self) -> Optional[LinuxKernel]:
         """Returns the Linux kernel of the guest, or None."""
-        return kernels.linux_kernel(self.machine)
+        return kernels.search_linux(self.machine, self._progress_callback)
 
     def windows_kernel(self) -> Optional[WindowsKernel]:
         """Returns the Windows kernel of the guest, or None."""
@@ -131,6 +141,9 @@ class Registers(GuestDumpPlugin):
         self,
     ) -> Iterator[tuple[int, tuple[int, str, format_hints.Hex, str]]]:
         machine = self.machine
+        if not machine.vcpus:
+            vollog.error(f"{machine.origin.format}: this image has no registers")
+            return
         kernel = self.linux_kernel()
         symbolize = kernel.symbolize if kernel else self._windows_symbolize()
         for vcpu in selected_vcpus(machine, self.config.get("vcpu", None)):
@@ -139,7 +152,9 @@ class Registers(GuestDumpPlugin):
             if kernel and tables:
                 mode = kernel.tables.mode
                 user_half = kernel.loaded_user_half(vcpu)
-            for register in REGISTERS:
+            for register in (*REGISTERS, *OPTIONAL_REGISTERS):
+                if vcpu.get(register) is None:
+                    continue
                 decoded = registers.decode(vcpu, register, mode, user_half, symbolize)
                 yield 0, (vcpu.number, register, format_hints.Hex(vcpu[register]), decoded)
 
@@ -162,6 +177,10 @@ def _no_symbol(address: int) -> Optional[str]:
     return None
 
 
+def _address(value: Optional[int]) -> Union[format_hints.Hex, interfaces.renderers.BaseAbsentValue]:
+    return renderers.NotAvailableValue() if value is None else format_hints.Hex(value)
+
+
 def _vcpu_requirement() -> requirements.ListRequirement:
     return requirements.ListRequirement(
         name="vcpu",
@@ -174,8 +193,9 @@ def _vcpu_requirement() -> requirements.ListRequirement:
 def selected_vcpus(machine: Machine, numbers: Optional[list[int]]) -> list[VCPU]:
     """Returns the vCPUs of the given numbers, or all; a number that is none is warned of."""
     vcpus = machine.vcpus
+    known = {vcpu.number for vcpu in vcpus}
     for number in numbers or ():
-        if not 0 <= number < len(vcpus):
+        if number not in known:
             vollog.warning(f"There is no vCPU {number}: the guest has {len(vcpus)}, from 0")
     return [vcpu for vcpu in vcpus if not numbers or vcpu.number in numbers]
 
@@ -183,8 +203,9 @@ def selected_vcpus(machine: Machine, numbers: Optional[list[int]]) -> list[VCPU]
 class Backtrace(GuestDumpPlugin):
     """Shows the task and the kernel's stack of every vCPU of a Linux guest.
 
-    The stack is unwound with the kernel's own tables (ORC), from the vCPU's registers. With --tasks
-    the tasks that no vCPU runs follow, from where they were switched away.
+    The stack is unwound with the kernel's own tables (ORC), from the vCPU's registers. Where kdump
+    has started a second kernel on a CPU, it is unwound from the registers that the first one saved.
+    With --tasks the tasks that no vCPU runs follow, from where they were switched away.
     """
 
     _version = (1, 0, 0)
@@ -232,11 +253,12 @@ class Backtrace(GuestDumpPlugin):
                         renderers.NotAvailableValue() if stack.vcpu is None else stack.vcpu.number,
                         task.pid if task else renderers.NotAvailableValue(),
                         task.comm if task else renderers.NotAvailableValue(),
+                        (task and task.state) or renderers.NotAvailableValue(),
                         number,
-                        format_hints.Hex(frame.sp),
-                        format_hints.Hex(frame.ip),
+                        _address(frame.sp),
+                        _address(frame.ip),
                         frame.symbol,
-                        frame.note,
+                        rows.notes(frame.notes),
                     ),
                 )
 
@@ -253,9 +275,9 @@ class Backtrace(GuestDumpPlugin):
                         "" if number else " ".join(pids),
                         "" if number else " ".join(name for name, _ in names.most_common()),
                         number,
-                        format_hints.Hex(frame.ip),
+                        _address(frame.ip),
                         frame.symbol,
-                        frame.note,
+                        rows.notes(frame.notes),
                     ),
                 )
 
@@ -268,6 +290,11 @@ class Backtrace(GuestDumpPlugin):
         if kernel.bits != 64:
             vollog.error("Only the stacks of 64-bit kernels can be unwound")
             return
+        if not self.machine.vcpus:
+            vollog.warning(
+                f"{self.machine.origin.format}: this image has no registers; the stacks of tasks "
+                f"that ran are not available, those of others with --tasks"
+            )
         stacks = Stacks(kernel, self.machine.vcpus)
         if stacks.tasks_missing:
             vollog.warning(f"The guest's tasks and modules cannot be told: {stacks.tasks_missing}")
@@ -282,8 +309,7 @@ class Backtrace(GuestDumpPlugin):
                 continue
             if task is not None:
                 missing -= {task.pid, task.tgid}
-            state = stacks.tasks.state(task) if stacks.tasks and task else None
-            if states and state not in states:
+            if states and (task is None or task.state not in states):
                 continue
             yield stack
         for pid in sorted(missing):
@@ -293,6 +319,8 @@ class Backtrace(GuestDumpPlugin):
         numbers = self.config.get("vcpu", None)
         for vcpu in selected_vcpus(self.machine, numbers):
             yield stacks.of_vcpu(vcpu)
+        if not numbers:
+            yield from stacks.at_crash()
         if with_tasks:
             yield from stacks.of_tasks()
 
@@ -308,7 +336,7 @@ class Backtrace(GuestDumpPlugin):
             )
         return renderers.TreeGrid(
             [
-                *(("vCPU", int), ("PID", int), ("COMM", str), ("Frame", int)),
+                *(("vCPU", int), ("PID", int), ("COMM", str), ("State", str), ("Frame", int)),
                 *(("SP", format_hints.Hex), ("IP", format_hints.Hex)),
                 *(("Symbol", str), ("Note", str)),
             ],
@@ -336,19 +364,33 @@ class Isf(GuestDumpPlugin):
         name = re.sub(
             r"[^A-Za-z0-9.+_-]", "_", "-".join(filter(None, (kernel.release, kernel.build_id)))
         )
-        with self.open(f"{name}.json.xz") as output:
-            # More effort makes a file that is a tenth smaller, in four times the time.
-            with lzma.open(output, "wt", preset=1, encoding="utf-8") as text:
-                json.dump(document, text)
-            yield (
-                0,
-                (
-                    banner,
-                    len(document["user_types"]) + len(document["enums"]),
-                    len(document["symbols"]),
-                    output.preferred_filename,
-                ),
-            )
+        written = self._write(f"{name}.json.xz", document)
+        types = len(document["user_types"]) + len(document["enums"])
+        yield 0, (banner, types, len(document["symbols"]), written)
+
+    def _write(self, name: str, document: dict[str, Any]) -> str:
+        """Writes the file, unless there is one; returns what to say of it in its column."""
+        packed = io.BytesIO()
+        # More effort makes a file that is a tenth smaller, in four times the time.
+        with io.TextIOWrapper(lzma.LZMAFile(packed, "w", preset=1), encoding="utf-8") as text:
+            json.dump(document, text)
+        file = None
+        try:
+            file = self.open(name)
+            taken = output.existing(file)
+            if taken is None:
+                file.write(packed.getbuffer())
+                file.close()
+                return str(file.preferred_filename)
+            vollog.warning(f"{taken} is there already: nothing is written")
+            output.discard(file)
+        except OSError as error:
+            # The words of Volatility's plugins.
+            vollog.warning(f"File {name} could not be written: {error}")
+            if file is not None:
+                output.discard(file)
+            return "Error outputting file"
+        return f"{name} (is there already)"
 
     def run(self) -> renderers.TreeGrid:
         """Returns the rows."""

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Optional, Protocol
 
 from volatility_guestdump.exceptions import BtfError
-from volatility_guestdump.files.location import file_state, memory_locations
-from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.files.location import file_state
+from volatility_guestdump.linux.crash import first_kernel_release, is_second_kernel
+from volatility_guestdump.linux.kernel import CODE_ALONE, LinuxKernel
 from volatility_guestdump.linux.log import panic_message
 from volatility_guestdump.linux.stacks import PanicTask, Stacks
 from volatility_guestdump.linux.system import NOTHING_TOLD, SystemFacts, system_facts
@@ -90,11 +91,26 @@ class TaskCount:
 
     Attributes:
         all: of them.
-        uninterruptible: those in uninterruptible sleep, state D.
+        uninterruptible: those in uninterruptible sleep, state D; None when states are not known.
     """
 
     all: int
-    uninterruptible: int
+    uninterruptible: Optional[int]
+
+
+@dataclass(frozen=True)
+class Kdump:
+    """Two kernels in one guest, the second of which kdump started when the first panicked.
+
+    Attributes:
+        is_second: whether the kernel looked at is the second.
+        first_release: of the first kernel, as the second knows it, or None.
+        other_vcpus: numbers of the vCPUs that run another kernel than the one looked at.
+    """
+
+    is_second: bool
+    first_release: Optional[str]
+    other_vcpus: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -116,6 +132,8 @@ class KernelFacts:
         symbols: where they come from.
         panic: why it stopped.
         panic_task: who stopped it.
+        kdump: when there are two kernels.
+        found_by: how it was found: "registers", "low memory".
     """
 
     paging: Optional[PagingMode] = None
@@ -132,6 +150,8 @@ class KernelFacts:
     symbols: Optional[Symbols] = None
     panic: Optional[str] = None
     panic_task: Optional[PanicTask] = None
+    kdump: Optional[Kdump] = None
+    found_by: Optional[str] = None
 
 
 class BugChecks(Protocol):
@@ -160,7 +180,7 @@ def _memory_file(machine: Machine) -> MemoryFileFacts:
         state = FileState.SHORT if missing > 0 else FileState.COMPLETE
         first = machine.first_missing_address if missing > 0 else None
         return MemoryFileFacts(origin.memory_location, state, missing, first)
-    expected = memory_locations(origin.location)
+    expected = origin.expected_memory or [origin.location]
     for candidate in expected:
         if file_state(candidate):
             return MemoryFileFacts(candidate, FileState.UNREADABLE, missing, None)
@@ -192,6 +212,8 @@ def linux_facts(machine: Machine, kernel: LinuxKernel, installed: Optional[str])
     except BtfError as error:
         has_types = False
         missing = missing or str(error)
+    if kernel.has_code_alone and not missing:
+        missing = f"the kernel's {CODE_ALONE}"
     return KernelFacts(
         kernel.tables.mode,
         kernel.isolates_page_tables(),
@@ -207,15 +229,25 @@ def linux_facts(machine: Machine, kernel: LinuxKernel, installed: Optional[str])
         Symbols(installed, kernel.kallsyms is not None, has_types, missing),
         panic_message(kernel),
         stacks.panic_task(),
+        _kdump(machine, kernel),
+        kernel.found_by,
     )
 
 
 def _task_count(stacks: Stacks) -> Optional[TaskCount]:
-    if stacks.tasks is None:
-        return None
-    states = [stacks.tasks.state(task) for task in stacks.tasks]
+    states = [task.state for task in stacks.tasks or ()]
     # There is always a first process.
-    return TaskCount(len(states), states.count("D")) if states else None
+    if not states:
+        return None
+    return TaskCount(len(states), states.count("D") if any(states) else None)
+
+
+def _kdump(machine: Machine, kernel: LinuxKernel) -> Optional[Kdump]:
+    others = [vcpu.number for vcpu in machine.vcpus if kernel.runs_on(vcpu) is False]
+    is_second = is_second_kernel(kernel)
+    if not is_second and not others:
+        return None
+    return Kdump(is_second, first_kernel_release(kernel), others)
 
 
 def windows_facts(
@@ -238,4 +270,5 @@ def windows_facts(
         page_map=kernel.page_map,
         symbols=Symbols(installed, missing=missing, downloadable=not missing),
         panic=symbols.bug_check() if symbols else None,
+        found_by="registers",
     )

@@ -1,13 +1,15 @@
 """The facts in words: the rows of guestdump.Info."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Optional
 
+from volatility_guestdump.linux.frames import Kind, Note
 from volatility_guestdump.linux.stacks import PanicTask
 from volatility_guestdump.linux.system import taint_names
 from volatility_guestdump.report.facts import (
     FileState,
+    Kdump,
     KernelFacts,
     MachineFacts,
     MemoryFileFacts,
@@ -24,7 +26,9 @@ def machine_rows(facts: MachineFacts) -> Iterator[Row]:
     """Yields (variable, value) of a machine."""
     yield "Format", facts.format
     yield "vCPUs", UNKNOWN if facts.vcpus is None else str(facts.vcpus)
-    yield "Memory size", f"{facts.memory_size} ({binary_size(facts.memory_size)})"
+    size = f"{facts.memory_size} ({binary_size(facts.memory_size)})"
+    # A file that describes the registers alone may leave it to the memory file.
+    yield "Memory size", size if facts.ranges else UNKNOWN
     for number, run in enumerate(facts.ranges):
         yield (
             f"Memory range {number}",
@@ -49,7 +53,7 @@ def _file_state(file: MemoryFileFacts) -> str:
 
 
 def kernel_rows(facts: KernelFacts) -> Iterator[Row]:
-    """Yields (variable, value) of a kernel, always the same variables."""
+    """Yields (variable, value) of a kernel: always the same variables, and Kdump of two kernels."""
     isolation = facts.isolation
     values = {
         "Paging": facts.paging and facts.paging.value,
@@ -63,8 +67,10 @@ def kernel_rows(facts: KernelFacts) -> Iterator[Row]:
         "Kernel physical base": _hexadecimal(facts.physical_base),
         "Page map (DTB)": _hexadecimal(facts.page_map),
         "Symbols": _symbols(facts.symbols) if facts.symbols else None,
+        **({"Kdump": _kdump(facts.kdump)} if facts.kdump else {}),
         "Panic": facts.panic,
         "Panic task": _panic_task(facts.panic_task) if facts.panic_task else None,
+        "Kernel found by": facts.found_by,
     }
     for variable, value in values.items():
         yield variable, value or UNKNOWN
@@ -73,7 +79,11 @@ def kernel_rows(facts: KernelFacts) -> Iterator[Row]:
 def _told(facts: KernelFacts) -> dict[str, Optional[str]]:
     told, tasks = facts.told, facts.tasks
     clock, load = told.clock, told.load
-    counted = f"{tasks.all} ({tasks.uninterruptible} in uninterruptible sleep)" if tasks else None
+    counted = None
+    if tasks:
+        counted = str(tasks.all)
+        if tasks.uninterruptible is not None:
+            counted += f" ({tasks.uninterruptible} in uninterruptible sleep)"
     return {
         "Host name": told.host_name,
         "Date": utc(clock.time) if clock else None,
@@ -115,12 +125,76 @@ def _symbols(symbols: Symbols) -> str:
         return symbols.location
     if symbols.downloadable:
         return "none on this machine; Volatility's Windows plugins download them"
-    if symbols.kallsyms and symbols.types:
-        return "kallsyms and BTF in the dump"
-    partly = "kallsyms in the dump, but no types" if symbols.kallsyms else "none"
+    partly = "kallsyms and BTF in the dump" if symbols.types else "kallsyms in the dump"
+    if not symbols.kallsyms:
+        partly = "none"
+    elif not symbols.missing:
+        return partly
+    elif not symbols.types:
+        partly += ", but no types"
     return f"{partly}: {symbols.missing}; plugins need an ISF for this banner"
 
 
+def _kdump(kdump: Kdump) -> str:
+    said = []
+    if kdump.is_second:
+        first = f"Linux {kdump.first_release}" if kdump.first_release else "another kernel"
+        said.append(f"started this kernel when {first} had panicked")
+    if kdump.other_vcpus:
+        numbers = ", ".join(map(str, kdump.other_vcpus))
+        said.append(f"another kernel runs on vCPU {numbers}")
+    return "; ".join(said)
+
+
 def _panic_task(panic: PanicTask) -> str:
+    cpu = f"CPU {panic.cpu}" if panic.vcpu is None else f"vCPU {panic.vcpu.number}"
     task = f"{panic.task.comm} (pid {panic.task.pid})" if panic.task else ""
-    return f"vCPU {panic.vcpu.number}: " + ", ".join(filter(None, (task, panic.place)))
+    return ": ".join(filter(None, (cpu, ", ".join(filter(None, (task, panic.place))))))
+
+
+#: The words for notes; {address} and {detail} are the note's, of those that have any.
+_NOTES: Mapping[Kind, str] = {
+    Kind.USER_MODE: "user mode",
+    Kind.SYSTEM_CALL: "system call",
+    Kind.INTERRUPT: "interrupt",
+    Kind.EXCEPTION: "exception",
+    Kind.OFFLINE: "the CPU is offline",
+    Kind.CRASH_NOTES: "CPU {detail} when the kernel panicked, from crash_notes",
+    Kind.FUNCTION_GRAPH: "found by what the function graph tracer noted",
+    Kind.KRETPROBE: "found by what a kretprobe noted",
+    Kind.TRAMPOLINE: "by ORC of what it is a copy of",
+    Kind.FRAME_POINTER: "by frame pointer: {detail}",
+    Kind.NOT_CODE: "no code: the return address is the last word on the stack",
+    Kind.FIRST_INSTRUCTION: "first instruction: the return address is the last word on the stack",
+    Kind.CALL_FOUND: "no ORC: the return address is the first that follows a call of this function",
+    Kind.NOT_STARTED: "paging is off: the kernel has not started this CPU",
+    Kind.ONLY_64_BIT: "only the stacks of 64-bit kernels can be unwound",
+    Kind.OTHER_KERNEL: "runs another kernel",
+    Kind.RUNNING: "runs on a CPU whose registers are not in the dump",
+    Kind.EXITED: "exited: its stack is freed",
+    Kind.NO_STACK: "no saved stack: {detail}",
+    Kind.SP_ELSEWHERE: "its stack pointer {address:#x} lies outside of its stack",
+    Kind.CIRCLE: "the stack runs in a circle",
+    Kind.DOWNWARDS: "the stack does not lead upwards",
+    Kind.OUTSIDE_STACK: "leads out of the task's stack, to {address:#x}",
+    Kind.NO_RETURN_ADDRESS: "{address:#x}, where the return address should be, is in no code",
+    Kind.REPLACED: "a tracer replaced the return address, and nothing tells the right one",
+    Kind.UNDESCRIBED: "nothing tells how to unwind this code",
+    Kind.DAMAGED_ORC: "{detail}",
+    Kind.UNKNOWN_REGISTER: "{detail}, which leads to the caller, is not known",
+    Kind.BAD_REGISTERS: "what lies at {address:#x} are no saved registers",
+    Kind.NOT_IN_DUMP: "the stack at {address:#x} is not in the dump",
+    Kind.TOO_DEEP: "more frames than a stack can have",
+}
+
+
+def notes(found: Sequence[Note]) -> str:
+    """Returns the notes of a frame in words."""
+    return "; ".join(_note(note) for note in found)
+
+
+def _note(note: Note) -> str:
+    detail = note.detail
+    if note.kind is Kind.FRAME_POINTER:
+        detail = detail or "no ORC for this code"
+    return _NOTES[note.kind].format(address=note.address, detail=detail)

@@ -125,40 +125,48 @@ class PageTables:
         self._has_4mib_pages = has_4mib_pages
         self.root = mode.root(cr3)
         self._tables: dict[int, bytes] = {}
+        # Each walk asks for them at every level, and those of an enumeration take their time.
+        self._entry_size = mode.entry_size
+        self._address_bits = mode.address_bits
+        self._levels = tuple(self._all_levels())
 
     def at(self, cr3: int) -> "PageTables":
         """Returns page tables built in the same way that start elsewhere."""
         return PageTables(self.read_physical, self.mode, cr3, self._has_4mib_pages)
 
+    def _all_levels(self) -> Iterator[tuple[int, int, bool]]:
+        """Yields bits of the index, bits below it, and whether a page can be that large."""
+        bits_left = self._address_bits
+        for level, bits in enumerate(self.mode.index_bits):
+            bits_left -= bits
+            yield bits, bits_left, self._may_be_large(level)
+
     def _table(self, address: int, bits: int) -> bytes:
         table = self._tables.get(address)
         if table is None:
-            table = self.read_physical(address, self.mode.entry_size << bits)
+            table = self.read_physical(address, self._entry_size << bits)
             if len(self._tables) < 4096:
                 self._tables[address] = table
         return table
 
     def _walk(self, address: int) -> tuple[Optional[int], int]:
         """Returns (physical address of the page or None, size of the page or of the gap)."""
-        mode = self.mode
-        bits_left = mode.address_bits
         if not self._is_canonical(address):
             return None, PAGE_SIZE
-        table = self.root
-        for level, bits in enumerate(mode.index_bits):
-            bits_left -= bits
+        table, entry_size = self.root, self._entry_size
+        for bits, bits_left, may_be_large in self._levels:
             index = (address >> bits_left) & ((1 << bits) - 1)
             try:
                 entries = self._table(table, bits)
             except AddressError:
                 return None, 1 << (bits_left + bits)
-            start = index * mode.entry_size
-            entry = int.from_bytes(entries[start : start + mode.entry_size], "little")
+            start = index * entry_size
+            entry = int.from_bytes(entries[start : start + entry_size], "little")
             if not entry & _PRESENT:
                 return None, 1 << bits_left
-            if bits_left == 12 or (entry & _LARGE and self._may_be_large(level)):
+            if bits_left == 12 or (entry & _LARGE and may_be_large):
                 page = entry & _PHYSICAL_MASK & -(1 << bits_left)
-                if mode is PagingMode.LEGACY and bits_left > 12:
+                if self.mode is PagingMode.LEGACY and bits_left > 12:
                     # PSE-36: bits 13-20 are bits 32-39 of the address; zero on CPUs without it.
                     page |= (entry >> 13 & 0xFF) << 32
                 return page, 1 << bits_left
@@ -167,10 +175,10 @@ class PageTables:
 
     def _is_canonical(self, address: int) -> bool:
         # The low bits of any other address must not pass for the whole.
-        if not self.mode.is_64bit:
+        if self._address_bits == 32:
             return not address >> 32
-        sign = address >> (self.mode.address_bits - 1)
-        return sign in (0, (1 << (65 - self.mode.address_bits)) - 1)
+        sign = address >> (self._address_bits - 1)
+        return sign in (0, (1 << (65 - self._address_bits)) - 1)
 
     def _may_be_large(self, level: int) -> bool:
         # Only the tables of 1 GiB, 2 MiB and 4 MiB entries have large pages, not the roots of

@@ -13,7 +13,7 @@ from volatility_guestdump import __version__
 from volatility_guestdump.exceptions import BtfError, KernelError
 from volatility_guestdump.linux.isf.symbols import SymbolConverter
 from volatility_guestdump.linux.isf.types import Isf, TypeConverter
-from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.linux.kernel import CODE_ALONE, LinuxKernel
 
 vollog = logging.getLogger(__name__)
 
@@ -92,6 +92,8 @@ class IsfView:
         if kernel.kallsyms is None:
             raise KernelError(kernel.kallsyms_error)
         types = self.types = TypeConverter(kernel.btf, kernel.bits // 8)
+        if kernel.has_code_alone:
+            raise KernelError(f"the kernel's {CODE_ALONE}")
         symbols = self._symbols = SymbolConverter(kernel, kernel.kallsyms, types)
         origin = f"guest dump, volatility_guestdump {__version__}"
         self.document: dict[str, Any] = {
@@ -118,6 +120,15 @@ class IsfView:
             mask: for the addresses; 0 for none.
         """
         return self._symbols.by_location(mask)
+
+    def symbols_between(self, first: int, last: int) -> list[tuple[int, str]]:
+        """Returns those of `symbols_by_location`, without a mask, in a range of linked addresses.
+
+        Args:
+            first: the lowest address.
+            last: the highest.
+        """
+        return self._symbols.between(first, last)
 
     def expanded(self) -> dict[str, Any]:
         """Returns all of it as plain dictionaries; what is damaged is left out.

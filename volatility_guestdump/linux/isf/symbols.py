@@ -3,6 +3,7 @@
 import base64
 import functools
 import logging
+from collections.abc import Iterator, Mapping
 from typing import Optional
 
 from volatility_guestdump import resources
@@ -29,6 +30,44 @@ def _globals() -> dict[str, list[Isf]]:
     return types
 
 
+class _Numbers(Mapping[str, int]):
+    """Name -> number in kallsyms, of the names that can be used; -1 for kallsyms' own tables.
+
+    Args:
+        kallsyms: with the names.
+    """
+
+    def __init__(self, kallsyms: Kallsyms) -> None:
+        self._index = kallsyms.index
+        self._tables = kallsyms.tables
+
+    def __getitem__(self, name: str) -> int:
+        number = self._index.get(name) if usable(name) else None
+        if number is not None:
+            return number
+        if name in self._tables:
+            return -1
+        # KeyError for what has no successor
+        return self[_SUCCESSORS[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._whole)
+
+    def __len__(self) -> int:
+        return len(self._whole)
+
+    @functools.cached_property
+    def _whole(self) -> dict[str, int]:
+        whole = {**dict.fromkeys(self._tables, -1), **dict(self._index.items())}
+        # Looked at together in a twentieth of the time; of a sound kernel all names are usable.
+        if "" in whole or not usable("".join(whole)):
+            whole = {name: number for name, number in whole.items() if usable(name)}
+        for name, successor in _SUCCESSORS.items():
+            if name not in whole and successor in whole:
+                whole[name] = whole[successor]
+        return whole
+
+
 class SymbolConverter:
     """kallsyms in the terms of ISF.
 
@@ -44,13 +83,7 @@ class SymbolConverter:
         self._kernel = kernel
         self._kallsyms = kallsyms
         self._types = types
-        self.symbols = {**dict.fromkeys(kallsyms.tables, -1), **kallsyms.index}
-        # Looked at together in a twentieth of the time; of a sound kernel all names are usable.
-        if "" in self.symbols or not usable("".join(self.symbols)):
-            self.symbols = {name: at for name, at in self.symbols.items() if usable(name)}
-        for name, successor in _SUCCESSORS.items():
-            if name not in self.symbols and successor in self.symbols:
-                self.symbols[name] = self.symbols[successor]
+        self.symbols: Mapping[str, int] = _Numbers(kallsyms)
 
     def symbol(self, name: str, number: int) -> Isf:
         """Returns a symbol as ISF has it, at the address that it was linked to."""
@@ -74,7 +107,7 @@ class SymbolConverter:
         return address, relocated
 
     def _linked(self, address: int, relocated: bool) -> int:
-        return address - self._kernel.kaslr_shift if relocated else address
+        return address - self._kernel.symbol_shift if relocated else address
 
     def by_location(self, mask: int) -> list[tuple[int, str]]:
         """Returns (linked address, name) of all symbols, ascending; see `IsfView`."""
@@ -84,12 +117,31 @@ class SymbolConverter:
             for symbol in self._kallsyms
             if usable(symbol.name)
         ]
+        places += self._not_in_kallsyms()
+        return sorted(
+            {(self._linked(address, relocated) & mask, name) for name, address, relocated in places}
+        )
+
+    def between(self, first: int, last: int) -> list[tuple[int, str]]:
+        """Returns what `by_location` has from one linked address to another, both included."""
+        shift = self._kernel.symbol_shift
+        found = {
+            (self._linked(symbol.address, symbol.relocated), symbol.name)
+            for low, high in ((first, last), (first + shift, last + shift))
+            for symbol in self._kallsyms.between(low, high)
+            if usable(symbol.name)
+        }
+        found.update(
+            (self._linked(address, relocated), name)
+            for name, address, relocated in self._not_in_kallsyms()
+        )
+        return sorted((place, name) for place, name in found if first <= place <= last)
+
+    def _not_in_kallsyms(self) -> Iterator[tuple[str, int, bool]]:
+        """Yields name, address, and whether KASLR moved it, of further symbols."""
         for name in (*self._kallsyms.tables, *_SUCCESSORS):
             if name in self.symbols and name not in self._kallsyms.index:
-                places.append((name, *self._place(name, self.symbols[name])))
-        return sorted(
-            (self._linked(address, relocated) & mask, name) for name, address, relocated in places
-        )
+                yield (name, *self._place(name, self.symbols[name]))
 
     def _type(self, name: str, address: int, relocated: bool) -> Isf:
         for candidate in _globals().get(name, ()):

@@ -26,6 +26,17 @@ _ENUM_BASES = {
     (8, True): "long long int",
 }
 
+#: How gcc and clang name the same integers in debug information. Volatility's plugins ask for
+#: gcc's names, and so do our types of globals.
+_SPELLINGS = (
+    ("short int", "short"),
+    ("short unsigned int", "unsigned short"),
+    ("long int", "long"),
+    ("long unsigned int", "unsigned long"),
+    ("long long int", "long long"),
+    ("long long unsigned int", "unsigned long long"),
+)
+
 #: Names that mean something of their own to Volatility.
 _NATIVE = (
     *("pointer", "array", "enum", "bitfield", "void", "string", "bytes", "function"),
@@ -107,6 +118,10 @@ class TypeConverter:
             self.base_types.setdefault(name, _base_type("int", size, signed))
         for name, number in partial:
             self.base_types.setdefault(name, _integer(btf, number))
+        for names in _SPELLINGS:
+            for name, other in (names, names[::-1]):
+                if name in self.base_types:
+                    self.base_types.setdefault(other, self.base_types[name])
         for number in unnamed:
             kind = btf.kind(number)
             if kind in ENUMS or kind in COMPOSITES:

@@ -1,0 +1,94 @@
+"""Files under odd names and of odd kinds, as a user of `vol` meets them."""
+
+import gzip
+import lzma
+import pathlib
+import zipfile
+
+import pytest
+
+from tests.conftest import Vol
+from tests.helpers import IDLE_VCPU, info, rows, write_pair
+
+SIZE = 1 << 20
+
+
+@pytest.fixture
+def guest(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A small guest dump."""
+    return write_pair(tmp_path, bytes(SIZE), vcpus=[{**IDLE_VCPU, "rip": 0x1234}])
+
+
+def test_a_symbolic_link(vol: Vol, guest: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """A link to either file finds the other one."""
+    desk = tmp_path / "desk"
+    desk.mkdir()
+    for name in ("debug.guest", "debug.vmem"):
+        (desk / name).symlink_to(guest.with_name(name))
+        done = vol("-r", "json", "-f", desk / name, "guestdump.Info")
+        assert info(done)["Memory file"].endswith("debug.vmem (complete)")
+        assert "WARNING" not in done.stderr
+        (desk / name).unlink()
+
+
+@pytest.mark.parametrize("given", ["DEBUG.GUEST", "DEBUG.VMEM"])
+def test_upper_case(vol: Vol, guest: pathlib.Path, given: str) -> None:
+    """Names in upper case are the same names."""
+    for name in ("debug.guest", "debug.vmem"):
+        guest.with_name(name).rename(guest.with_name(name.upper()))
+    done = vol("-r", "json", "-f", guest.with_name(given), "guestdump.Info")
+    assert info(done)["Memory file"].endswith("DEBUG.VMEM (complete)")
+    assert "WARNING" not in done.stderr
+
+
+@pytest.mark.parametrize("given", ["debug.guest", "debug.vmem"])
+def test_gzip_data_under_a_plain_name(vol: Vol, guest: pathlib.Path, given: str) -> None:
+    """Somebody renamed the compressed file."""
+    memory = guest.with_suffix(".vmem")
+    memory.write_bytes(gzip.compress(memory.read_bytes()))
+    done = vol("-r", "json", "-f", guest.with_name(given), "guestdump.Info")
+    assert info(done)["Memory file"].endswith("debug.vmem (complete)")
+    assert "WARNING" not in done.stderr
+
+
+@pytest.mark.parametrize("given", ["debug.guest.gz", "debug.vmem.gz"])
+def test_plain_data_named_gz(vol: Vol, guest: pathlib.Path, given: str) -> None:
+    """Somebody renamed the plain file; both are read."""
+    for name in ("debug.guest", "debug.vmem"):
+        guest.with_name(name).rename(guest.with_name(name + ".gz"))
+    done = vol("-r", "json", "-f", guest.with_name(given), "guestdump.Info")
+    assert info(done)["Memory file"].endswith("debug.vmem.gz (complete)")
+    assert "WARNING" not in done.stderr
+
+
+def test_packed_memory_beside(vol: Vol, guest: pathlib.Path) -> None:
+    """What lies there is named, and the registers are shown all the same."""
+    memory = guest.with_suffix(".vmem")
+    memory.with_name("debug.vmem.xz").write_bytes(lzma.compress(memory.read_bytes()))
+    memory.unlink()
+    done = vol("-r", "json", "-f", guest, "guestdump.Registers")
+    assert [row["Value"] for row in rows(done) if row["Register"] == "rip"] == [0x1234]
+    assert done.stderr.count("WARNING") == 1
+    assert "debug.vmem.xz is compressed by xz: unpack it first (unxz)" in done.stderr
+
+
+def test_an_archive(vol: Vol, guest: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Both files in an archive: what to do."""
+    archive = tmp_path / "case.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.write(guest)
+        file.write(guest.with_suffix(".vmem"))
+    done = vol("-f", archive, "guestdump.Info")
+    assert done.returncode == 1
+    reason = "case.zip is a zip archive: unpack it first (unzip)"
+    assert done.stderr.splitlines()[-1] == f"volatility_guestdump: {reason}"
+    assert "Traceback" not in done.stderr
+
+
+def test_advice_shows_the_command_line(vol: Vol, guest: pathlib.Path) -> None:
+    """--guest-memory stands before the plugin's name, and the advice is one that works."""
+    memory = guest.with_suffix(".vmem").rename(guest.with_name("memory.raw"))
+    done = vol("-r", "json", "-f", guest, "guestdump.Registers")
+    assert "vol --guest-memory FILE -f debug.guest PLUGIN" in done.stderr
+    done = vol("-r", "json", "--guest-memory", memory, "-f", guest, "guestdump.Info")
+    assert info(done)["Memory file"].endswith("memory.raw (complete)")

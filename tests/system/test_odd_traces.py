@@ -1,0 +1,91 @@
+"""Traces of guests whose stacks are odd, against the traces that their kernels printed."""
+
+import re
+
+import pytest
+
+from tests.helpers import guest_machine, real_guest
+from volatility_guestdump import kernels
+from volatility_guestdump.linux.frames import Kind
+from volatility_guestdump.linux.stacks import Stack, Stacks
+from volatility_guestdump.report.facts import linux_facts
+
+
+def stacks(name: str) -> tuple[list[Stack], Stacks]:
+    """Returns the stacks of a guest's vCPUs and those at the crash, and what has the others."""
+    machine = guest_machine(real_guest(name))
+    kernel = kernels.linux_kernel(machine)
+    assert kernel is not None
+    found = Stacks(kernel, machine.vcpus)
+    return [*map(found.of_vcpu, machine.vcpus), *found.at_crash()], found
+
+
+def places(stack: Stack) -> list[str]:
+    """Returns the places of a trace, without modules."""
+    return [frame.symbol.split(" [")[0] for frame in stack.frames]
+
+
+@pytest.mark.parametrize("name", ["graph-6.1", "kretprobe-6.1", "zombies-6.1", "kdump"])
+def test_the_trace_that_the_kernel_printed(name: str) -> None:
+    """From panic() on each frame is that of the console, where it is not a tracer's own code."""
+    truth = real_guest(name).expected
+    (shown,) = (s for s in stacks(name)[0] if s.task and s.task.pid == truth["panic_task"]["pid"])
+    printed = [call.split("/")[0] for call in truth["panic_call_trace_full"]]
+    start = next(number for number, call in enumerate(printed) if call.startswith("panic+"))
+    found = places(shown)[-len(printed) + start + 1 :]
+    for number, call in enumerate(printed[start + 1 :]):
+        # The kernel prints the code that a kretprobe returns to as the end of what lies before.
+        if name == "kretprobe-6.1" and not call.startswith(found[number].split("+")[0]):
+            assert Kind.KRETPROBE in {note.kind for note in shown.frames[number - len(found)].notes}
+            continue
+        assert found[number] == call
+    assert [note.kind for note in shown.frames[-1].notes] == [Kind.SYSTEM_CALL]
+
+
+def test_a_call_through_a_wild_pointer() -> None:
+    """The frame outside of all code is followed by its caller, up to where the thread began."""
+    (stack,) = (s for s in stacks("wild-6.1")[0] if s.task and s.task.comm == "lab_wild")
+    (number,) = (n for n, frame in enumerate(stack.frames) if frame.ip == 0x4141414100)
+    below = " ".join(places(stack)[number + 1 :])
+    assert re.fullmatch(r"th_wild\+\w+ kthread\+\w+ ret_from_fork\+\w+", below)
+    assert not stack.frames[-1].notes
+
+
+def test_zombies_have_no_frames() -> None:
+    """Each is one row that says so, and the sleepers on their old stacks have their own."""
+    truth = real_guest("zombies-6.1").expected
+    dead = {task["pid"] for task in truth["zombies"]}
+    shown = {s.task.pid: s for s in stacks("zombies-6.1")[1].of_tasks() if s.task}
+    assert dead and dead <= set(shown)
+    for pid in dead:
+        (frame,) = shown[pid].frames
+        task = shown[pid].task
+        assert task is not None and task.state == "Z"
+        assert (frame.sp, frame.ip) == (None, None)
+        assert [note.kind for note in frame.notes] == [Kind.EXITED]
+
+
+def test_kdump() -> None:
+    """The kernel that panicked is shown; the vCPU in the second one is said to run another."""
+    machine = guest_machine(real_guest("kdump"))
+    kernel = kernels.linux_kernel(machine)
+    assert kernel is not None
+    facts = linux_facts(machine, kernel, None)
+    assert facts.kdump is not None and not facts.kdump.is_second
+    assert facts.panic_task is not None and facts.panic_task.place.startswith("panic+")
+    others = [
+        s.vcpu.number
+        for s in stacks("kdump")[0]
+        if s.vcpu and [note.kind for note in s.frames[0].notes] == [Kind.OTHER_KERNEL]
+    ]
+    assert others and others == list(facts.kdump.other_vcpus)
+
+
+def test_a_cpu_that_is_offline() -> None:
+    """It is said of the vCPU that was taken offline, and of no other."""
+    offline = [
+        s.vcpu.number
+        for s in stacks("offline")[0]
+        if s.vcpu and Kind.OFFLINE in {note.kind for frame in s.frames for note in frame.notes}
+    ]
+    assert offline == [1]

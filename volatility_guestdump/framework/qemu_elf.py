@@ -1,0 +1,140 @@
+"""The layer of ELF cores that QEMU wrote of a machine, and its stacker."""
+
+import logging
+from collections.abc import Hashable
+from typing import Optional
+
+from volatility3.framework import constants, exceptions, interfaces
+from volatility3.framework.configuration import requirements
+from volatility3.framework.layers import physical
+
+from volatility_guestdump.exceptions import (
+    AddressError,
+    MemoryFileError,
+    SourceError,
+    UnrecognizedSource,
+)
+from volatility_guestdump.files.location import (
+    STREAM_ERRORS,
+    display_name,
+    file_state,
+    open_location,
+)
+from volatility_guestdump.files.memory_file import MemoryStream, open_memory_file
+from volatility_guestdump.files.physical import PhysicalMemory
+from volatility_guestdump.framework import stacking
+from volatility_guestdump.framework.layers import MachineLayer, MemoryFileLayer, kept_machine
+from volatility_guestdump.kept import Kept
+from volatility_guestdump.machine import Machine, Origin
+from volatility_guestdump.sources.qemu_elf import MAGIC, QemuElf
+
+vollog = logging.getLogger(__name__)
+
+#: Two, for whoever compares two guests.
+_cores: Kept[QemuElf] = Kept(2)
+
+
+class QemuElfFormatException(exceptions.LayerException):
+    """Thrown when the ELF core behind a layer is not one that QEMU wrote of a machine."""
+
+
+def open_core(location: str) -> QemuElf:
+    """Reads and validates an ELF core; one that did not change since is not read again.
+
+    Args:
+        location: URL of the file.
+
+    Raises:
+        UnrecognizedSource: the file is no ELF core of a PC that QEMU wrote.
+        SourceError: the file is damaged, not supported or cannot be read.
+    """
+    return _cores.get((location, file_state(location)), lambda: _read_core(location))
+
+
+def _read_core(location: str) -> QemuElf:
+    name = display_name(location)
+    try:
+        # Before a compressed file is indexed, which takes long, for it may be any.
+        with open_location(location) as stream:
+            if stream.read(len(MAGIC)) != MAGIC:
+                raise UnrecognizedSource(f"{name}: no ELF file")
+        memory_stream = MemoryStream(open_memory_file(location))
+        return QemuElf.parse(memory_stream, name)  # type: ignore[arg-type] # it reads bytes
+    except (*STREAM_ERRORS, AddressError, MemoryFileError) as error:
+        raise SourceError(f"{name}: {error}") from error
+
+
+def open_machine(location: str) -> Machine:
+    """Returns the machine that an ELF core is of.
+
+    Raises:
+        SourceError: the core is not valid.
+        MemoryFileError: the file cannot be opened.
+    """
+
+    def make(identity: Hashable) -> Machine:
+        core = open_core(location)
+        memory = PhysicalMemory(core.ranges, open_memory_file(location))
+        size = sum(run.size for run in memory.ranges)
+        origin = Origin("QEMU ELF dump", location, core.ranges, location, size)
+        return Machine(memory, core.vcpus, identity, origin)
+
+    return kept_machine([location], make)
+
+
+class QemuElfLayer(MachineLayer):
+    """The guest-physical memory of an ELF core that QEMU wrote."""
+
+    def __init__(
+        self,
+        context: interfaces.context.ContextInterface,
+        config_path: str,
+        name: str,
+        metadata: Optional[dict[str, object]] = None,
+    ) -> None:
+        try:
+            super().__init__(context, config_path, name, metadata)
+        except SourceError as error:
+            raise QemuElfFormatException(name, str(error)) from error
+
+    def _make_machine(self) -> Machine:
+        return open_machine(str(self.context.layers[str(self._base_layer)].config["location"]))
+
+    @classmethod
+    def get_requirements(cls) -> list[interfaces.configuration.RequirementInterface]:
+        """Returns the layer of the file."""
+        return [requirements.TranslationLayerRequirement(name="base_layer", optional=False)]
+
+
+class QemuElfStacker(interfaces.automagic.StackerLayerInterface):
+    """Stacks a QemuElfLayer on an ELF core; what is not QEMU's is left to Elf64Stacker."""
+
+    # Before Elf64Stacker (10).
+    stack_order = 6
+
+    @classmethod
+    def stack(
+        cls,
+        context: interfaces.context.ContextInterface,
+        layer_name: str,
+        progress_callback: constants.ProgressCallback = None,
+    ) -> Optional[interfaces.layers.DataLayerInterface]:
+        """Attempts to identify an ELF core of QEMU within this layer."""
+        layer = context.layers[layer_name]
+        if not isinstance(layer, physical.FileLayer):
+            return None
+        location = layer.location
+        try:
+            core = open_core(location)
+        except UnrecognizedSource as error:
+            vollog.log(constants.LOGLEVEL_VV, f"No ELF core of QEMU: {error}")
+            return None
+        except SourceError as error:
+            vollog.warning(f"Not a usable ELF core of QEMU: {error}")
+            return None
+        stacking.read_through_memory_file(layer, location)
+        base = stacking.FileOfLayer("base_layer", MemoryFileLayer, location)
+        path, name = stacking.add_file_layers(context, QemuElfLayer.__name__, [base])
+        new_layer = QemuElfLayer(context, path, name)
+        stacking.report(new_layer.machine, core.left_out)
+        return new_layer

@@ -1,0 +1,65 @@
+"""Why a plugin cannot run, said behind what Volatility says of it.
+
+Volatility's command line ends with "Unsatisfied requirement ..." and advice of its own, above which
+our warning that has the reason is lost. So it comes once more, as the last line.
+"""
+
+import atexit
+import logging
+import sys
+from collections import deque
+from collections.abc import Sequence
+
+from volatility3.framework import constants, interfaces
+
+#: More would not be read.
+_MAXIMUM_REASONS = 8
+
+
+class _Warnings(logging.Handler):
+    """Keeps the warnings of this package.
+
+    Attributes:
+        messages: without repetitions, the latest ones.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: deque[str] = deque(maxlen=_MAXIMUM_REASONS)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keeps a message."""
+        message = record.getMessage()
+        if message not in self.messages:
+            self.messages.append(message)
+
+
+_warnings = _Warnings()
+logging.getLogger(__package__.partition(".")[0]).addHandler(_warnings)
+
+
+class GuestDumpReasons(interfaces.automagic.AutomagicInterface):
+    """Says at the end of the program why a plugin's requirements are not satisfied."""
+
+    # Behind all others; KernelModule, the last of Volatility's, has 100.
+    priority = 1000
+
+    def __call__(
+        self,
+        context: interfaces.context.ContextInterface,
+        config_path: str,
+        requirement: interfaces.configuration.RequirementInterface,
+        progress_callback: constants.ProgressCallback = None,
+    ) -> None:
+        """Runs the automagic over the configurable."""
+        reasons = list(_warnings.messages)
+        _warnings.messages.clear()
+        # Other programs have logs, and go on.
+        is_command_line = "volatility3.cli" in sys.modules
+        if reasons and is_command_line and requirement.unsatisfied(context, config_path):
+            atexit.register(_say, reasons)
+
+
+def _say(reasons: Sequence[str]) -> None:
+    for reason in reasons:
+        print(f"volatility_guestdump: {reason}", file=sys.stderr)

@@ -1,0 +1,225 @@
+"""What stackers of several formats share: finding the memory file, and what is said of it."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Optional
+
+from volatility3.framework import constants, interfaces
+from volatility3.framework.layers import physical
+
+from volatility_guestdump.exceptions import MemoryFileError, MissingMemoryFile
+from volatility_guestdump.files.location import display_name, location_of, packed_locations
+from volatility_guestdump.files.memory_file import MemoryStream, open_memory_file
+from volatility_guestdump.framework.layers import MemoryFileLayer
+from volatility_guestdump.machine import Machine
+from volatility_guestdump.x86.paging import PagingMode, find_paging
+
+vollog = logging.getLogger(__name__)
+
+join = interfaces.configuration.path_join
+
+#: Where the automagic keeps what the user gave with --guest-memory.
+MEMORY_OPTION = "automagic.GuestDumpStackers.guest_memory"
+
+#: The most lines that say of one file what of it is left out.
+_LINES = 4
+
+
+def memory_candidates(
+    context: interfaces.context.ContextInterface, beside: Sequence[str]
+) -> list[str]:
+    """Returns the URLs to look at for a memory file: what the user named, or those beside."""
+    option = context.config.get(MEMORY_OPTION, None)
+    return [location_of(str(option))] if option else list(beside)
+
+
+def find_memory(
+    source: str,
+    candidates: Sequence[str],
+    size: Optional[int],
+    progress: constants.ProgressCallback,
+) -> Optional[str]:
+    """Returns the first of some URLs at which there is a memory file that can be read.
+
+    Args:
+        source: URL of the file that describes the machine.
+        candidates: the URLs.
+        size: bytes of memory that the guest has, or None when that is not known.
+        progress: called while a compressed file is indexed.
+    """
+    missing = []
+    name = display_name(source)
+    for candidate in [*candidates, *packed_locations(candidates)]:
+        if candidate == source:
+            vollog.warning(
+                f"{name} is not its own memory; where that lies is given by: "
+                f"vol --guest-memory FILE -f {name} PLUGIN"
+            )
+            return None
+        try:
+            open_memory_file(candidate, size, progress)
+            return candidate
+        except MissingMemoryFile:
+            missing.append(display_name(candidate))
+        except MemoryFileError as error:
+            vollog.warning(f"The guest's memory cannot be read, only its registers: {error}")
+            return None
+    vollog.warning(
+        f"{' or '.join(dict.fromkeys(missing))}: no such file. Only registers can be shown. "
+        f"The memory of {name} is expected beside it; if it lies elsewhere: "
+        f"vol --guest-memory FILE -f {name} PLUGIN"
+    )
+    return None
+
+
+def read_through_memory_file(
+    layer: physical.FileLayer, location: str, size: Optional[int] = None
+) -> None:
+    """Lets a file's first layer read through the memory file that is open.
+
+    Volatility asks this layer for its size, in a message that it may not even log; for that it
+    would decompress all of a compressed file. Where it sends layers to other processes the file is
+    dropped, but not the size.
+
+    Args:
+        layer: of the file.
+        location: URL of the memory file.
+        size: bytes of memory that the guest has, or None when that is not known.
+    """
+    file = open_memory_file(location, size)
+    stream: Any = MemoryStream(file)
+    layer._file_ = stream
+    layer._maximum_address = file.size - 1
+
+
+class FileOfLayer(NamedTuple):
+    """A file that a layer needs.
+
+    Attributes:
+        requirement: name of the layer's requirement.
+        layer_class: of the file's own layer.
+        location: URL of the file.
+        memory_size: bytes of memory that the guest has, or None when that is not known.
+    """
+
+    requirement: str
+    layer_class: type[physical.FileLayer]
+    location: str
+    memory_size: Optional[int] = None
+
+
+def add_file_layers(
+    context: interfaces.context.ContextInterface, kind: str, files: Sequence[FileOfLayer]
+) -> tuple[str, str]:
+    """Adds the layers of the files that a layer needs.
+
+    Args:
+        context: to add them to.
+        kind: class name of the layer that needs them.
+        files: of one URL there is one layer, of the class that comes first.
+
+    Returns:
+        Configuration path and name for the layer that needs them.
+    """
+    new_name: str = context.layers.free_layer_name(kind)
+    path = join("GuestDumpHelper", new_name)
+    added: dict[str, str] = {}
+    for requirement, layer_class, location, memory_size in files:
+        if location not in added:
+            name: str = context.layers.free_layer_name("FileLayer")
+            context.config[join(path, requirement, "location")] = location
+            if memory_size is not None:
+                context.config[join(path, requirement, "memory_size")] = memory_size
+            context.layers.add_layer(layer_class(context, join(path, requirement), name))
+            added[location] = name
+        context.config[join(path, requirement)] = added[location]
+    return path, new_name
+
+
+def described_by(
+    context: interfaces.context.ContextInterface,
+    kind: str,
+    source: str,
+    memory: Optional[str],
+    size: Optional[int],
+) -> tuple[str, str]:
+    """Adds the layers that a `DescribedMemoryLayer` needs.
+
+    Args:
+        context: to add them to.
+        kind: class name of the layer.
+        source: URL of the file that describes the machine.
+        memory: URL of the file that holds its memory, which may be the same; None when there is
+            none.
+        size: bytes of memory that the guest has, or None when that is not known.
+
+    Returns:
+        Configuration path and name for the layer.
+    """
+    return add_file_layers(
+        context,
+        kind,
+        [
+            FileOfLayer(
+                "meta_layer", MemoryFileLayer if memory == source else physical.FileLayer, source
+            ),
+            FileOfLayer("base_layer", MemoryFileLayer, memory or source, size),
+        ],
+    )
+
+
+def report(machine: Machine, left_out: Sequence[str] = ()) -> None:
+    """Warns of what is missing, and of memory that does not fit the registers.
+
+    Args:
+        machine: that is looked at.
+        left_out: for each vCPU that is left out, which and why.
+    """
+    name = display_name(machine.origin.location)
+    for reason in left_out[:_LINES]:
+        vollog.warning(f"Registers in {name} that are left out, of vCPU {reason}")
+    if len(left_out) > _LINES:
+        vollog.warning(f"So are those of {len(left_out) - _LINES} more vCPUs")
+    _report_size(machine)
+    _report_match(machine)
+
+
+def _report_size(machine: Machine) -> None:
+    origin = machine.origin
+    if origin.memory_location is None or not origin.missing_memory:
+        return
+    found = (
+        f"{display_name(origin.memory_location)}: {origin.memory_file_size} bytes, but "
+        f"{display_name(origin.location)} describes {origin.memory_size}: "
+    )
+    if origin.missing_memory > 0:
+        missing = ""
+        if machine.first_missing_address is not None:
+            missing = f"from guest-physical address {machine.first_missing_address:#x} on "
+        vollog.warning(f"{found}the copy is incomplete. Memory {missing}is missing")
+    else:
+        vollog.warning(f"{found}the surplus is ignored")
+
+
+def _report_match(machine: Machine) -> None:
+    """Warns when no page tables of a vCPU make sense in the memory file."""
+    origin = machine.origin
+    if origin.memory_location is None:
+        return
+    if matches(machine) is False:
+        missing = "they are missing, or " if origin.missing_memory > 0 else ""
+        vollog.warning(
+            f"{display_name(origin.memory_location)} has the page tables of no vCPU of "
+            f"{display_name(origin.location)}: {missing}it is the memory of another guest"
+        )
+
+
+def matches(machine: Machine) -> Optional[bool]:
+    """Whether page tables of a vCPU make sense in memory; None where no vCPU has any."""
+    paged = False
+    for vcpu in machine.vcpus:
+        mode, tables = find_paging(machine.memory.read, vcpu)
+        if tables is not None:
+            return True
+        paged = paged or mode is not PagingMode.OFF
+    return False if paged else None

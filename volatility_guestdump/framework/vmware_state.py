@@ -1,0 +1,245 @@
+"""The layer of VMware's snapshots and suspended machines, and its stacker."""
+
+import itertools
+import logging
+from collections.abc import Hashable, Sequence
+from typing import Optional
+
+from volatility3.framework import constants, exceptions, interfaces
+from volatility3.framework.layers import physical
+
+from volatility_guestdump.exceptions import (
+    AddressError,
+    MemoryFileError,
+    SourceError,
+    UnrecognizedSource,
+)
+from volatility_guestdump.files.companions import (
+    is_suspend_file,
+    looks_like_state_file,
+    state_locations,
+    state_memory_locations,
+)
+from volatility_guestdump.files.location import (
+    STREAM_ERRORS,
+    display_name,
+    file_state,
+    is_readable,
+    open_location,
+)
+from volatility_guestdump.files.memory_file import MemoryStream, open_memory_file
+from volatility_guestdump.files.physical import PhysicalMemory
+from volatility_guestdump.framework import stacking
+from volatility_guestdump.framework.layers import DescribedMemoryLayer, kept_machine
+from volatility_guestdump.kept import Kept
+from volatility_guestdump.machine import VCPU, Machine, Memory, Origin
+from volatility_guestdump.sources.vmware_state import MAGICS, OLD_MAGICS, VmwareState
+from volatility_guestdump.x86 import stack_pointer
+
+vollog = logging.getLogger(__name__)
+
+#: Two, for whoever compares two guests.
+_states: Kept[VmwareState] = Kept(2)
+
+
+class VmwareStateFormatException(exceptions.LayerException):
+    """Thrown when the .vmsn or .vmss file behind a layer is not valid."""
+
+
+def open_state(location: str) -> VmwareState:
+    """Reads and validates a state file; one that did not change since is not read again.
+
+    Args:
+        location: URL of the file.
+
+    Raises:
+        UnrecognizedSource: the file is no state file, or one of an older form.
+        SourceError: the file is damaged, not supported or cannot be read.
+    """
+    return _states.get((location, file_state(location)), lambda: _read_state(location))
+
+
+def _read_state(location: str) -> VmwareState:
+    name = display_name(location)
+    try:
+        # Before a compressed file is indexed, which takes long, for it may be any.
+        with open_location(location) as stream:
+            magic = int.from_bytes(stream.read(4), "little")
+        if magic not in MAGICS | OLD_MAGICS:
+            raise UnrecognizedSource(
+                f"{name}: magic {magic:#x} is not that of VMware's state files"
+            )
+        memory_stream = MemoryStream(open_memory_file(location))
+        return VmwareState.parse(memory_stream, name)  # type: ignore[arg-type] # it reads bytes
+    except (*STREAM_ERRORS, AddressError, MemoryFileError) as error:
+        raise SourceError(f"{name}: {error}") from error
+
+
+def open_machine(state_location: str, memory_location: Optional[str]) -> Machine:
+    """Returns the machine of a state file and its memory file.
+
+    Args:
+        state_location: URL of the state file.
+        memory_location: URL of its memory file, or None when there is none; it is of no concern
+            where the state file has the memory.
+
+    Raises:
+        SourceError: the state file is not valid.
+        MemoryFileError: the memory file cannot be opened.
+    """
+    state = open_state(state_location)
+    if state.memory_offset is not None:
+        memory_location = state_location
+
+    def make(identity: Hashable) -> Machine:
+        file = None
+        if memory_location is not None:
+            file = open_memory_file(memory_location, state.memory_file_size)
+        ranges = state.ranges(file.size if file else 0)
+        memory = PhysicalMemory(ranges, file)
+        size = sum(run.size for run in memory.ranges)
+        if file is not None and state.memory_offset is None:
+            size += max(
+                0, file.size - max((run.file_offset + run.size for run in ranges), default=0)
+            )
+        kind = "suspend" if is_suspend_file(state_location) else "snapshot"
+        origin = Origin(
+            f"VMware {kind} ({state.magic:#x})",
+            state_location,
+            ranges,
+            memory_location,
+            size,
+            state_memory_locations(state_location),
+        )
+        return Machine(memory, _vcpus(state, memory, state_location), identity, origin)
+
+    return kept_machine([state_location, memory_location], make)
+
+
+def _vcpus(state: VmwareState, memory: Memory, location: str) -> Sequence[VCPU]:
+    """Returns the vCPUs in the reading of the registers that checks out in memory."""
+    if not state.vcpus_by_number:
+        return state.vcpus
+    likelier = stack_pointer.likelier(memory.read, state.vcpus, state.vcpus_by_number)
+    if likelier is None:
+        vollog.warning(
+            f"{display_name(location)} does not tell RSP from RBP, and nor does the guest's "
+            f"memory: they may be exchanged"
+        )
+    return likelier or state.vcpus
+
+
+class VmwareStateLayer(DescribedMemoryLayer):
+    """The guest-physical memory of a .vmsn or .vmss file, and of the .vmem that belongs to it."""
+
+    def __init__(
+        self,
+        context: interfaces.context.ContextInterface,
+        config_path: str,
+        name: str,
+        metadata: Optional[dict[str, object]] = None,
+    ) -> None:
+        try:
+            super().__init__(context, config_path, name, metadata)
+        except SourceError as error:
+            raise VmwareStateFormatException(name, str(error)) from error
+
+    def _make_machine(self) -> Machine:
+        return open_machine(self.describing_location, self.memory_location)
+
+
+class VmwareStateStacker(interfaces.automagic.StackerLayerInterface):
+    """Stacks a VmwareStateLayer on a state file, or on a memory file that has one beside it.
+
+    What cannot be read here is left to Volatility's VmwareStacker.
+    """
+
+    # Before GuestDumpStacker (5): where a .vmem has both descriptions it is a snapshot's memory.
+    stack_order = 4
+
+    @classmethod
+    def stack(
+        cls,
+        context: interfaces.context.ContextInterface,
+        layer_name: str,
+        progress_callback: constants.ProgressCallback = None,
+    ) -> Optional[interfaces.layers.DataLayerInterface]:
+        """Attempts to identify a state file within this layer, or beside it."""
+        layer = context.layers[layer_name]
+        if not isinstance(layer, physical.FileLayer):
+            return None
+        location = layer.location
+        memory: Optional[str] = None
+        try:
+            state, state_location = open_state(location), location
+        except UnrecognizedSource as error:
+            # Whoever names a file so means it.
+            level = logging.WARNING if looks_like_state_file(location) else constants.LOGLEVEL_VV
+            vollog.log(level, f"No state of a VMware machine: {error}")
+            found = cls._find_state(location)
+            if found is None:
+                return None
+            state, state_location = open_state(found), found
+            if state.memory_offset is None:
+                memory = stacking.find_memory(
+                    found, [location], state.memory_file_size, progress_callback
+                )
+        except SourceError as error:
+            vollog.warning(f"Not a usable state of a VMware machine: {error}")
+            return None
+        if not state.has_memory:
+            vollog.warning(
+                f"{display_name(state_location)} is a snapshot without the guest's memory: take "
+                f"one with memory while the guest runs, or suspend it"
+            )
+            return None
+        if state.memory_offset is not None:
+            memory = state_location
+        elif state_location == location:
+            beside = stacking.memory_candidates(context, state_memory_locations(location))
+            memory = stacking.find_memory(
+                location, beside, state.memory_file_size, progress_callback
+            )
+        if location == memory:
+            stacking.read_through_memory_file(layer, location, state.memory_file_size)
+        elif location == state_location:
+            stacking.read_through_memory_file(layer, location)
+        path, name = stacking.described_by(
+            context, VmwareStateLayer.__name__, state_location, memory, state.memory_file_size
+        )
+        new_layer = VmwareStateLayer(context, path, name)
+        stacking.report(new_layer.machine, state.left_out)
+        return new_layer
+
+    @staticmethod
+    def _find_state(location: str) -> Optional[str]:
+        """Returns the URL of the state file of a memory file, or None."""
+        for candidates in state_locations(location):
+            found = []
+            for candidate in filter(is_readable, candidates):
+                try:
+                    open_state(candidate)
+                    found.append(candidate)
+                except SourceError as error:
+                    # Volatility's stacker may read it.
+                    vollog.info(f"Not a usable state of a VMware machine: {error}")
+            if len(found) > 1:
+                found = [each for each in found if _fits(each, location)] or found
+            if len(found) > 1:
+                names = ", ".join(map(display_name, itertools.islice(found, 4)))
+                vollog.warning(
+                    f"More than one state may be that of {display_name(location)}: open the right "
+                    f"one with -f ({names})"
+                )
+                return None
+            if found:
+                return found[0]
+        return None
+
+
+def _fits(state_location: str, memory_location: str) -> bool:
+    """Whether page tables of a state's vCPUs make sense in a memory file."""
+    try:
+        return stacking.matches(open_machine(state_location, memory_location)) is True
+    except (SourceError, MemoryFileError):
+        return False

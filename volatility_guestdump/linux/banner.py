@@ -1,0 +1,98 @@
+r"""A kernel from its banner alone: the way that needs no page table and no register.
+
+The kernel's image is in one piece in physical memory, so kallsyms can be decoded around
+linux_banner. The distance between linux_banner and the top-level page table is the same in both
+spaces of addresses, and so the page table is found.
+"""
+
+import re
+from collections.abc import Iterator
+
+from volatility_guestdump.exceptions import AddressError, KallsymsError
+from volatility_guestdump.linux.kallsyms import find_kallsyms
+from volatility_guestdump.linux.vmcoreinfo import PAGE_OFFSETS_32
+from volatility_guestdump.machine import PAGE_SIZE, Memory, read_padded
+from volatility_guestdump.x86.paging import PageTables, PagingMode
+
+#: linux_banner as the build makes it. The kernel's early boot code has one without a number
+#: behind the "#", and the log has one without the newline.
+BANNER_START = b"Linux version "
+BANNER = re.compile(BANNER_START + rb"[0-9][^\0\n]{8,400} #\d+[^\0\n]{0,200}\n\0")
+BANNER_LIMIT = 1024
+
+#: How far from the banner kallsyms may lie: both are in .rodata.
+RODATA_REACH = 64 << 20
+
+#: A 64-bit kernel's image starts at a multiple of this in both spaces of addresses
+#: (CONFIG_PHYSICAL_ALIGN), a 32-bit kernel's linear mapping at a multiple of the other.
+_ALIGNMENT_64 = 2 << 20
+_ALIGNMENT_32 = 64 << 20
+
+
+class _Places:
+    """The virtual addresses that what is at a physical address may have.
+
+    Addresses that are relative to their own place are decoded as if physical ones were virtual.
+    """
+
+    def __init__(self, physical: int, bits: int) -> None:
+        self._physical = physical
+        self._lowest, self._alignment = (
+            (0xFFFFFFFF80000000, _ALIGNMENT_64)
+            if bits == 64
+            else (min(PAGE_OFFSETS_32), _ALIGNMENT_32)
+        )
+
+    def __contains__(self, address: object) -> bool:
+        if not isinstance(address, int):
+            return False
+        return address == self._physical or (
+            address >= self._lowest and (address - self._physical) % self._alignment == 0
+        )
+
+
+def banner_tables(memory: Memory, address: int) -> Iterator[tuple[PageTables, int]]:
+    """Yields the page tables of a kernel whose banner is at a guest-physical address.
+
+    Yields:
+        Page tables that may be the kernel's, and the virtual address of its banner; for tables of
+        64-bit kernels this may be the physical one.
+    """
+    run = next((run for run in memory.ranges if run.start <= address < run.end), None)
+    if run is None:
+        return
+    start = max(-(-run.start // PAGE_SIZE) * PAGE_SIZE, (address - RODATA_REACH) & -PAGE_SIZE)
+    end = min(run.end, address + RODATA_REACH)
+    image, _ = read_padded(memory.read, start, end - start)
+    for bits in (64, 32):
+        try:
+            kallsyms = find_kallsyms(image, start, [("linux_banner", _Places(address, bits))], bits)
+        except KallsymsError:
+            continue
+        banner = kallsyms.address("linux_banner")
+        assert banner is not None, "the symbols were checked by it"
+        modes = (
+            (PagingMode.FOUR_LEVEL, PagingMode.FIVE_LEVEL)
+            if bits == 64
+            else (PagingMode.PAE, PagingMode.LEGACY)
+        )
+        if banner == address and bits == 32:
+            banner += PAGE_OFFSETS_32[0]
+        for name in ("init_top_pgt", "init_level4_pgt", "swapper_pg_dir"):
+            place = kallsyms.address(name)
+            if place is None:
+                continue
+            root = place - (kallsyms.address("linux_banner") or 0) + address
+            if root > 0 and memory.covers(root, PAGE_SIZE):
+                for mode in modes:
+                    yield PageTables(memory.read, mode, root), banner
+        return
+
+
+def banner_at(memory: Memory, address: int) -> bool:
+    """Whether linux_banner, as the build makes it, may be at a guest-physical address."""
+    try:
+        text = memory.read(address, BANNER_LIMIT)
+    except AddressError:
+        text, _ = read_padded(memory.read, address, BANNER_LIMIT)
+    return BANNER.match(text) is not None

@@ -1,0 +1,160 @@
+"""Code that the kernel makes while it runs: ftrace's trampolines and compiled BPF programs.
+
+No symbol table has it, and no unwinding table describes it.
+
+Where one tracer alone hooks a function, ftrace calls it through a copy of ftrace_caller or of
+ftrace_regs_caller, whose place is in the tracer's struct ftrace_ops. The copy is unwound like the
+code that it was copied from, which the kernel does too (orc_ftrace_find, 6be7fa3c74d1). Its name
+is the one that /proc/kallsyms has for it.
+
+Compiled BPF programs, and the code by which functions get to them, are on the list bpf_kallsyms,
+from 5.7 on with their names (struct bpf_ksym, bfea9a8574f3). All of them have frame pointers.
+"""
+
+import functools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple, Optional
+
+from volatility_guestdump.exceptions import AddressError, BtfError
+from volatility_guestdump.linux.btf import Btf
+from volatility_guestdump.linux.place import Place
+from volatility_guestdump.text import printable
+
+if TYPE_CHECKING:
+    from volatility_guestdump.linux.kernel import LinuxKernel
+
+#: Damaged lists must end: more tracers, and more BPF programs, than any machine has.
+_MAXIMUM_OPS = 4096
+_MAXIMUM_PROGRAMS = 1 << 16
+#: No trampoline and no program has nearly as much code.
+_MAXIMUM_SIZE = 16 << 20
+#: So many bytes tell the two functions apart: what patches a copy comes later.
+_COMPARED = 16
+
+
+class Trampoline(NamedTuple):
+    """A copy of one of ftrace's functions.
+
+    Attributes:
+        start: address of the copy.
+        end: the first address behind it.
+        source: address of the function that it is a copy of; None where that cannot be told.
+    """
+
+    start: int
+    end: int
+    source: Optional[int]
+
+
+class Program(NamedTuple):
+    """A piece of compiled BPF.
+
+    Attributes:
+        start: address of its first instruction.
+        end: the first address behind it.
+        name: without control characters.
+    """
+
+    start: int
+    end: int
+    name: str
+
+
+class GeneratedCode:
+    """The code that a kernel has made.
+
+    Args:
+        kernel: that made it.
+        btf: its types.
+    """
+
+    def __init__(self, kernel: "LinuxKernel", btf: Btf) -> None:
+        self._kernel = kernel
+        self._btf = btf
+
+    @functools.cached_property
+    def _trampolines(self) -> list[Trampoline]:
+        return list(self._read_trampolines())
+
+    @functools.cached_property
+    def _programs(self) -> list[Program]:
+        return list(self._read_programs())
+
+    def trampoline(self, address: int) -> Optional[Trampoline]:
+        """Returns the trampoline that an address lies in, or None."""
+        return next(
+            (found for found in self._trampolines if found.start <= address < found.end), None
+        )
+
+    def program(self, address: int) -> Optional[Program]:
+        """Returns the BPF program that an address lies in, or None."""
+        return next((found for found in self._programs if found.start <= address < found.end), None)
+
+    def has(self, address: int) -> bool:
+        """Whether an address lies in generated code."""
+        return self.trampoline(address) is not None or self.program(address) is not None
+
+    def locate(self, address: int) -> Optional[Place]:
+        """Returns where an address in generated code is, else None."""
+        trampoline = self.trampoline(address)
+        if trampoline is not None:
+            return Place("ftrace_trampoline", address - trampoline.start, "__builtin__ftrace")
+        program = self.program(address)
+        return None if program is None else Place(program.name, address - program.start)
+
+    def _read_trampolines(self) -> Iterator[Trampoline]:
+        kernel, btf = self._kernel, self._btf
+        head, last = kernel.address("ftrace_ops_list"), kernel.address("ftrace_list_end")
+        if head is None:
+            return
+        try:
+            following = btf.offset("ftrace_ops", "next")
+            place, length = (
+                btf.offset("ftrace_ops", name) for name in ("trampoline", "trampoline_size")
+            )
+            seen = {0, last}
+            ops = kernel.pointer(head)
+            while ops not in seen and len(seen) < _MAXIMUM_OPS:
+                seen.add(ops)
+                start, size = kernel.pointer(ops + place), kernel.pointer(ops + length)
+                if start and 0 < size <= _MAXIMUM_SIZE:
+                    yield Trampoline(start, start + size, self._source(start))
+                ops = kernel.pointer(ops + following)
+        except (AddressError, BtfError):
+            return
+
+    def _source(self, start: int) -> Optional[int]:
+        """Returns the function that a trampoline is a copy of."""
+        for name in ("ftrace_caller", "ftrace_regs_caller"):
+            source = self._kernel.address(name)
+            try:
+                if source is not None and self._read_start(source) == self._read_start(start):
+                    return source
+            except AddressError:
+                continue
+        return None
+
+    def _read_start(self, address: int) -> bytes:
+        return self._kernel.read(address, _COMPARED)
+
+    def _read_programs(self) -> Iterator[Program]:
+        kernel, btf = self._kernel, self._btf
+        head = kernel.address("bpf_kallsyms")
+        if head is None:
+            return
+        try:
+            first, behind, name, link = (
+                btf.offset("bpf_ksym", member) for member in ("start", "end", "name", "lnode")
+            )
+            _, room = btf.array(btf.resolve(btf.member("bpf_ksym", "name").type))
+            seen = {head}
+            node = kernel.pointer(head)
+            while node not in seen and len(seen) < _MAXIMUM_PROGRAMS:
+                seen.add(node)
+                symbol = node - link
+                start, end = kernel.pointer(symbol + first), kernel.pointer(symbol + behind)
+                if start and 0 < end - start <= _MAXIMUM_SIZE:
+                    yield Program(start, end, printable(kernel.read(symbol + name, min(room, 512))))
+                node = kernel.pointer(node)
+        except (AddressError, BtfError):
+            return

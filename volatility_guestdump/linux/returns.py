@@ -1,0 +1,188 @@
+"""Return addresses that tracers replaced.
+
+To see a function return, a tracer puts the address of code of its own in place of the function's
+return address, and notes the right one beside the address of the word that it replaced. Which
+word that is tells the entries apart, whatever order they have.
+
+The function graph tracer, and fprobes with an exit handler from 6.14 on, note a struct
+ftrace_ret_stack on a stack that the task has for it, task_struct.ret_stack:
+
+    up to 6.10  an array; curr_ret_stack is the index of the newest, -1 when there is none
+    from 6.11   an array of longs (42675b723b48, "function_graph: Convert ret_stack to a series of
+                longs"); curr_ret_stack is the number of those in use. The last of them says in its
+                ten lowest bits how many longs below it the newest entry starts, and before each
+                entry lies such a long for the one below
+
+Kretprobes, and fprobes up to 6.13, note
+
+    up to 5.10  a struct kretprobe_instance in the kernel's hash table kretprobe_inst_table
+    from 5.11   a struct kretprobe_instance on the list task_struct.kretprobe_instances
+                (d741bf41d7c7)
+    from 5.18   a struct rethook_node on the list task_struct.rethooks (73f9b911faa7)
+
+Where a function is left by a jump to another that is traced too, the same word is replaced twice:
+the newer entry has the address of the tracer's code where the right address would be.
+"""
+
+import functools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Optional
+
+from volatility_guestdump.exceptions import AddressError, BtfError
+from volatility_guestdump.linux.btf import Btf
+from volatility_guestdump.linux.btf import Kind as TypeKind
+from volatility_guestdump.linux.frames import Kind
+
+if TYPE_CHECKING:
+    from volatility_guestdump.linux.kernel import LinuxKernel
+
+#: What is put where a return address was. Kretprobes': up to 5.15, from 5.16 (adf8a61a940c), and
+#: from 5.18 (f3a112c0c40d) on.
+_TRAMPOLINES = {
+    "return_to_handler": Kind.FUNCTION_GRAPH,
+    "kretprobe_trampoline": Kind.KRETPROBE,
+    "__kretprobe_trampoline": Kind.KRETPROBE,
+    "arch_rethook_trampoline": Kind.KRETPROBE,
+}
+_WORD = 8
+_MASK = (1 << 64) - 1
+
+#: FTRACE_RETFUNC_DEPTH: entries in the array of the old form.
+_MAXIMUM_DEPTH = 50
+#: Functions that the tracer must not show lower the index by this much (FTRACE_NOTRACE_DEPTH).
+_NOT_SHOWN = 65536
+#: SHADOW_STACK_SIZE is a page.
+_MAXIMUM_WORDS = 512
+#: FGRAPH_FRAME_OFFSET_MASK.
+_OFFSET_MASK = 0x3FF
+
+#: KPROBE_TABLE_SIZE: lists in kretprobe_inst_table.
+_HASH_LISTS = 64
+#: More than any stack has room for.
+_MAXIMUM_NODES = 4096
+_TASKS_KEPT = 64
+
+#: A word that was replaced, and what was in it.
+_Entry = tuple[int, int]
+
+
+class ReplacedReturns:
+    """The return addresses that tracers replaced in a kernel.
+
+    Args:
+        kernel: that is traced.
+    """
+
+    def __init__(self, kernel: "LinuxKernel") -> None:
+        self._kernel = kernel
+        addresses = ((kernel.address(name), kind) for name, kind in _TRAMPOLINES.items())
+        self._trampolines = {address: kind for address, kind in addresses if address is not None}
+        self._originals = functools.lru_cache(maxsize=_TASKS_KEPT)(self._read_originals)
+
+    def tracer(self, address: int) -> Optional[Kind]:
+        """Returns who puts an address where return addresses were, or None when nobody does."""
+        return self._trampolines.get(address)
+
+    def original(self, task: int, place: int) -> Optional[int]:
+        """Returns the return address that was replaced.
+
+        Args:
+            task: address of the task_struct on whose stack it was.
+            place: address of the word that was replaced.
+
+        Returns:
+            None where nothing tells.
+        """
+        return self._originals(task).get(place)
+
+    def _read_originals(self, task: int) -> dict[int, int]:
+        btf = self._kernel.types
+        found: dict[int, int] = {}
+        if btf is None:
+            return found
+        for read in (_function_graph, _rethooks, _kretprobes, _kretprobe_table):
+            entries = read(self._kernel, btf, task)
+            try:
+                for place, address in entries:
+                    if address not in self._trampolines:
+                        # The newest come first, and what is older than the right one is stale.
+                        found.setdefault(place, address)
+            except (AddressError, BtfError):
+                continue
+        return found
+
+
+def _function_graph(kernel: "LinuxKernel", btf: Btf, task: int) -> Iterator[_Entry]:
+    """Yields what the function graph tracer noted, the newest first."""
+    ret, place = btf.offset("ftrace_ret_stack", "ret"), btf.offset("ftrace_ret_stack", "retp")
+    size = btf.size_of("ftrace_ret_stack")
+    member = btf.member("task_struct", "ret_stack")
+    stack = kernel.pointer(task + member.bit_offset // 8)
+    at = task + btf.offset("task_struct", "curr_ret_stack")
+    current = int.from_bytes(kernel.read(at, 4), "little", signed=True)
+    if not stack:
+        return
+    target = btf.resolve(btf.target(btf.resolve(member.type)))
+    if btf.kind(target) is TypeKind.STRUCT:
+        if current < -1:
+            current += _NOT_SHOWN
+        starts: Iterator[int] = (
+            stack + index * size for index in range(min(current, _MAXIMUM_DEPTH - 1), -1, -1)
+        )
+    else:
+        starts = _starts_in_words(kernel, stack, current)
+    for start in starts:
+        yield kernel.pointer(start + place), kernel.pointer(start + ret)
+
+
+def _starts_in_words(kernel: "LinuxKernel", stack: int, current: int) -> Iterator[int]:
+    """Yields where entries of the function graph tracer start among longs, the newest first."""
+    while 0 < current <= _MAXIMUM_WORDS:
+        offset = kernel.pointer(stack + (current - 1) * _WORD) & _OFFSET_MASK
+        # An entry takes three longs at least, so this ends.
+        if not 0 < offset < current:
+            return
+        current -= offset
+        current -= 1
+        yield stack + current * _WORD
+
+
+def _rethooks(kernel: "LinuxKernel", btf: Btf, task: int) -> Iterator[_Entry]:
+    ret, place = btf.offset("rethook_node", "ret_addr"), btf.offset("rethook_node", "frame")
+    link = btf.offset("rethook_node", "llist")
+    for node in _nodes(kernel, task + btf.offset("task_struct", "rethooks")):
+        yield kernel.pointer(node - link + place), kernel.pointer(node - link + ret)
+
+
+def _kretprobes(kernel: "LinuxKernel", btf: Btf, task: int) -> Iterator[_Entry]:
+    ret, place = _kretprobe_offsets(btf)
+    link = btf.offset("kretprobe_instance", "llist")
+    for node in _nodes(kernel, task + btf.offset("task_struct", "kretprobe_instances")):
+        yield kernel.pointer(node - link + place), kernel.pointer(node - link + ret)
+
+
+def _kretprobe_table(kernel: "LinuxKernel", btf: Btf, task: int) -> Iterator[_Entry]:
+    table = kernel.address("kretprobe_inst_table")
+    if table is None:
+        return
+    ret, place = _kretprobe_offsets(btf)
+    owner = btf.offset("kretprobe_instance", "task")
+    link = btf.offset("kretprobe_instance", "hlist")
+    for number in range(_HASH_LISTS):
+        for node in _nodes(kernel, table + number * _WORD):
+            if kernel.pointer(node - link + owner) == task:
+                yield kernel.pointer(node - link + place), kernel.pointer(node - link + ret)
+
+
+def _kretprobe_offsets(btf: Btf) -> _Entry:
+    return btf.offset("kretprobe_instance", "ret_addr"), btf.offset("kretprobe_instance", "fp")
+
+
+def _nodes(kernel: "LinuxKernel", head: int) -> Iterator[int]:
+    """Yields the nodes of a list that ends with a null pointer."""
+    seen: set[int] = set()
+    node = kernel.pointer(head)
+    while node and node not in seen and len(seen) < _MAXIMUM_NODES:
+        seen.add(node)
+        yield node
+        node = kernel.pointer(node)

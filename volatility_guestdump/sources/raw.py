@@ -1,0 +1,37 @@
+"""Raw memory: each byte at its guest-physical address, or with a hole squeezed out.
+
+VMware writes a .vmem without the hole below 4 GiB, in which devices are. Where a hole starts the
+file does not say.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from volatility_guestdump.machine import MemoryRange
+
+_HOLE_END = 4 << 30
+#: VMware's hole, but for machines with devices that are passed through.
+_USUAL_HOLE = 3 << 30
+#: Holes of other sizes start at multiples of this.
+_HOLE_STEP = 64 << 20
+
+
+def with_hole(size: int, start: int) -> Sequence[MemoryRange]:
+    """Returns the runs of memory of a file of some size with a hole put back.
+
+    Args:
+        size: of the file, in bytes.
+        start: guest-physical address of the hole; 0 or one beyond the file stands for none.
+    """
+    if not start or start >= size:
+        return [MemoryRange(0, size, 0)]
+    return [MemoryRange(0, start, 0), MemoryRange(_HOLE_END, size - start, start)]
+
+
+def possible_holes(size: int) -> Iterator[int]:
+    """Yields where a hole may start in memory of some size, the likelier first; 0 for none."""
+    yield 0
+    if size > _USUAL_HOLE:
+        yield _USUAL_HOLE
+    for start in range(_HOLE_END - _HOLE_STEP, 0, -_HOLE_STEP):
+        if start < size and start != _USUAL_HOLE:
+            yield start
