@@ -6,7 +6,7 @@ from typing import Optional
 import pytest
 
 from tests.conftest import Vol
-from tests.helpers import guest_machine, info, machine, real_guest, rows
+from tests.helpers import guest_machine, guests, info, machine, real_guest, rows
 from tests.lab import GUESTS
 from volatility_guestdump.exceptions import AddressError
 from volatility_guestdump.linux.find import find_kernel
@@ -17,7 +17,7 @@ from volatility_guestdump.sources.debug_guest import VERSIONS
 
 PAGE, LARGE_PAGE = 4096, 2 << 20
 
-NAMES = [name for name, recipe in GUESTS.items() if not recipe.slow]
+NAMES = [name for name, recipe in GUESTS.items() if not (recipe.slow or recipe.odd)]
 WITH_TYPES = [name for name in NAMES if "686" not in GUESTS[name].kernel.release]
 
 
@@ -55,8 +55,9 @@ def test_info(vol: Vol, name: str) -> None:
         *(f"Memory range {number}" for number in range(len(regions))),
         *("Memory file", "Paging", "Page-table isolation", "Operating system", "Kernel banner"),
         *("Kernel build id", "Kernel virtual base", "KASLR shift", "Kernel physical base"),
-        *("Page map (DTB)", "Symbols", "Panic", "Panic task"),
+        *("Page map (DTB)", "Symbols", "Panic", "Panic task", "Kernel found by"),
     ]
+    assert shown["Kernel found by"] == "registers"
     assert shown["Format"] == f"{version} ({VERSIONS[version].release})"
     assert shown["vCPUs"] == str(len(truth["vcpus"]))
     assert shown["Memory size"] == f"{size} ({size >> 20} MiB)"
@@ -169,7 +170,7 @@ def kernel_of(name: str) -> tuple[Machine, LinuxKernel]:
     return found, kernel
 
 
-@pytest.mark.parametrize("name", ["5.10", "i686-pae", "hole-pti", "6.12", "newest", "next"])
+@pytest.mark.parametrize("name", guests("5.10", "i686-pae", "hole-pti", "6.12", "newest", "next"))
 def test_every_symbol_is_found(name: str) -> None:
     """By the kernel's own index, where it has one, as by all names expanded together."""
     _, kernel = kernel_of(name)
@@ -196,6 +197,7 @@ def same_kernel(found: Optional[LinuxKernel], expected: LinuxKernel) -> None:
     assert (found.banner, found.build_id) == (expected.banner, expected.build_id)
 
 
+@pytest.mark.slow
 def test_memory_missing_behind_the_kernel() -> None:
     """A copy that ends behind the kernel's image, in the middle of a page, has its symbols."""
     whole_machine, whole = kernel_of("next")

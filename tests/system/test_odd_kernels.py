@@ -3,7 +3,7 @@
 import pytest
 
 from tests.conftest import Vol
-from tests.helpers import info, real_guest, rows
+from tests.helpers import guests, info, real_guest, rows
 from volatility_guestdump import kernels
 from volatility_guestdump.exceptions import KernelError
 from volatility_guestdump.framework.layers import open_machine
@@ -45,7 +45,7 @@ def _with_code_alone(kernel: LinuxKernel) -> LinuxKernel:
     return LinuxKernel(kernel.tables, kernel.runs, kernel.banner, kallsyms)
 
 
-@pytest.mark.parametrize("name", ["5.10", "hole-pti", "6.12", "newest", "next"])
+@pytest.mark.parametrize("name", guests("5.10", "hole-pti", "6.12", "newest", "next"))
 def test_symbols_of_code_alone(name: str) -> None:
     """Its traces are those that it has with all symbols, its types and KASLR's shift are known."""
     machine = _machine(name)
