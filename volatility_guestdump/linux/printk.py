@@ -43,12 +43,14 @@ class Record(NamedTuple):
 
     Attributes:
         nanoseconds: since boot, by the clock of the CPU that wrote it.
+        facility: 0 for the kernel itself; what processes write into its log has others.
         level: from 0, emergency, to 7, debug.
         caller: "CPU 1" or "pid 93", or empty where the log does not tell (CONFIG_PRINTK_CALLER).
         lines: of its text, fit for the screen.
     """
 
     nanoseconds: int
+    facility: int
     level: int
     caller: str
     lines: tuple[str, ...]
@@ -133,6 +135,7 @@ class _Info:
     def __init__(self, btf: Btf, structure: str) -> None:
         self.length = _Field(btf, structure, "text_len")
         self._time = _Field(btf, structure, "ts_nsec")
+        self._facility = _Field(btf, structure, "facility")
         self._level = _Field(btf, structure, "level")
         self._caller: Optional[_Field] = None
         # With CONFIG_PRINTK_CALLER.
@@ -143,7 +146,10 @@ class _Info:
         """Returns a record."""
         # A tab is not to be shown as something that is not known.
         lines = tuple(printable(line.expandtabs()) for line in text.rstrip(b"\n").split(b"\n"))
-        return Record(self._time.of(data), self._level.of(data), self._caller_of(data), lines)
+        return Record(
+            *(self._time.of(data), self._facility.of(data), self._level.of(data)),
+            *(self._caller_of(data), lines),
+        )
 
     def _caller_of(self, data: bytes) -> str:
         if self._caller is None:

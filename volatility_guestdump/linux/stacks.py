@@ -134,23 +134,34 @@ class Stacks:
         for task in self.tasks:
             if task.address in known:
                 continue
-            frames: Sequence[Frame] = (Frame(None, None, "", (Note(Kind.RUNNING),)),)
             with contextlib.suppress(AddressError):
-                if not self.tasks.is_running(task):
-                    frames = list(self._unwinder.of_task(self.tasks, task))
-                yield Stack(None, task, frames)
+                yield self.of_task(task)
+
+    def of_task(self, task: Task) -> Stack:
+        """Returns what a task waits for that is not on a CPU whose registers are known.
+
+        Raises:
+            AddressError: the task is not in the dump.
+        """
+        frames: Sequence[Frame] = (Frame(None, None, "", (Note(Kind.RUNNING),)),)
+        if self.tasks is not None and not self.tasks.is_running(task):
+            frames = list(self._unwinder.of_task(self.tasks, task))
+        return Stack(None, task, frames)
 
     def panic_task(self) -> Optional[PanicTask]:
         """Returns who panicked, or None when nobody did or it cannot be told."""
+        number, stack = self._kernel.panic_cpu, self.of_panic()
+        return None if number is None or stack is None else _panic_task(number, stack)
+
+    def of_panic(self) -> Optional[Stack]:
+        """Returns the stack of who panicked, or None when nobody did or it cannot be told."""
         number = self._kernel.panic_cpu
         if number is None:
             return None
         for vcpu in self._vcpus:
             if self._cpus.number(vcpu) == number:
-                return _panic_task(number, self.of_vcpu(vcpu))
-        if number in self._left:
-            return _panic_task(number, self._of_crashed(number))
-        return None
+                return self.of_vcpu(vcpu)
+        return self._of_crashed(number) if number in self._left else None
 
 
 def _panic_task(number: int, stack: Stack) -> PanicTask:

@@ -165,6 +165,17 @@ class Tasks:
         """
         return self._kernel.pointer(task.address + self._stack_pointer)
 
+    def last_ran(self, task: Task) -> Optional[int]:
+        """Returns when a task last ran, in nanoseconds of the scheduler's clock, or None.
+
+        That clock starts with the kernel; it is the one of the log's time stamps too.
+        """
+        try:
+            place = task.address + self._btf.offset("task_struct", "se.exec_start")
+            return int.from_bytes(self._kernel.read(place, 8), "little")
+        except (AddressError, BtfError):
+            return None
+
     def is_running(self, task: Task) -> bool:
         """Whether a CPU runs the task, so that what it left of its stack is out of date.
 

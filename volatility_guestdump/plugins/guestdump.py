@@ -8,12 +8,14 @@ import json
 import logging
 import lzma
 import pathlib
+import platform
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from typing import Any, Optional, Union
 
-from volatility3.framework import interfaces, renderers
+from volatility3.framework import constants, interfaces, renderers
 from volatility3.framework.configuration import requirements
 from volatility3.framework.renderers import format_hints
 
@@ -32,6 +34,7 @@ if volatility_guestdump.registration_error is not None:
 
 from volatility_guestdump import kernels
 from volatility_guestdump.exceptions import KernelError
+from volatility_guestdump.files.location import display_name
 from volatility_guestdump.framework import installed, output, windows_symbols
 from volatility_guestdump.framework.machines import MachineRequirement, machine_below
 from volatility_guestdump.linux.isf.document import IsfView
@@ -39,7 +42,7 @@ from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.stacks import Stack, Stacks, grouped
 from volatility_guestdump.linux.tasks import STATES
 from volatility_guestdump.machine import OPTIONAL_REGISTERS, REGISTERS, VCPU, Machine
-from volatility_guestdump.report import facts, rows
+from volatility_guestdump.report import collect, evidence, facts, html, rows, summary
 from volatility_guestdump.windows.kernel import WindowsKernel
 from volatility_guestdump.x86 import registers
 from volatility_guestdump.x86.paging import find_paging
@@ -99,18 +102,8 @@ class GuestDumpPlugin(interfaces.plugins.PluginInterface):
             return None
         return windows_symbols.WindowsSymbols(kernel, self.context, table)
 
-
-class Info(GuestDumpPlugin):
-    """Shows what a guest dump is of: format, memory, paging, kernel and panic."""
-
-    _version = (1, 0, 0)
-    hidden = False
-
-    def _generator(self) -> Iterator[tuple[int, tuple[str, str]]]:
-        yield from ((0, row) for row in rows.machine_rows(facts.machine_facts(self.machine)))
-        yield from ((0, row) for row in rows.kernel_rows(self._kernel_facts()))
-
-    def _kernel_facts(self) -> facts.KernelFacts:
+    def kernel_facts(self) -> facts.KernelFacts:
+        """Returns what is known of the kernel that the guest runs."""
         kernel = self.linux_kernel()
         if kernel is not None:
             return facts.linux_facts(self.machine, kernel, installed.linux_isf(kernel)[1])
@@ -120,6 +113,48 @@ class Info(GuestDumpPlugin):
             location = None if pdb is None else installed.windows_isf(pdb)
             return facts.windows_facts(windows, location, self.windows_symbols(windows))
         return facts.unknown_kernel_facts(self.machine)
+
+    def symbolize(self) -> registers.Symbolize:
+        """Returns what names addresses in the guest's kernel."""
+        linux = self.linux_kernel()
+        if linux is not None:
+            return linux.symbolize
+        kernel = self.windows_kernel()
+        if kernel is None:
+            return _no_symbol
+        symbols = self.windows_symbols(kernel)
+        return symbols.symbolize if symbols else kernel.symbolize
+
+    def write_file(self, name: str, data: Union[bytes, memoryview]) -> str:
+        """Writes a file, unless there is one; returns what to say of it in its column."""
+        file = None
+        try:
+            file = self.open(name)
+            taken = output.existing(file)
+            if taken is None:
+                file.write(data)
+                file.close()
+                return str(file.preferred_filename)
+            vollog.warning(f"{taken} is there already: nothing is written")
+            output.discard(file)
+        except OSError as error:
+            # The words of Volatility's plugins.
+            vollog.warning(f"File {name} could not be written: {error}")
+            if file is not None:
+                output.discard(file)
+            return "Error outputting file"
+        return f"{name} (is there already)"
+
+
+class Info(GuestDumpPlugin):
+    """Shows what a guest dump is of: format, memory, paging, kernel and panic."""
+
+    _version = (1, 0, 0)
+    hidden = False
+
+    def _generator(self) -> Iterator[tuple[int, tuple[str, str]]]:
+        yield from ((0, row) for row in rows.machine_rows(facts.machine_facts(self.machine)))
+        yield from ((0, row) for row in rows.kernel_rows(self.kernel_facts()))
 
     def run(self) -> renderers.TreeGrid:
         """Returns the rows."""
@@ -145,7 +180,7 @@ class Registers(GuestDumpPlugin):
             vollog.error(f"{machine.origin.format}: this image has no registers")
             return
         kernel = self.linux_kernel()
-        symbolize = kernel.symbolize if kernel else self._windows_symbolize()
+        symbolize = self.symbolize()
         for vcpu in selected_vcpus(machine, self.config.get("vcpu", None)):
             mode, tables = find_paging(machine.memory.read, vcpu)
             user_half = None
@@ -157,13 +192,6 @@ class Registers(GuestDumpPlugin):
                     continue
                 decoded = registers.decode(vcpu, register, mode, user_half, symbolize)
                 yield 0, (vcpu.number, register, format_hints.Hex(vcpu[register]), decoded)
-
-    def _windows_symbolize(self) -> registers.Symbolize:
-        kernel = self.windows_kernel()
-        if kernel is None:
-            return _no_symbol
-        symbols = self.windows_symbols(kernel)
-        return symbols.symbolize if symbols else kernel.symbolize
 
     def run(self) -> renderers.TreeGrid:
         """Returns the rows."""
@@ -364,37 +392,87 @@ class Isf(GuestDumpPlugin):
         name = re.sub(
             r"[^A-Za-z0-9.+_-]", "_", "-".join(filter(None, (kernel.release, kernel.build_id)))
         )
-        written = self._write(f"{name}.json.xz", document)
+        written = self.write_file(f"{name}.json.xz", self._packed(document))
         types = len(document["user_types"]) + len(document["enums"])
         yield 0, (banner, types, len(document["symbols"]), written)
 
-    def _write(self, name: str, document: dict[str, Any]) -> str:
-        """Writes the file, unless there is one; returns what to say of it in its column."""
+    def _packed(self, document: dict[str, Any]) -> memoryview:
         packed = io.BytesIO()
         # More effort makes a file that is a tenth smaller, in four times the time.
         with io.TextIOWrapper(lzma.LZMAFile(packed, "w", preset=1), encoding="utf-8") as text:
             json.dump(document, text)
-        file = None
-        try:
-            file = self.open(name)
-            taken = output.existing(file)
-            if taken is None:
-                file.write(packed.getbuffer())
-                file.close()
-                return str(file.preferred_filename)
-            vollog.warning(f"{taken} is there already: nothing is written")
-            output.discard(file)
-        except OSError as error:
-            # The words of Volatility's plugins.
-            vollog.warning(f"File {name} could not be written: {error}")
-            if file is not None:
-                output.discard(file)
-            return "Error outputting file"
-        return f"{name} (is there already)"
+        return packed.getbuffer()
 
     def run(self) -> renderers.TreeGrid:
         """Returns the rows."""
         return renderers.TreeGrid(
             [("Kernel banner", str), ("Types", int), ("Symbols", int), ("File output", str)],
             self._generator(),
+        )
+
+
+class Report(GuestDumpPlugin):
+    """Writes one file that tells what happened to the guest, and shows a summary of it."""
+
+    _version = (1, 0, 0)
+    hidden = False
+
+    @classmethod
+    def get_requirements(cls) -> list[interfaces.configuration.RequirementInterface]:
+        """Returns what the plugin needs, and its options."""
+        return [
+            *super().get_requirements(),
+            requirements.ChoiceRequirement(
+                name="format",
+                description="What to write: html to be read, json for programs",
+                choices=["html", "json"],
+                default="html",
+                optional=True,
+            ),
+            requirements.BooleanRequirement(
+                name="hash",
+                description="Also compute the SHA-256 of the memory file",
+                default=False,
+                optional=True,
+            ),
+        ]
+
+    def _generator(self) -> Iterator[tuple[int, tuple[str, str, str]]]:
+        origin = self.machine.origin
+        linux = self.linux_kernel()
+        found = collect.collect(
+            collect.Subject(
+                self.machine,
+                linux,
+                self.kernel_facts(),
+                "" if linux else self.no_kernel(),
+                linux is None and self.windows_kernel() is not None,
+                self.symbolize(),
+            ),
+            evidence.evidence(
+                origin,
+                {
+                    "volatility_guestdump": volatility_guestdump.__version__,
+                    "Volatility": constants.PACKAGE_VERSION,
+                    "Python": platform.python_version(),
+                },
+                shlex.join(sys.argv),
+                bool(self.config.get("hash", False)),
+                self._progress_callback,
+            ),
+        )
+        yield from ((0, row) for row in summary.summary(found))
+        name = evidence.report_name(origin)
+        if self.config.get("format", "html") == "json":
+            name, text = f"{name}.json", json.dumps(found.as_json(), indent=1)
+        else:
+            name, text = f"{name}.html", html.render(found, display_name(origin.location))
+        # What is no character of the guest's may be one half of a pair.
+        written = self.write_file(name, text.encode("utf-8", "replace"))
+        yield 0, ("Report", "File output", written)
+
+    def run(self) -> renderers.TreeGrid:
+        """Returns the rows."""
+        return renderers.TreeGrid(
+            [("Section", str), ("Item", str), ("Value", str)], self._generator()
         )

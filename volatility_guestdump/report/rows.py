@@ -69,7 +69,7 @@ def kernel_rows(facts: KernelFacts) -> Iterator[Row]:
         "Symbols": _symbols(facts.symbols) if facts.symbols else None,
         **({"Kdump": _kdump(facts.kdump)} if facts.kdump else {}),
         "Panic": facts.panic,
-        "Panic task": _panic_task(facts.panic_task) if facts.panic_task else None,
+        "Panic task": panic_task(facts.panic_task) if facts.panic_task else None,
         "Kernel found by": facts.found_by,
     }
     for variable, value in values.items():
@@ -146,7 +146,8 @@ def _kdump(kdump: Kdump) -> str:
     return "; ".join(said)
 
 
-def _panic_task(panic: PanicTask) -> str:
+def panic_task(panic: PanicTask) -> str:
+    """Returns who panicked, in words."""
     cpu = f"CPU {panic.cpu}" if panic.vcpu is None else f"vCPU {panic.vcpu.number}"
     task = f"{panic.task.comm} (pid {panic.task.pid})" if panic.task else ""
     return ": ".join(filter(None, (cpu, ", ".join(filter(None, (task, panic.place))))))
