@@ -90,6 +90,11 @@ class Stacks:
         self._cpus = Cpus(kernel, kernel.types, vcpus)
         self._unwinder = Unwinder(kernel)
 
+    @functools.cached_property
+    def all_tasks(self) -> Sequence[Task]:
+        """Every task but the idle ones; none where `tasks` is None."""
+        return list(self.tasks or ())
+
     def of_vcpu(self, vcpu: VCPU) -> Stack:
         """Returns what a vCPU was doing."""
         task = self._task(self._cpus.current_task(vcpu))
@@ -127,11 +132,9 @@ class Stacks:
 
     def of_tasks(self) -> Iterator[Stack]:
         """Yields what the tasks wait for that are not on a CPU whose registers are known."""
-        if self.tasks is None:
-            return
         known = {self._cpus.current_task(vcpu) for vcpu in self._vcpus}
         known |= {self._cpus.task_of(number) for number in self._left}
-        for task in self.tasks:
+        for task in self.all_tasks:
             if task.address in known:
                 continue
             with contextlib.suppress(AddressError):

@@ -105,6 +105,7 @@ class Tasks:
         self._state = self._field("__state") or self._field("state")
         self._exit_state = self._field("exit_state")
         self._stack_users = self._field("stack_refcount")
+        self._ran = self._field("se.exec_start")
 
     def _field(self, name: str) -> Optional[tuple[int, int]]:
         """Returns offset and size of a member that not every kernel's task_struct has, or None."""
@@ -171,9 +172,8 @@ class Tasks:
         That clock starts with the kernel; it is the one of the log's time stamps too.
         """
         try:
-            place = task.address + self._btf.offset("task_struct", "se.exec_start")
-            return int.from_bytes(self._kernel.read(place, 8), "little")
-        except (AddressError, BtfError):
+            return None if self._ran is None else self._value(task.address, self._ran)
+        except AddressError:
             return None
 
     def is_running(self, task: Task) -> bool:

@@ -3,6 +3,7 @@
 """Plugins for what hypervisors write of guests: debug.guest, snapshots, ELF dumps of QEMU."""
 
 import collections
+import functools
 import io
 import json
 import logging
@@ -102,11 +103,17 @@ class GuestDumpPlugin(interfaces.plugins.PluginInterface):
             return None
         return windows_symbols.WindowsSymbols(kernel, self.context, table)
 
+    @functools.cached_property
+    def stacks(self) -> Optional[Stacks]:
+        """What the vCPUs and tasks of a Linux guest were doing; None of another guest."""
+        kernel = self.linux_kernel()
+        return None if kernel is None else Stacks(kernel, self.machine.vcpus)
+
     def kernel_facts(self) -> facts.KernelFacts:
         """Returns what is known of the kernel that the guest runs."""
-        kernel = self.linux_kernel()
-        if kernel is not None:
-            return facts.linux_facts(self.machine, kernel, installed.linux_isf(kernel)[1])
+        kernel, stacks = self.linux_kernel(), self.stacks
+        if kernel is not None and stacks is not None:
+            return facts.linux_facts(self.machine, kernel, stacks, installed.linux_isf(kernel)[1])
         windows = self.windows_kernel()
         if windows is not None:
             pdb = windows.image.pdb
@@ -323,7 +330,8 @@ class Backtrace(GuestDumpPlugin):
                 f"{self.machine.origin.format}: this image has no registers; the stacks of tasks "
                 f"that ran are not available, those of others with --tasks"
             )
-        stacks = Stacks(kernel, self.machine.vcpus)
+        stacks = self.stacks
+        assert stacks is not None, "there is a kernel"
         if stacks.tasks_missing:
             vollog.warning(f"The guest's tasks and modules cannot be told: {stacks.tasks_missing}")
         pids = self.config.get("pid", None) or []
@@ -444,6 +452,7 @@ class Report(GuestDumpPlugin):
             collect.Subject(
                 self.machine,
                 linux,
+                self.stacks,
                 self.kernel_facts(),
                 "" if linux else self.no_kernel(),
                 linux is None and self.windows_kernel() is not None,

@@ -53,6 +53,7 @@ class Subject:
     Attributes:
         machine: the machine.
         linux: the Linux kernel that it runs, or None.
+        stacks: of that kernel.
         kernel: facts of the kernel that it runs, whichever that is.
         no_kernel: why there is no Linux kernel.
         is_windows: whether it runs Windows.
@@ -61,6 +62,7 @@ class Subject:
 
     machine: Machine
     linux: Optional[LinuxKernel]
+    stacks: Optional[Stacks]
     kernel: facts.KernelFacts
     no_kernel: str
     is_windows: bool
@@ -78,7 +80,9 @@ class _Collector:
         self._machine = subject.machine
         self._linux = subject.linux
         self._problems: list[document.Problem] = []
-        self._stacks = self._section("Tasks", self._all_stacks)
+        self._stacks = subject.stacks
+        if self._stacks is not None and self._stacks.tasks_missing:
+            self._problem("Tasks", self._stacks.tasks_missing)
 
     def _problem(self, section: str, reason: str) -> None:
         self._problems.append(document.Problem(section, _short(reason)))
@@ -123,14 +127,6 @@ class _Collector:
             evidence,
             tuple(dict.fromkeys(self._problems)),
         )
-
-    def _all_stacks(self) -> Optional[Stacks]:
-        if self._linux is None:
-            return None
-        stacks = Stacks(self._linux, self._machine.vcpus)
-        if stacks.tasks_missing:
-            self._problem("Tasks", stacks.tasks_missing)
-        return stacks
 
     def _system(self) -> list[document.Item]:
         found = [*rows.machine_rows(facts.machine_facts(self._machine))]
@@ -264,7 +260,7 @@ class _Collector:
         stacks = self._stacks
         if stacks is None or stacks.tasks is None:
             return None
-        tasks = list(stacks.tasks)
+        tasks = stacks.all_tasks
         if not tasks:
             self._problem("Tasks", "none can be found")
             return None

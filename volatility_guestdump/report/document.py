@@ -272,8 +272,8 @@ class Headline:
     """What happened.
 
     Attributes:
-        kind: for programs: "panic", "bug check", "kdump", "soft lockup", "rcu stall", "hung",
-            "idle", "user mode", "running", "unknown".
+        kind: for programs: "panic", "bug check", "kdump", "soft lockup", "hard lockup",
+            "rcu stall", "hung", "idle", "user mode", "running", "unknown".
         text: for people: one sentence or some.
     """
 

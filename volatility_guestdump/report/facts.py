@@ -197,16 +197,18 @@ def unknown_kernel_facts(machine: Machine) -> KernelFacts:
     return KernelFacts(PagingMode.OFF if machine.vcpus else None)
 
 
-def linux_facts(machine: Machine, kernel: LinuxKernel, installed: Optional[str]) -> KernelFacts:
+def linux_facts(
+    machine: Machine, kernel: LinuxKernel, stacks: Stacks, installed: Optional[str]
+) -> KernelFacts:
     """Returns what is known of a Linux kernel.
 
     Args:
         machine: that it runs on.
         kernel: the kernel.
+        stacks: of its tasks.
         installed: URL of an installed ISF, or None.
     """
     missing = kernel.kallsyms_error
-    stacks = Stacks(kernel, machine.vcpus)
     try:
         has_types = bool(kernel.btf)
     except BtfError as error:
@@ -235,7 +237,7 @@ def linux_facts(machine: Machine, kernel: LinuxKernel, installed: Optional[str])
 
 
 def _task_count(stacks: Stacks) -> Optional[TaskCount]:
-    states = [task.state for task in stacks.tasks or ()]
+    states = [task.state for task in stacks.all_tasks]
     # There is always a first process.
     if not states:
         return None

@@ -14,7 +14,7 @@ import jinja2
 import markupsafe
 
 from volatility_guestdump.report import document
-from volatility_guestdump.report.rows import binary_size
+from volatility_guestdump.report.rows import short_size
 
 _FOLDER = pathlib.Path(__file__).resolve().parent
 
@@ -49,7 +49,7 @@ def render(report: document.Report, title: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["size"] = binary_size
+    environment.filters["size"] = short_size
     return environment.get_template("report.html").render(
         report=report,
         title=title,
@@ -79,11 +79,11 @@ def memory_map(memory: document.Memory) -> list[Piece]:
     for run in ranges:
         start = int(run.start, 16)
         if start > at:
-            label = f"hole, {binary_size(start - at)}"
+            label = f"hole, {short_size(start - at)}"
             pieces.append(("hole", label, place, min(start - at, hole)))
             place += min(start - at, hole)
         bends.append((start, place))
-        label = f"memory {run.start}-{run.end}, {binary_size(run.size)}"
+        label = f"memory {run.start}-{run.end}, {short_size(run.size)}"
         pieces.append(("memory", label, place, run.size))
         at, place = start + run.size, place + run.size
     for run in memory.ranges:
@@ -91,7 +91,7 @@ def memory_map(memory: document.Memory) -> list[Piece]:
             continue
         start = int(run.start, 16)
         base, drawn = max((bend for bend in bends if bend[0] <= start), default=(start, 0))
-        label = f"{run.kind} {run.start}-{run.end}, {binary_size(run.size)}"
+        label = f"{run.kind} {run.start}-{run.end}, {short_size(run.size)}"
         pieces.append((run.kind, label, drawn + start - base, run.size))
     scale = _WIDTH / place
     return [
@@ -120,11 +120,11 @@ def memory_bar(counters: Optional[dict[str, Optional[int]]]) -> Sequence[Piece]:
     for key, label, size in known:
         if size:
             width = size / total * _WIDTH
-            found.append(Piece(key, f"{label} {binary_size(size)}", round(x, 2), round(width, 2)))
+            found.append(Piece(key, f"{label} {short_size(size)}", round(x, 2), round(width, 2)))
             x += width
     rest = total - sum(size or 0 for _, _, size in known)
     if rest > 0:
-        label = f"other {binary_size(rest)}"
+        label = f"other {short_size(rest)}"
         found.append(Piece("other", label, round(x, 2), round(_WIDTH - x, 2)))
     # Counters that CPUs bring forward apart need not add up.
     scale = max(1.0, x / _WIDTH)
@@ -138,4 +138,4 @@ def _swap(counters: Optional[dict[str, Optional[int]]]) -> Optional[str]:
     total, free = (counters or {}).get("swap_total"), (counters or {}).get("swap_free")
     if total is None or free is None:
         return None
-    return f"{binary_size(total - free)} of {binary_size(total)} used" if total else "none"
+    return f"{short_size(total - free)} of {short_size(total)} used" if total else "none"

@@ -21,6 +21,9 @@ _RECENT_SECONDS = 60
 #: A task that waits for longer than this, uninterruptibly, is worth the headline.
 _LONG_SECONDS = 10
 
+#: What has panicked is told before.
+_NO_PANIC = "No panic is known."
+
 _SOFT_LOCKUP = re.compile(r"watchdog: BUG: (soft lockup - CPU#\d+ stuck for \d+s! \[.*\])")
 _HARD_LOCKUP = re.compile(r"(?:NMI )?watchdog: (Watchdog detected hard LOCKUP on cpu ?\d+.*)")
 _RCU_STALL = re.compile(r"rcu: INFO: (rcu_\w+ (?:self-)?detected (?:expedited )?stalls?.*)")
@@ -92,7 +95,7 @@ def _who(evidence: Evidence) -> str:
         interrupt = traces.interrupt(evidence.panic_frames)
         parts = [f"{task} on {cpu}"]
         if interrupt:
-            parts.append(f"interrupted by {interrupt}")
+            parts.append(f"within {interrupt}")
         place = traces.culprit(evidence.panic_frames)
         if place:
             parts.append(f"in {place}")
@@ -123,7 +126,7 @@ def _lockup(records: Sequence[Record]) -> Optional[document.Headline]:
                 match = pattern.match(line)
                 if match:
                     said = match[1][0].upper() + match[1][1:]
-                    text = f"{said} (kernel log, {record.stamp}). The kernel has not panicked."
+                    text = f"{said} (kernel log, {record.stamp}). {_NO_PANIC}"
                     return document.Headline(kind, text)
     return None
 
@@ -133,14 +136,12 @@ def _hung(waiting: Sequence[document.TaskGroup]) -> Optional[document.Headline]:
     if longest is None or (longest.seconds or 0) < _LONG_SECONDS:
         return None
     count = sum(group.count for group in waiting)
-    tasks = "1 task hangs" if count == 1 else f"{count} tasks hang"
-    name, pid = longest.names[0], longest.pids[0]
-    lasting = duration(timedelta(seconds=longest.seconds or 0))
-    text = (
-        f"{tasks} in uninterruptible sleep, the longest, {name} (pid {pid}), for {lasting} at "
-        "least. The kernel has not panicked."
-    )
-    return document.Headline("hung", text)
+    task = f"{longest.names[0]} (pid {longest.pids[0]})"
+    lasting = f"for {duration(timedelta(seconds=longest.seconds or 0))} at least"
+    text = f"Task {task} hangs in uninterruptible sleep, {lasting}"
+    if count > 1:
+        text = f"{count} tasks are in uninterruptible sleep, the longest, {task}, {lasting}"
+    return document.Headline("hung", f"{text}. {_NO_PANIC}")
 
 
 def _at_rest(evidence: Evidence, said: str) -> document.Headline:

@@ -44,6 +44,16 @@ def binary_size(size: int) -> str:
     return f"{size / (1 << 30):.6g} GiB"
 
 
+def short_size(size: int) -> str:
+    """Returns a size with the digits that a reader wants: "4 KiB", "16 MiB", "1.7 GiB"."""
+    value, unit = size / (1 << 10), "KiB"
+    for larger in ("MiB", "GiB", "TiB"):
+        if value < 1000:
+            break
+        value, unit = value / (1 << 10), larger
+    return f"{value:.1f} {unit}" if value < 10 and value != int(value) else f"{value:.0f} {unit}"
+
+
 def _file_state(file: MemoryFileFacts) -> str:
     if file.state is FileState.SHORT:
         return f"{file.missing} bytes short, from guest-physical address {file.first_missing:#x}"

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from volatility_guestdump.report import document
-from volatility_guestdump.report.rows import UNKNOWN, binary_size
+from volatility_guestdump.report.rows import UNKNOWN, short_size
 
 #: Section, item, value.
 Row = tuple[str, str, str]
@@ -34,7 +34,7 @@ def summary(report: document.Report) -> Iterator[Row]:
             top = next((frame.symbol for frame in group.frames), "")
             yield "Tasks", "Uninterruptible", f"{group.count}: {', '.join(group.names[:3])}, {top}"
     for name, size in (report.memory.counters or {}).items():
-        yield "Memory", name.replace("_", " "), UNKNOWN if size is None else binary_size(size)
+        yield "Memory", name.replace("_", " "), UNKNOWN if size is None else short_size(size)
     for module in report.modules or ():
         if module.out_of_tree:
             yield "Modules", module.name, f"{module.size} bytes, {module.taint}"
