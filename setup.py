@@ -10,6 +10,7 @@ setuptools.setup(  # type: ignore[no-untyped-call]
     ],
     package_data={
         "volatility_guestdump": ["py.typed"],
+        "volatility_guestdump.report": ["*.html", "*.css", "*.json"],
         "volatility_guestdump.symbols": ["*.json"],
     },
     # Volatility imports what lies in its own plugins folder. The module alone goes there; an

@@ -55,6 +55,11 @@ class Module(NamedTuple):
     address: int
     ranges: tuple[tuple[int, int], ...]
 
+    @property
+    def size(self) -> int:
+        """Bytes of its memory, as lsmod(8) shows them."""
+        return sum(size for _, size in self.ranges)
+
 
 class Modules:
     """The modules of a kernel.
@@ -117,6 +122,16 @@ class Modules:
 
     def _u32(self, address: int) -> int:
         return int.from_bytes(self._kernel.read(address, 4), "little")
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self._modules)
+
+    def taint(self, module: Module) -> Optional[int]:
+        """Returns what a module taints the kernel with, as bits; None when that is not known."""
+        try:
+            return self._kernel.pointer(module.address + self._btf.offset("module", "taints"))
+        except (AddressError, BtfError):
+            return None
 
     def at(self, address: int) -> Optional[Module]:
         """Returns the module that an address lies in, or None."""
