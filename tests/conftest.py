@@ -4,9 +4,12 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Callable
 
 import pytest
+
+from tests import packages
 
 #: Runs vol with arguments, and returns what came of it.
 Vol = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -17,6 +20,15 @@ def program(name: str) -> str:
     found = shutil.which(name, path=str(pathlib.Path(sys.executable).parent))
     assert found is not None, f"{name} is not installed beside {sys.executable}"
     return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    """Tests write to folders of their own: a file that they leave in the tree is an error."""
+    before = set(packages.files())
+    yield
+    left = sorted(set(packages.files()) - before)
+    assert not left, f"the tests left files behind: {', '.join(left)}"
 
 
 @pytest.fixture(scope="session")
