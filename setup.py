@@ -2,7 +2,7 @@
 
 import setuptools
 
-setuptools.setup(  # type: ignore[no-untyped-call]
+setuptools.setup(
     packages=[
         *setuptools.find_packages(include=["volatility_guestdump", "volatility_guestdump.*"]),
         "volatility_guestdump.plugins",

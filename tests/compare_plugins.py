@@ -39,11 +39,7 @@ class Result(NamedTuple):
 
 def linux_plugins() -> list[str]:
     """Returns the names of Volatility's Linux plugins."""
-    help_text = subprocess.run(
-        [sys.executable, "-m", "volatility3.cli", "-h"], capture_output=True, text=True, check=False
-    ).stdout
-    if "linux." not in help_text:
-        help_text = subprocess.run(["vol", "-h"], capture_output=True, text=True, check=True).stdout
+    help_text = subprocess.run(["vol", "-h"], capture_output=True, text=True, check=True).stdout
     names = re.findall(r"^ {4}(linux\.\S+)", help_text, re.MULTILINE)
     return sorted({name for name in names if not _LEFT_OUT.search(name)})
 

@@ -6,13 +6,17 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
+import venv
 import zipfile
+from importlib import util
 
 import pytest
 
 import volatility_guestdump
 from tests import packages
+from tests.helpers import write_pair
 from volatility_guestdump import resources
 
 PACKAGE = "volatility_guestdump"
@@ -77,7 +81,7 @@ def test_the_wheel_says_what_it_is(wheel: pathlib.Path) -> None:
     assert said["Version"] == volatility_guestdump.__version__
     assert said["License-Expression"] == "LicenseRef-Volatility-Software-License-1.0"
     assert said["License-File"] == "LICENSE"
-    assert (said.get_payload() or "").lstrip().startswith(f"# {PACKAGE}")
+    assert str(said.get_payload()).lstrip().startswith(f"# {PACKAGE}")
     needed = [line for line in said.get_all("Requires-Dist", []) if "extra ==" not in line]
     oldest = ".".join(map(str, volatility_guestdump.OLDEST_VOLATILITY))
     untested = ".".join(map(str, volatility_guestdump.UNTESTED_VOLATILITY[:2]))
@@ -134,6 +138,104 @@ def test_a_session_that_leaves_a_file_fails(tree: pathlib.Path, tmp_path: pathli
     assert run("test_writes_nothing").returncode == 0
     done = run("test_writes")
     assert done.returncode == 1 and "left files behind: release-6.1.json.xz" in done.stdout
+
+
+class Environment:
+    """A virtual environment with a Volatility of its own, and what it needs, but not our package.
+
+    Args:
+        folder: where it is made.
+    """
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        venv.create(folder, symlinks=True)
+        self.python = next(folder.glob("*/python"))
+        self.folder = pathlib.Path(
+            sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
+        )
+        found = util.find_spec("volatility3")
+        assert found is not None and found.origin is not None
+        installed = pathlib.Path(found.origin).parent
+        leave_out = shutil.ignore_patterns("__pycache__", "guestdump.py")
+        shutil.copytree(installed, self.folder / "volatility3", ignore=leave_out)
+        for path in installed.parent.iterdir():
+            if not path.name.startswith(("volatility", "__")) and path.suffix != ".pth":
+                (self.folder / path.name).symlink_to(path)
+
+    def run(self, *arguments: object) -> "subprocess.CompletedProcess[str]":
+        """Runs its Python, which leaves no compiled modules behind."""
+        return subprocess.run(
+            [self.python, "-B", *map(str, arguments)],
+            cwd=self.folder.parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def vol(self, folder: pathlib.Path, *options: object) -> str:
+        """Returns what `vol` prints of the registers in a small dump, and says of it.
+
+        Args:
+            folder: where the dump and Volatility's cache are put.
+            options: of vol.
+        """
+        guest = write_pair(folder, bytes(1 << 20))
+        program = folder / "vol.py"
+        program.write_text("from volatility3 import cli\n\ncli.main()\n")
+        done = self.run(
+            *(program, "-q", "--offline", "--cache-path", folder, *options),
+            *("-f", guest, "guestdump.Registers"),
+        )
+        return done.stdout + done.stderr
+
+
+@pytest.fixture
+def environment(tmp_path: pathlib.Path) -> Environment:
+    """An environment without our package."""
+    return Environment(tmp_path / "environment")
+
+
+#: What vol prints of the dump.
+A_REGISTER = "cr0\t0x0\t"
+
+
+def test_uninstalling_leaves_nothing(
+    environment: Environment, wheel: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """A plain vol has the plugins while it is installed, and Volatility is as before then."""
+
+    def pip(*arguments: object) -> None:
+        done = environment.run(
+            *("-m", "pip", "--disable-pip-version-check", "--no-input", *arguments)
+        )
+        assert done.returncode == 0, done.stderr
+
+    before = set(environment.folder.rglob("*"))
+    pip("install", "--no-index", "--no-deps", wheel)
+    assert A_REGISTER in environment.vol(tmp_path)
+    asked = environment.run("-m", PACKAGE)
+    assert asked.returncode == 0 and "vol finds the plugins: yes" in asked.stdout, asked.stdout
+    pip("uninstall", "--yes", "volatility3-guestdump")
+    assert set(environment.folder.rglob("*")) == before
+    assert "guestdump.Registers" in environment.vol(tmp_path).partition("invalid choice")[2]
+
+
+def test_p_brings_the_package_along_and_nothing_else(
+    environment: Environment, wheel: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """What is installed beside the package may be older, or made for another Python."""
+    elsewhere = tmp_path / "elsewhere"
+    with zipfile.ZipFile(wheel) as opened:
+        opened.extractall(elsewhere)
+    (elsewhere / "pefile.py").write_text("raise SystemExit('this one is not asked for')\n")
+    assert A_REGISTER in environment.vol(tmp_path, "-p", elsewhere / PACKAGE / "plugins")
+
+
+def test_p_works_with_a_checkout(
+    environment: Environment, tree: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """Its data files lie beside the package."""
+    assert A_REGISTER in environment.vol(tmp_path, "-p", tree / PACKAGE / "plugins")
 
 
 def moved_package(monkeypatch: pytest.MonkeyPatch, folder: pathlib.Path) -> None:
