@@ -9,13 +9,14 @@ import functools
 import itertools
 import re
 from collections.abc import Sequence
-from typing import NamedTuple, Optional, Union
+from typing import Optional, Union
 
 from volatility_guestdump.exceptions import AddressError, BtfError, OrcError
 from volatility_guestdump.linux import vmcoreinfo
 from volatility_guestdump.linux.boot_header import preferred_address
 from volatility_guestdump.linux.btf import Btf, Kind, btf_headers
 from volatility_guestdump.linux.generated import GeneratedCode
+from volatility_guestdump.linux.image import Run
 from volatility_guestdump.linux.kallsyms import Kallsyms
 from volatility_guestdump.linux.modules import Modules
 from volatility_guestdump.linux.orc import ENTRY_SIZE, IP_SIZE, OrcTable, find_form
@@ -54,20 +55,6 @@ _BTF_SYMBOLS = (
     ("__start_BTF", "__stop_BTF"),
     ("_binary__btf_vmlinux_bin_start", "_binary__btf_vmlinux_bin_end"),
 )
-
-
-class Run(NamedTuple):
-    """A piece of the image that is mapped without a gap.
-
-    Attributes:
-        start: virtual address.
-        physical: guest-physical address of the same byte.
-        size: in bytes.
-    """
-
-    start: int
-    physical: int
-    size: int
 
 
 class LinuxKernel:

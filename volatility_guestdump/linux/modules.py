@@ -11,16 +11,14 @@ import operator
 import struct
 from array import array
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple, Optional
+from typing import NamedTuple, Optional, Protocol
 
 from volatility_guestdump.exceptions import AddressError, BtfError, KernelError
 from volatility_guestdump.linux.btf import Btf, Kind
+from volatility_guestdump.linux.image import KernelMemory
 from volatility_guestdump.linux.orc import ENTRY_SIZE, IP_SIZE, OrcTable
 from volatility_guestdump.linux.place import Place
 from volatility_guestdump.text import printable
-
-if TYPE_CHECKING:
-    from volatility_guestdump.linux.kernel import LinuxKernel
 
 #: More than any machine loads; a damaged list must end.
 _MAXIMUM_MODULES = 4096
@@ -56,6 +54,18 @@ class Module(NamedTuple):
     ranges: tuple[tuple[int, int], ...]
 
 
+class KernelWithOrc(KernelMemory, Protocol):
+    """A kernel's memory, and how it is unwound."""
+
+    @property
+    def orc(self) -> OrcTable:
+        """The kernel's own unwinding tables.
+
+        Raises:
+            OrcError: the kernel has none, or they are damaged.
+        """
+
+
 class Modules:
     """The modules of a kernel.
 
@@ -64,7 +74,7 @@ class Modules:
         btf: its types.
     """
 
-    def __init__(self, kernel: "LinuxKernel", btf: Btf) -> None:
+    def __init__(self, kernel: KernelWithOrc, btf: Btf) -> None:
         self._kernel = kernel
         self._btf = btf
         self._modules = list(self._walk())
