@@ -492,7 +492,7 @@ def survives(made: Image, change: Callable[[bytearray], None]) -> None:
     for symbol in (found[0], found[len(found) - 1]):
         # A damaged name is not at its place in the kernel's own index any more: it is missing then.
         again = found.find(symbol.name)
-        assert again.name == symbol.name if again else found.index.uses_kernels
+        assert again.name == symbol.name if again else index_of(found).uses_kernels
         found.at(symbol.address)
         found.next_address(symbol.address)
 
