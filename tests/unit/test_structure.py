@@ -2,12 +2,15 @@
 
 import ast
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Optional
 
 import pytest
 
 import volatility_guestdump
+from tests import packages
+from tests.packages import ROOT
 
 PACKAGE = pathlib.Path(volatility_guestdump.__file__).parent
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
@@ -103,3 +106,14 @@ def test_no_file_imports_itself_in_a_circle() -> None:
             break
         left = {name: others for name, others in left.items() if name not in done}
     assert not left
+
+
+def test_the_readme_names_every_folder_and_no_file_that_is_gone() -> None:
+    """Whoever looks for something starts there."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    folders = {name.split("/")[0] for name in packages.sources() if "/" in name}
+    parts = {path.split("/")[0] for path in FILES if "/" in path}
+    assert [name for name in folders - {".ci"} if f"| `{name}/` |" not in text] == []
+    assert [name for name in parts if f"`.../{name}/`" not in text] == []
+    links = re.findall(r"\]\(([^):#]+)\)", text)
+    assert links and [link for link in links if not (ROOT / link).exists()] == []
