@@ -4,15 +4,25 @@ PYTHON ?= python3
 BIN := .venv/bin
 GUEST ?= hole-pti
 
-.PHONY: demo test check fuzz bench guest tools clean
+.PHONY: demo test test-all guests check fuzz bench guest tools clean
 
 # The processes of a real guest, with nothing but its two files.
 demo: guest
 	$(BIN)/vol -q --offline -f tests/lab/guests/$(GUEST)/debug.guest linux.pslist
 
-test: .venv
+# Two at a time, here and below: as many cores as a small machine has.
+test: guests
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# With the tests of guests that are long in the making: half an hour more.
+test-all: guests
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'slow or not slow'
+
+# Made before the tests, which would wait for each other's. Where one cannot be made, its tests fail,
+# or are skipped if the machine lacks what the lab needs.
+guests: .venv
 	tests/lab/install-tools windows
-	$(BIN)/python -m pytest
+	-$(BIN)/python -m tests.lab --all --jobs 2
 
 # Half an hour of damaged input; one that goes wrong is kept in tests/fuzz/findings.txt.
 SECONDS ?= 1800

@@ -1,10 +1,11 @@
 """What tests share: running `vol` as a user does, real guests, small guest dumps."""
 
+import os
 import pathlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Callable
 
 import pytest
@@ -43,6 +44,7 @@ def vol(tmp_path_factory: pytest.TempPathFactory) -> Vol:
         cwd: pathlib.Path = empty,
         cache: pathlib.Path = cache,
         stdin: str = "",
+        environment: Mapping[str, str] = {},
     ) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             [program(name), "-q", "--offline", "--cache-path", str(cache), *map(str, arguments)],
@@ -50,6 +52,7 @@ def vol(tmp_path_factory: pytest.TempPathFactory) -> Vol:
             capture_output=True,
             text=True,
             input=stdin,
+            env={**os.environ, **environment},
             timeout=300,
             check=False,
         )

@@ -24,11 +24,19 @@ def real_guest(name: str) -> lab.Guest:
     """Returns a guest of the lab; skips the test where none can be made, but never in CI."""
     found = lab.existing(name)
     if found is None:
-        missing = lab.missing_tools()
+        missing = lab.missing_tools(name)
         if missing and not os.environ.get("CI"):
             pytest.skip(f"guests cannot be made without {', '.join(missing)}")
         found = lab.guest(name)
     return found
+
+
+def guests(*names: str) -> list[Any]:
+    """Returns guests of the lab to parametrize a test with: one of a slow guest is slow."""
+    return [
+        pytest.param(name, marks=[pytest.mark.slow] if lab.GUESTS[name].slow else [])
+        for name in names
+    ]
 
 
 class _Memory:

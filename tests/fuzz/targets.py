@@ -34,6 +34,7 @@ from volatility_guestdump.linux.orc import OrcTable, find_form
 from volatility_guestdump.linux.stacks import Stacks
 from volatility_guestdump.machine import PAGE_SIZE, VCPU
 from volatility_guestdump.plugins.guestdump import Backtrace, Info, Registers
+from volatility_guestdump.report import rows
 from volatility_guestdump.sources.debug_guest import GuestFile
 from volatility_guestdump.windows.find import find_kernel as find_windows_kernel
 from volatility_guestdump.x86.paging import PageTables, PagingMode, candidate_tables, find_paging
@@ -321,7 +322,7 @@ def _look_at(rng: random.Random, kernel: LinuxKernel, guest: GuestFile) -> None:
 
 def _shown(frames: object) -> None:
     for frame in frames:  # type: ignore[attr-defined]
-        assert frame.symbol.isprintable() and frame.note.isprintable()
+        assert frame.symbol.isprintable() and rows.notes(frame.notes).isprintable()
 
 
 #: Name -> target. The cheap ones are run more often.

@@ -1,6 +1,7 @@
 """Makes guests: python -m tests.lab NAME [NAME ...]."""
 
 import argparse
+import concurrent.futures
 import logging
 import sys
 import time
@@ -17,6 +18,7 @@ def main(arguments: Optional[list[str]] = None) -> int:
     parser.add_argument("--all", action="store_true", help="make every guest but the slow ones")
     parser.add_argument("--slow", action="store_true", help="with --all: the slow ones too")
     parser.add_argument("--force", action="store_true", help="make guests that exist anew")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="make N guests at a time")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
@@ -30,24 +32,25 @@ def main(arguments: Optional[list[str]] = None) -> int:
     if unknown or not names:
         parser.error(f"no guest {', '.join(unknown)}" if unknown else "name a guest, or --all")
 
-    status = 0
-    for name in dict.fromkeys(names):
+    def make(name: str) -> bool:
         started = time.monotonic()
         try:
             made = guest(name, options.force)
         except LabError as error:
             print(f"{name}: {error}", file=sys.stderr)
-            status = 1
-            continue
+            return False
         seconds = time.monotonic() - started
         print(f"{name}: {made.expected['kernel_release']}, {seconds:.0f} s, {made.folder}")
-    return status
+        return True
+
+    with concurrent.futures.ThreadPoolExecutor(max(options.jobs, 1)) as pool:
+        return 0 if all(list(pool.map(make, dict.fromkeys(names)))) else 1
 
 
 def _list() -> None:
     for name, recipe in GUESTS.items():
         state = "there" if existing(name) else "slow" if recipe.slow else ""
-        print(f"{name:10} {state:6} version {recipe.format_version}  {recipe.reason}")
+        print(f"{name:14} {state:6} version {recipe.format_version}  {recipe.reason}")
 
 
 if __name__ == "__main__":

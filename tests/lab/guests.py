@@ -3,6 +3,7 @@
 import json
 import logging
 import pathlib
+import re
 import shutil
 import tempfile
 import time
@@ -10,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
-from tests.lab import initramfs, packages, truth
+from tests.lab import build, initramfs, packages, truth
 from tests.lab.errors import LabError
 from tests.lab.qemu import CHUNK, PROGRAM, VCPU, Machine, command_line, kernel_gs_bases
-from tests.lab.recipes import GUESTS, NMI, STOP, USER, Recipe
+from tests.lab.recipes import GUESTS, KDUMP, KEXEC, NMI, STOP, USER, Recipe
 from tests.lab.writer import pack_guest, write_vmem
 
 FOLDER = pathlib.Path(__file__).parent / "guests"
@@ -30,8 +31,8 @@ _PANICKED = "---[ end Kernel panic"
 _log = logging.getLogger(__name__)
 
 
-class _TooEarly(LabError):
-    """A guest panicked before it was ready."""
+class _Missed(LabError):
+    """A guest panicked before it was ready, or otherwise than it should; another boot may do."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,12 @@ class Guest:
         return (self.folder / "console.log").read_text(encoding="utf-8", errors="replace")
 
 
-def missing_tools() -> list[str]:
-    """Returns what this machine lacks for making guests, in words; empty if nothing."""
+def missing_tools(name: Optional[str] = None) -> list[str]:
+    """Returns what this machine lacks for making guests, in words; empty if nothing.
+
+    Args:
+        name: of a guest, which may need more than others do.
+    """
     programs = (PROGRAM, "apt-get", "apt-cache", "dpkg", "dpkg-deb")
     missing = [program for program in programs if shutil.which(program) is None]
     if not packages.KEYRING.exists():
@@ -73,7 +78,7 @@ def missing_tools() -> list[str]:
             packages.archives()
         except LabError as error:
             missing.append(str(error))
-    return missing
+    return missing + (build.missing(GUESTS[name]) if name else [])
 
 
 def existing(name: str) -> Optional[Guest]:
@@ -101,7 +106,7 @@ def guest(name: str, force: bool = False) -> Guest:
     with packages.lock(FOLDER / f".{name}.lock"):
         found = existing(name)
         if found is None or force:
-            missing = missing_tools()
+            missing = missing_tools(name)
             if missing:
                 raise LabError(f"making guest {name} needs {', '.join(missing)}")
             _make(GUESTS[name])
@@ -114,7 +119,7 @@ def _make(recipe: Recipe) -> None:
     for _ in range(ATTEMPTS - 1):
         try:
             return _attempt(recipe)
-        except _TooEarly as error:
+        except _Missed as error:
             _log.warning("%s\nBooting it again", error)
     return _attempt(recipe)
 
@@ -140,27 +145,81 @@ def _attempt(recipe: Recipe) -> None:
 
 def _write(recipe: Recipe, folder: pathlib.Path, scratch: pathlib.Path) -> None:
     kernel = packages.kernel(recipe.kernel, recipe.modules)
-    busybox = packages.busybox(recipe.kernel.architecture)
+    with boot(recipe, kernel, folder, scratch) as machine:
+        vcpus = _run(recipe, machine, folder)
+        write(recipe, kernel, machine, vcpus, logs=folder, folder=folder)
+
+
+def boot(
+    recipe: Recipe, kernel: packages.Kernel, folder: pathlib.Path, scratch: pathlib.Path
+) -> Machine:
+    """Starts the machine of a guest.
+
+    Args:
+        recipe: of the guest.
+        kernel: that it runs.
+        folder: where its console.log and facts.log go.
+        scratch: a folder for files that the machine needs while it runs.
+    """
     archive = scratch / "initramfs"
-    archive.write_bytes(initramfs.build(busybox, kernel.modules, recipe.start, recipe.end))
+    archive.write_bytes(_initramfs(recipe, kernel, scratch))
     _log.info("%s: booting %s", recipe.name, kernel.package)
     firmware = packages.firmware(recipe.firmware) if recipe.firmware else None
-    command = command_line(recipe, kernel.image, archive, folder, firmware)
-    with Machine(command, scratch) as machine:
-        vcpus = _run(recipe, machine, folder)
-        if len(vcpus) != recipe.vcpus:
-            raise LabError(f"QEMU shows {len(vcpus)} vCPUs instead of {recipe.vcpus}")
-        regions = machine.regions()
-        size = sum(length for _, length in regions)
-        if size != recipe.memory << 20:
-            raise LabError(f"QEMU shows {size:#x} bytes of memory instead of {recipe.memory} MiB")
-        written = write_vmem(folder / "debug.vmem", machine.memory(regions))
-        if written != size:
-            raise LabError(f"QEMU gave {written:#x} bytes of memory instead of {size:#x}")
-        for name in recipe.dumps:
-            _keep_dump(machine.dump(name), folder / name)
-        if machine.vcpus() != vcpus:
-            raise LabError(f"vCPUs of guest {recipe.name} moved while it was written")
+    return Machine(command_line(recipe, kernel.image, archive, folder, firmware), scratch)
+
+
+def _initramfs(recipe: Recipe, kernel: packages.Kernel, scratch: pathlib.Path) -> bytes:
+    busybox = packages.busybox(recipe.kernel.architecture)
+    files = {path: text.encode() for path, text in recipe.files}
+    for program in recipe.programs:
+        files[f"bin/{program}"] = build.program(program, scratch)
+    if recipe.built_modules:
+        modules = build.modules(packages.headers(recipe.kernel, kernel.release), scratch)
+        for name in recipe.built_modules:
+            data = (modules / f"{name}.ko").read_bytes()
+            if name == "odd_name" and recipe.module_name:
+                data = build.rename(data, name, recipe.module_name)
+            files[f"lab/{name}.ko"] = data
+    if recipe.finish:
+        files["finish.sh"] = recipe.finish.encode()
+    if recipe.second:
+        files["second/vmlinuz"] = kernel.image.read_bytes()
+        files["second/initramfs"] = initramfs.build(busybox, (), "sleep 1000000 &", STOP, {})
+    return initramfs.build(busybox, kernel.modules, recipe.start, recipe.end, files)
+
+
+def write(
+    recipe: Recipe,
+    kernel: packages.Kernel,
+    machine: Machine,
+    vcpus: Sequence[VCPU],
+    *,
+    logs: pathlib.Path,
+    folder: pathlib.Path,
+) -> None:
+    """Writes debug.guest, debug.vmem and expected.json of a machine that is stopped.
+
+    Args:
+        recipe: of the guest.
+        kernel: that it runs.
+        machine: stopped.
+        vcpus: its vCPUs.
+        logs: the folder of its console.log and facts.log.
+        folder: for the new files.
+    """
+    if len(vcpus) != recipe.vcpus:
+        raise LabError(f"QEMU shows {len(vcpus)} vCPUs instead of {recipe.vcpus}")
+    regions = machine.regions()
+    size = sum(length for _, length in regions)
+    if size != recipe.memory << 20:
+        raise LabError(f"QEMU shows {size:#x} bytes of memory instead of {recipe.memory} MiB")
+    written = write_vmem(folder / "debug.vmem", machine.memory(regions))
+    if written != size:
+        raise LabError(f"QEMU gave {written:#x} bytes of memory instead of {size:#x}")
+    for name in recipe.dumps:
+        _keep_dump(machine.dump(name), folder / name)
+    if machine.vcpus() != list(vcpus):
+        raise LabError(f"vCPUs of guest {recipe.name} moved while it was written")
     if "dump.elf" in recipe.dumps:
         _add_kernel_gs_bases(vcpus, folder / "dump.elf")
     registers = [vcpu.registers for vcpu in vcpus]
@@ -170,8 +229,8 @@ def _write(recipe: Recipe, folder: pathlib.Path, scratch: pathlib.Path) -> None:
         kernel.package,
         regions,
         vcpus,
-        facts_log=_read(folder / "facts.log"),
-        console_log=_read(folder / "console.log"),
+        facts_log=_read(logs / "facts.log"),
+        console_log=_read(logs / "console.log"),
     )
     text = json.dumps(expected, indent=1) + "\n"
     (folder / "expected.json").write_text(text, encoding="utf-8")
@@ -202,23 +261,42 @@ def _run(recipe: Recipe, machine: Machine, folder: pathlib.Path) -> list[VCPU]:
     def panicked() -> bool:
         return _PANICKED in _read(folder / "console.log")
 
+    wait_until_ready(recipe, machine, folder)
+    if recipe.end == STOP:
+        vcpus = _stop_as_wanted(recipe, machine, folder)
+    elif recipe.end in (KDUMP, KEXEC):
+        machine.execute("stop")
+        vcpus = machine.vcpus()
+    else:
+        if recipe.end == NMI:
+            machine.execute("inject-nmi")
+        _wait(panicked, machine, folder)
+        # The other vCPUs have been told to halt; let them get there.
+        time.sleep(0.5)
+        machine.execute("stop")
+        vcpus = machine.vcpus()
+    if re.search(recipe.shows, _read(folder / "console.log")) is None:
+        raise _Missed(f"guest {recipe.name} does not show {recipe.shows}: {_tail(folder)}")
+    return vcpus
+
+
+def wait_until_ready(recipe: Recipe, machine: Machine, folder: pathlib.Path) -> None:
+    """Waits until every kernel of a guest that is to boot has told its facts.
+
+    Args:
+        recipe: of the guest.
+        machine: running.
+        folder: of its console.log and facts.log.
+    """
+
     def ready() -> bool:
-        if "\nlab: ready" in _read(folder / "facts.log"):
+        if _read(folder / "facts.log").count("\nlab: ready") == recipe.boots:
             return True
-        if panicked():
-            raise _TooEarly(f"guest {recipe.name} panics too early: {_tail(folder)}")
+        if _PANICKED in _read(folder / "console.log"):
+            raise _Missed(f"guest {recipe.name} panics too early: {_tail(folder)}")
         return False
 
     _wait(ready, machine, folder)
-    if recipe.end == STOP:
-        return _stop_as_wanted(recipe, machine)
-    if recipe.end == NMI:
-        machine.execute("inject-nmi")
-    _wait(panicked, machine, folder)
-    # The other vCPUs have been told to halt; let them get there.
-    time.sleep(0.5)
-    machine.execute("stop")
-    return machine.vcpus()
 
 
 def _wait(condition: Callable[[], bool], machine: Machine, folder: pathlib.Path) -> None:
@@ -234,19 +312,30 @@ def _tail(folder: pathlib.Path) -> str:
     return "\n" + "\n".join(_read(folder / "console.log").splitlines()[-30:])
 
 
-def _stop_as_wanted(recipe: Recipe, machine: Machine) -> list[VCPU]:
+def _stop_as_wanted(recipe: Recipe, machine: Machine, folder: pathlib.Path) -> list[VCPU]:
     """Stops the machine again and again, until its vCPUs do what the recipe wants."""
+    bpf = truth.bpf_functions(_read(folder / "facts.log"))
     time.sleep(2)
     for _ in range(500):
         machine.execute("stop")
         vcpus = machine.vcpus()
-        if tuple(vcpu.mode for vcpu in vcpus) == recipe.modes and (
-            "pti=on" not in recipe.append
-            # The few instructions between entering the kernel and changing tables do not count.
-            or all(vcpu.registers["cr3"] & 0x1000 for vcpu in vcpus if vcpu.mode == USER)
+        if _as_wanted(recipe, vcpus) and (
+            not recipe.in_bpf
+            or any(vcpu.registers["rip"] in function for vcpu in vcpus for function in bpf)
         ):
             return vcpus
         machine.execute("cont")
         time.sleep(0.1)
     modes = ", ".join(vcpu.mode for vcpu in vcpus)
-    raise LabError(f"guest {recipe.name} never gets to {recipe.modes}; at last: {modes}")
+    wanted = f"{recipe.modes}{' and BPF code' if recipe.in_bpf else ''}"
+    raise LabError(f"guest {recipe.name} never gets to {wanted}; at last: {modes}")
+
+
+def _as_wanted(recipe: Recipe, vcpus: Sequence[VCPU]) -> bool:
+    if not recipe.modes:
+        return True
+    return tuple(vcpu.mode for vcpu in vcpus) == recipe.modes and (
+        "pti=on" not in recipe.append
+        # The few instructions between entering the kernel and changing tables do not count.
+        or all(vcpu.registers["cr3"] & 0x1000 for vcpu in vcpus if vcpu.mode == USER)
+    )

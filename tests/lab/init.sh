@@ -25,6 +25,13 @@ on_cpu() {
     echo "$cpu $!" >> /pinned
 }
 
+# Waits until a program has made a file, which tells that it is ready.
+wait_for() {
+    until [ -e "$1" ]; do
+        sleep 0.2
+    done
+}
+
 # Lists all processes without starting one, which would then be listed too.
 processes() {
     begin "$1"
@@ -70,6 +77,14 @@ begin symbols
 awk 'NR == FNR { wanted[$1]; next } $3 in wanted' /symbols /kallsyms
 end
 rm /kallsyms
+# Code that the kernel makes while it runs, and the lab's own modules.
+begin kallsyms-made; grep -E '\[(bpf|__builtin__[a-z]*|crashme)\]' /proc/kallsyms; end
+begin bpf; [ -e /bpf ] && cat /bpf; end
+begin cpus-online; cat /sys/devices/system/cpu/online; end
+begin hostname; uname -n; end
+begin tainted; cat /proc/sys/kernel/tainted; end
+# Both at the same moment: the time of day at any later one follows from its uptime.
+begin clock; date -u +%s; cat /proc/uptime; end
 
 begin arguments; grep -a '' /proc/[0-9]*/cmdline 2> /dev/null | tr '\0' ' '; end
 begin maps
@@ -82,10 +97,17 @@ begin pinned; cat /pinned; end
 
 # Nothing but built-in commands from here on: what is listed now is there at the end.
 processes processes-late
+begin tasks; set -- /proc/[0-9]*/task/[0-9]*; echo $#; end
+begin uptime; read -r line < /proc/uptime && echo "$line"; end
+begin loadavg; read -r line < /proc/loadavg && echo "$line"; end
 echo "lab: ready"
 
-if [ "$END" = panic ]; then
+if [ -e /finish.sh ]; then
+    . /finish.sh
+elif [ "$END" = panic ] || [ "$END" = kdump ]; then
     echo c > /proc/sysrq-trigger
+elif [ "$END" = kexec ]; then
+    kexec go
 elif [ "$END" = module ]; then
     insmod /modules/*softdog.ko soft_panic=1 soft_margin=1
     sleep 1000000 > /dev/watchdog &

@@ -5,14 +5,15 @@ Written here rather than by cpio(1), which would need root to put a device node 
 
 import pathlib
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 HERE = pathlib.Path(__file__).parent
 
 #: The programs of BusyBox that init.sh and the recipes use.
 APPLETS = (
-    *("awk", "cat", "dd", "grep", "httpd", "ifconfig", "insmod", "mkfifo", "mount", "nc", "od"),
-    *("rm", "sh", "sha256sum", "sleep", "tail", "taskset", "tr", "wc"),
+    *("awk", "cat", "date", "dd", "dmesg", "grep", "hostname", "httpd", "ifconfig", "insmod"),
+    *("mkfifo", "mount", "nc", "od", "rm", "sh", "sha256sum", "sleep", "tail", "taskset", "tr"),
+    *("uname", "wc"),
 )
 
 
@@ -54,7 +55,13 @@ class Cpio:
         return b"".join(self._parts)
 
 
-def build(busybox: pathlib.Path, modules: Sequence[pathlib.Path], start: str, end: str) -> bytes:
+def build(
+    busybox: pathlib.Path,
+    modules: Sequence[pathlib.Path],
+    start: str,
+    end: str,
+    files: Mapping[str, bytes],
+) -> bytes:
     """Returns the initramfs of a guest.
 
     Args:
@@ -62,9 +69,10 @@ def build(busybox: pathlib.Path, modules: Sequence[pathlib.Path], start: str, en
         modules: kernel modules to load, in this order.
         start: the shell commands of the recipe.
         end: how the guest ends, as init.sh wants to be told.
+        files: path -> contents of further files, executable all; in bin, lab, second or at the top.
     """
     archive = Cpio()
-    for folder in ("bin", "dev", "modules", "proc", "sys"):
+    for folder in ("bin", "dev", "lab", "modules", "proc", "second", "sys"):
         archive.folder(folder)
     # The kernel opens the console before init can mount devtmpfs.
     archive.character_device("dev/console", 5, 1)
@@ -77,4 +85,6 @@ def build(busybox: pathlib.Path, modules: Sequence[pathlib.Path], start: str, en
     archive.file("recipe.sh", f"END={end}\n{start}\n".encode())
     # Symbols whose addresses are asked for; a kernel has some of them only.
     archive.file("symbols", (HERE / "symbols.txt").read_bytes())
+    for path, data in files.items():
+        archive.file(path, data, 0o755)
     return archive.finish()

@@ -52,11 +52,13 @@ class Kernel:
         image: vmlinuz.
         modules: the modules asked for, uncompressed.
         package: name and version of the package.
+        release: what `uname -r` says.
     """
 
     image: pathlib.Path
     modules: tuple[pathlib.Path, ...]
     package: str
+    release: str
 
 
 @contextlib.contextmanager
@@ -297,19 +299,62 @@ def kernel(source: KernelSource, modules: Sequence[str]) -> Kernel:
 
 def _kernel(suite: Suite, package: dict[str, str], pattern: str, modules: Sequence[str]) -> Kernel:
     name, version = package["Package"], package["Version"]
+    release = re.sub(pattern, r"\1", name)
     label = re.sub(r"[^\w.+~-]", "_", f"{name}_{version}+{'+'.join(modules)}")
     folder = CACHE / "kernels" / label
     if not folder.exists():
         wanted = {r"\./boot/vmlinuz-.*|\./usr/lib/modules/[^/]*/vmlinuz": "vmlinuz"}
         for module in modules:
             wanted[rf"\.(?:/usr)?/lib/modules/.*/{module}\.ko(?:\.xz)?"] = f"{module}.ko"
-        release = re.sub(pattern, r"\1", name)
         others = suite.packages("linux-modules-", re.escape(f"linux-modules-{release}"))
         _unpack(suite, [package, *others], wanted, folder)
     files = (folder / f"{module}.ko" for module in modules)
-    return Kernel(
-        folder / "vmlinuz", tuple(file for file in files if file.exists()), f"{name} {version}"
-    )
+    present = tuple(file for file in files if file.exists())
+    return Kernel(folder / "vmlinuz", present, f"{name} {version}", release)
+
+
+def headers(source: KernelSource, release: str) -> pathlib.Path:
+    """Returns the folder to build modules in for a kernel, with the tools that this takes.
+
+    Args:
+        source: of the kernel.
+        release: of the kernel, as in `Kernel`.
+
+    Raises:
+        LabError: the headers cannot be had.
+    """
+    suite = Suite(source.suite, source.architecture, source.security)
+    name = f"linux-headers-{release}"
+    with lock(suite.lock_path):
+        suite.update()
+        packages = suite.packages(name, re.escape(name))
+        if not packages:
+            suite.forget()
+            raise LabError(f"suite {suite.name} of the machine's Debian archive lacks {name}")
+        # The tree goes on in a package for all flavours; a third one has the build's programs.
+        needed = re.findall(r"linux-(?:headers|kbuild)-[^\s,]+", packages[0].get("Depends", ""))
+        for other in needed:
+            packages += suite.packages(other, re.escape(other))
+        folder = CACHE / "headers" / f"{name}_{packages[0]['Version']}"
+        if not folder.exists():
+            with _new_folder(folder) as new, tempfile.TemporaryDirectory(dir=CACHE) as downloads:
+                for package in packages:
+                    _log.info("downloading %s %s", package["Package"], package["Version"])
+                    file = suite.download(package, pathlib.Path(downloads))
+                    _run("dpkg-deb", "--extract", str(file), str(new))
+                    file.unlink()
+                _relocate(new / "usr/src" / name / "Makefile", new, folder)
+    return folder / "usr/src" / name
+
+
+def _relocate(makefile: pathlib.Path, root: pathlib.Path, final: pathlib.Path) -> None:
+    """Lets a Makefile that includes files below /usr include those below another folder."""
+    text = makefile.read_text(encoding="utf-8")
+    text = re.sub(r"(?m)^include (?=/usr/)", f"include {final.resolve()}", text)
+    makefile.write_text(text, encoding="utf-8")
+    for path in re.findall(r"(?m)^include (.*)", text):
+        if not (root / pathlib.Path(path).relative_to(final.resolve())).exists():
+            raise LabError(f"{makefile} includes {path}, which is in none of the packages")
 
 
 def busybox(architecture: str) -> pathlib.Path:

@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 from tests.lab.errors import LabError
 from tests.lab.qemu import VCPU
-from tests.lab.recipes import HALTED, LAB_VERSION, USER, Recipe
+from tests.lab.recipes import HALTED, KDUMP, KEXEC, LAB_VERSION, USER, Recipe
 from tests.lab.writer import Region
 
 _TIME = r"^\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ?"
@@ -42,48 +42,111 @@ def expected(
         facts_log: what init.sh wrote.
         console_log: what the kernel wrote.
     """
-    facts = _sections(facts_log)
-    symbols = _symbols(facts["symbols"])
+    # After kexec the second kernel is the one that the guest runs. After kdump the first one is
+    # what a dump is examined for.
+    told = _boots(facts_log)
+    facts = told[-1 if recipe.end == KEXEC else 0]
     panic = Panic(console_log)
     processes = _processes(facts["processes-early"], facts["processes-late"])
     names = {process["pid"]: process["comm"] for process in processes}
-    bits = 32 if recipe.kernel.architecture == "i386" else 64
-    linked_at = 0xC1000000 if bits == 32 else 0xFFFFFFFF81000000
-    return {
+    found = {
         "name": recipe.name,
         "reason": recipe.reason,
         "recipe": recipe.digest,
         "lab_version": LAB_VERSION,
         "package": package,
         "format_version": recipe.format_version,
-        "kernel_release": _one_line(facts["release"]),
-        "banner": _one_line(facts["version"]),
-        "cmdline": _one_line(facts["cmdline"]),
-        "bits": bits,
-        "paging": _paging(vcpus, bits),
-        "kernel_offset": hex(symbols["_text"] - linked_at) if "_text" in symbols else None,
-        "physical_base": _first_hex(r"([0-9a-f]+)-[0-9a-f]+ : Kernel code", facts["iomem"]),
-        "build_id": _build_id(facts["notes"]),
+        **_kernel(recipe, facts),
+        "paging": _paging(vcpus, _bits(recipe)),
         "memory_total_kib": _first_number(r"MemTotal: +(\d+) kB", facts["memtotal"]),
         "memory_regions": [{"start": hex(start), "size": hex(size)} for start, size in regions],
         "vcpus": [{name: hex(vcpu.registers[name]) for name in _REGISTERS} for vcpu in vcpus],
         "vcpu_msrs": [_msrs(vcpu) for vcpu in vcpus],
         "vcpu_modes": [vcpu.mode for vcpu in vcpus],
-        "vcpu_tasks": _vcpu_tasks(vcpus, facts["pinned"], panic, names),
+        # When a second kernel came, the vCPUs have left the tasks of the first.
+        "vcpu_tasks": (
+            [None] * len(vcpus)
+            if recipe.boots > 1
+            else _vcpu_tasks(vcpus, facts["pinned"], panic, names)
+        ),
         "panic_message": panic.message,
         "panic_task": panic.task,
         "panic_call_trace": [re.sub(r"\+0x.*", "", line) for line in panic.trace],
         "panic_call_trace_full": panic.trace,
-        "symbols": {name: hex(address) for name, address in sorted(symbols.items())},
-        "kallsyms_count": int(_one_line(facts["kallsyms-count"])),
-        "kallsyms_sha256": _one_line(facts["kallsyms-sha256"]).split()[0],
-        "btf_sha256": facts["btf"][0].split()[0] if facts["btf"] else None,
         "processes": processes,
         "arguments": _arguments(facts["arguments"], names),
         "modules": _modules(facts["modules"]),
         "mounts": [_mount(line) for line in facts["mountinfo"]],
         "maps": _maps(facts["maps"]),
+        "states": _states(facts["processes-late"]),
+        "zombies": _zombies(facts["processes-late"]),
+        "made_symbols": _made_symbols(facts["kallsyms-made"]),
+        "bpf_functions": [
+            {"start": hex(function.start), "size": len(function)}
+            for function in bpf_functions(facts_log)
+        ],
+        "cpus_online": _one_line(facts["cpus-online"]),
+        "system": _system(facts),
     }
+    if recipe.end == KDUMP:
+        found["second_kernel"] = _kernel(recipe, told[1])
+    return found
+
+
+def _bits(recipe: Recipe) -> int:
+    return 32 if recipe.kernel.architecture == "i386" else 64
+
+
+def _kernel(recipe: Recipe, facts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Returns what one kernel said of itself."""
+    symbols = _symbols(facts["symbols"])
+    linked_at = 0xC1000000 if _bits(recipe) == 32 else 0xFFFFFFFF81000000
+    return {
+        "kernel_release": _one_line(facts["release"]),
+        "banner": _one_line(facts["version"]),
+        "cmdline": _one_line(facts["cmdline"]),
+        "bits": _bits(recipe),
+        "kernel_offset": hex(symbols["_text"] - linked_at) if "_text" in symbols else None,
+        "physical_base": _first_hex(r"([0-9a-f]+)-[0-9a-f]+ : Kernel code", facts["iomem"]),
+        "build_id": _build_id(facts["notes"]),
+        "symbols": {name: hex(address) for name, address in sorted(symbols.items())},
+        "kallsyms_count": int(_one_line(facts["kallsyms-count"])),
+        "kallsyms_sha256": _one_line(facts["kallsyms-sha256"]).split()[0],
+        "btf_sha256": facts["btf"][0].split()[0] if facts["btf"] else None,
+    }
+
+
+def _system(facts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Returns what uname, date and some files in /proc said.
+
+    "time" is in seconds since 1970 and belongs to "uptime", in seconds since the guest started:
+    both are of the moment when its facts were told, shortly before it stopped.
+    """
+    time, then = facts["clock"]
+    uptime = float(_one_line(facts["uptime"]).split()[0])
+    states = [state for _, _, state, _ in _stat_lines(facts["processes-late"])]
+    return {
+        "hostname": _one_line(facts["hostname"]),
+        "time": int(time) + uptime - float(then.split()[0]),
+        "uptime": uptime,
+        "loadavg": _one_line(facts["loadavg"]).split()[:3],
+        "tainted": int(_one_line(facts["tainted"])),
+        "tasks": int(_one_line(facts["tasks"])),
+        "uninterruptible": states.count("D"),
+    }
+
+
+def bpf_functions(facts_log: str) -> list[range]:
+    """Returns the addresses of each function of the BPF program that init.sh tells of."""
+    lines = (line.split() for line in _boots(facts_log)[0]["bpf"])
+    pairs = ((int(start, 16), int(size, 16)) for start, size in lines)
+    return [range(start, start + size) for start, size in pairs]
+
+
+def _boots(log: str) -> list[dict[str, list[str]]]:
+    """Returns the sections that each kernel told, in the order in which they ran."""
+    first = "lab: begin processes-early"
+    return [_sections(first + part) for part in log.split(first)[1:]]
 
 
 def _msrs(vcpu: VCPU) -> dict[str, str]:
@@ -161,20 +224,51 @@ def _in_memory(name: str) -> str:
     return (worker.group() if worker else name)[:15]
 
 
+def _stat_lines(lines: Sequence[str]) -> list[tuple[int, str, str, int]]:
+    """Returns pid, name, state and parent of lines of /proc/PID/stat."""
+    found = []
+    for line in lines:
+        match = re.fullmatch(r"(\d+) \((.*)\) (\S) (\d+) .*", line)
+        if match is None:
+            raise LabError(f"not a line of /proc/PID/stat: {line!r}")
+        pid, name, state, parent = match.groups()
+        found.append((int(pid), _in_memory(name), state, int(parent)))
+    return found
+
+
 def _processes(early: Sequence[str], late: Sequence[str]) -> list[dict[str, Any]]:
     """Returns the processes in both lists of stat lines: not the short-lived ones."""
-    found = []
-    for lines in (early, late):
-        processes = {}
-        for line in lines:
-            match = re.fullmatch(r"(\d+) \((.*)\) (\S) (\d+) .*", line)
-            if match is None:
-                raise LabError(f"not a line of /proc/PID/stat: {line!r}")
-            if match.group(3) not in "ZX":
-                pid, parent = int(match.group(1)), int(match.group(4))
-                processes[pid] = {"pid": pid, "ppid": parent, "comm": _in_memory(match.group(2))}
-        found.append(processes)
-    return [found[1][pid] for pid in sorted(found[1]) if found[0].get(pid) == found[1][pid]]
+    before, after = (
+        {
+            pid: {"pid": pid, "ppid": parent, "comm": name}
+            for pid, name, state, parent in _stat_lines(lines)
+            if state not in "ZX"
+        }
+        for lines in (early, late)
+    )
+    return [after[pid] for pid in sorted(after) if before.get(pid) == after[pid]]
+
+
+def _states(lines: Sequence[str]) -> dict[str, str]:
+    """Returns pid -> state as ps shows it; of a task that runs, it may change at any time."""
+    return {str(pid): state for pid, _, state, _ in _stat_lines(lines)}
+
+
+def _zombies(lines: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {"pid": pid, "ppid": parent, "comm": name}
+        for pid, name, state, parent in _stat_lines(lines)
+        if state == "Z"
+    ]
+
+
+def _made_symbols(lines: Sequence[str]) -> list[dict[str, str]]:
+    """Returns the symbols of code that was made or loaded while the kernel ran."""
+    fields = [line.split() for line in lines]
+    return [
+        {"address": hex(int(line[0], 16)), "name": line[2], "module": line[3].strip("[]")}
+        for line in fields
+    ]
 
 
 def _arguments(lines: Sequence[str], names: Mapping[int, str]) -> dict[str, str]:

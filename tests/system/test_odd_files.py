@@ -80,7 +80,7 @@ def test_an_archive(vol: Vol, guest: pathlib.Path, tmp_path: pathlib.Path) -> No
         file.write(guest.with_suffix(".vmem"))
     done = vol("-f", archive, "guestdump.Info")
     assert done.returncode == 1
-    reason = "case.zip is a zip archive: unpack it first (unzip)"
+    reason = "Not a usable memory image: case.zip is a zip archive: unpack it first (unzip)"
     assert done.stderr.splitlines()[-1] == f"volatility_guestdump: {reason}"
     assert "Traceback" not in done.stderr
 

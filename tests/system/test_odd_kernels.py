@@ -3,7 +3,7 @@
 import pytest
 
 from tests.conftest import Vol
-from tests.helpers import info, real_guest, rows
+from tests.helpers import guests, info, real_guest, rows
 from volatility_guestdump import kernels
 from volatility_guestdump.exceptions import KernelError
 from volatility_guestdump.framework.layers import open_machine
@@ -24,14 +24,16 @@ def _machine(name: str) -> Machine:
 def _with_code_alone(kernel: LinuxKernel) -> LinuxKernel:
     """Returns the kernel as it would be without CONFIG_KALLSYMS_ALL (scripts/kallsyms.c)."""
     assert kernel.kallsyms is not None
+    ends = ("_etext", "_einittext")
     bounds = [
-        (kernel.address("_stext") or 0, kernel.address("_etext") or 0),
-        (kernel.address("_sinittext") or 0, kernel.address("_einittext") or 0),
+        (kernel.address(start) or 0, kernel.address(end) or 0)
+        for start, end in zip(("_stext", "_sinittext"), ends)
     ]
     kept = [
         symbol
         for symbol in kernel.kallsyms
-        if any(start <= symbol.address < end for start, end in bounds)
+        # Of the symbols at the end only the one that marks it.
+        if any(start <= symbol.address < end for start, end in bounds) or symbol.name in ends
     ]
     assert 1000 < len(kept) < len(kernel.kallsyms)
     kallsyms = Kallsyms(
@@ -45,7 +47,7 @@ def _with_code_alone(kernel: LinuxKernel) -> LinuxKernel:
     return LinuxKernel(kernel.tables, kernel.runs, kernel.banner, kallsyms)
 
 
-@pytest.mark.parametrize("name", ["5.10", "hole-pti", "6.12", "newest", "next"])
+@pytest.mark.parametrize("name", guests("5.10", "hole-pti", "6.12", "newest", "next"))
 def test_symbols_of_code_alone(name: str) -> None:
     """Its traces are those that it has with all symbols, its types and KASLR's shift are known."""
     machine = _machine(name)

@@ -173,7 +173,8 @@ class LinuxKernel:
     @functools.cached_property
     def virtual_end(self) -> int:
         """The first virtual address behind the image, or behind what symbols reach of it."""
-        end = self.address("_end") or self.address("_etext")
+        # Code that starts the kernel lies behind all other code.
+        end = self.address("_end") or self.address("_einittext") or self.address("_etext")
         if end is not None or self.kallsyms is None:
             return end or self.virtual_base
         # Symbols of code alone: the page where the last function starts.
