@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Compares what Volatility's Linux plugins print with our symbols and with those of an ISF.
 
     python -m tests.compare_plugins debug.guest DIRECTORY [PLUGIN ...]

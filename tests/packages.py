@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The package as it is handed out: built of a copy of the tree, which stays as it is."""
 
 import os

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What is handed out: the wheel, the source distribution, and what they say of themselves."""
 
 import email.message

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """How the package is built: who may know whom."""
 
 import ast
@@ -119,3 +121,15 @@ def test_the_readme_names_every_folder_and_no_file_that_is_gone() -> None:
     assert [name for name in parts if f"`.../{name}/`" not in text] == []
     links = re.findall(r"\]\(([^):#]+)\)", text)
     assert links and [link for link in links if not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize("name", [name for name in packages.sources() if name.endswith(".py")])
+def test_every_file_says_what_license_it_is_under(name: str) -> None:
+    """In the two lines that Volatility's own files have."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert re.match(
+        r"(#!.*\n)?"
+        r"# This file is licensed under the Volatility Software License 1\.0\n"
+        r"# which is available at https://www\.volatilityfoundation\.org/license/vsl-v1\.0\n",
+        text,
+    )

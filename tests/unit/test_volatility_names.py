@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Private names of Volatility that the package uses: all in one list, and all still there.
 
 Volatility promises nothing for a name with an underscore, so pyproject.toml allows only versions

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Where a kernel was linked to run, by the header of its file.
 
 A boot loader hands the header on in struct boot_params, and the kernel keeps that. In it are, as

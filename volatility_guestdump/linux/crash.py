@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What a kernel leaves behind for the second kernel that kdump starts when it panics.
 
 Of each CPU that it has stopped, the registers: an ELF note NT_PRSTATUS in the per-CPU buffer that

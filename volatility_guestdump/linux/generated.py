@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Code that the kernel makes while it runs: ftrace's trampolines and compiled BPF programs.
 
 No symbol table has it, and no unwinding table describes it.

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What the parts of a kernel ask it for that read one kind of its structures each.
 
 `LinuxKernel` is made of these parts, and is what they are given; they do not know it.

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What a Linux kernel in a guest's memory says of itself.
 
 Its symbols (kallsyms), types (BTF), unwinding tables (ORC) and modules are each read once, and

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Kernel modules: what code they have, what their functions are called, and how to unwind them.
 
 Where a module's memory is: core_layout and init_layout up to 6.3, an array mem[] from 6.4 on

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Return addresses that tracers replaced.
 
 To see a function return, a tracer puts the address of code of its own in place of the function's
