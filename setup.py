@@ -1,8 +1,10 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What pyproject.toml cannot say: which files are installed where."""
 
 import setuptools
 
-setuptools.setup(  # type: ignore[no-untyped-call]
+setuptools.setup(
     packages=[
         *setuptools.find_packages(include=["volatility_guestdump", "volatility_guestdump.*"]),
         "volatility_guestdump.plugins",

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Real guests: what Volatility and our plugins print against what the guest and QEMU said."""
 
 import itertools

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Volatility's own plugins on kernels for which our table mends what they rely on.
 
 Without the mend each of these ends in a traceback, or leaves out what is there.

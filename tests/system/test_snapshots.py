@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """VMware's snapshots and QEMU's ELF of real guests: the same as what debug.guest shows of them."""
 
 import os

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Random access to gzip files, through an index of places where decompression can start.
 
 rapidgzip does the work. The index is made in one pass over the file and kept in the folder that

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Automagic: symbols from the dump, and no scans for the plugins of this package."""
 
 import logging

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Layers of images that have memory and no registers: raw, LiME, AVML, and their stackers."""
 
 import contextlib

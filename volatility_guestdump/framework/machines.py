@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """From Volatility's layers to machines: the one place where sources of machines are added.
 
 A layer of ours knows its machine. Whoever wants the machine of a guest asks `machine_below`, with

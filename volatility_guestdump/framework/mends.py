@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Mends of what fails in Volatility's own plugins on kernels that we serve, with any symbols.
 
 Volatility makes the objects of a symbol table by the classes that the table names. Where one of its

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Templates that construct Volatility's objects with their values at hand, and without cycles.
 
 Every access to a member of an object asks a dozen times for what its `vol` holds: layer, offset,

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What is said of dumps in formats that are read neither here nor by Volatility.
 
 Without it Volatility searches all of such a file for a kernel, finds none, and says no more.

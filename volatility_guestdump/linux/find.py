@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Finding the Linux kernel that a machine runs.
 
 The page tables that are found map the kernel's image at an address that is known:
@@ -26,8 +28,9 @@ from volatility_guestdump.linux.banner import (
     banner_tables,
 )
 from volatility_guestdump.linux.crash import is_second_kernel
+from volatility_guestdump.linux.image import Run
 from volatility_guestdump.linux.kallsyms import Kallsyms, find_kallsyms
-from volatility_guestdump.linux.kernel import LinuxKernel, Run
+from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.low_memory import low_memory_tables
 from volatility_guestdump.linux.search import Progress, Traces, search
 from volatility_guestdump.machine import PAGE_SIZE, Machine, Memory, read_padded

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The memory map that the firmware gave to a kernel (arch/x86/kernel/e820.c)."""
 
 import struct

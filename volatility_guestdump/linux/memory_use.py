@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What memory is used for: the kernel's own counters, and the resident memory of tasks.
 
 The counters are those of /proc/meminfo (fs/proc/meminfo.c): arrays of longs, vm_zone_stat and

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The records of the kernel's log, as dmesg(1) shows them.
 
 From 5.10 on (896fbe20b4e2) prb points to a struct printk_ringbuffer with three rings:

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What a Linux kernel tells of the system that it runs: its name, load, command line and taint.
 
 Each fact is read by itself, and is None where it cannot be read.

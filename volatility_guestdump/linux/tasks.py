@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Tasks of the kernel: which one each vCPU runs, and all the others.
 
 The current task of a CPU is a per-CPU variable: current_task up to 6.1, a member of pcpu_hot from

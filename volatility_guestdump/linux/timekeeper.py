@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What time it was in the guest, and for how long it had run, by the kernel's own clock.
 
 The kernel keeps wall-clock time in a struct timekeeper (include/linux/timekeeper_internal.h), and

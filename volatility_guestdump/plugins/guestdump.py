@@ -64,7 +64,8 @@ class GuestDumpPlugin(interfaces.plugins.PluginInterface):
             MachineRequirement(
                 name="primary",
                 description="A guest dump: debug.guest or debug.vmem of VMware ESXi, a VMware "
-                "snapshot or suspended machine (.vmsn, .vmss), or an ELF dump of QEMU",
+                "snapshot or suspended machine (.vmsn, .vmss), an ELF dump of QEMU, or a memory "
+                "image of Linux (raw, LiME, AVML)",
             )
         ]
 

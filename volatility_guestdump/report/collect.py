@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Collects what a report says. Each section is collected by itself, and fails by itself."""
 
 import contextlib

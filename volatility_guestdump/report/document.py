@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What a report says, as it is written as JSON: texts, numbers and lists of them.
 
 Addresses are texts, "0xffffffff81000000": many readers of JSON keep but 53 bits of a number. What

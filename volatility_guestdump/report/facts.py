@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What is known of a machine and of the kernel that it runs, as typed facts.
 
 Words are made of them in `rows`. Nothing here knows Volatility: where symbols are installed is told

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """A report as one HTML file: no script, no request, readable on a phone and on paper.
 
 All that comes from the guest is text: the template engine escapes it, and the file's

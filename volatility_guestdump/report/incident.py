@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What happened to a guest, in one sentence or some: the headline of a report.
 
 Nothing is guessed from version or name. A panic is what the kernel itself counts as one; messages

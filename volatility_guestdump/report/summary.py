@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The rows of guestdump.Report: what a report says, as short as it can be said."""
 
 from collections import Counter

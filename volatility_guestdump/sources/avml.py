@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """AVML's compressed format: memory in blocks of at most 16 MiB, each compressed by itself.
 
 A block is a header like LiME's (see `lime`; the last address is inclusive) with magic "AVML" and

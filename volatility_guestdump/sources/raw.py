@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Raw memory: each byte at its guest-physical address, or with a hole squeezed out.
 
 VMware writes a .vmem without the hole below 4 GiB, in which devices are. Where a hole starts the

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Which of two readings of the registers has the stack pointer right.
 
 Where a format does not tell RSP from RBP the memory does: a stack pointer leads to memory in which
