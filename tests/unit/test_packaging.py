@@ -61,7 +61,8 @@ def test_the_wheel_has_the_package_and_one_file_of_volatility(wheel: pathlib.Pat
     expected = {
         name
         for name in packages.sources()
-        if name.startswith(f"{PACKAGE}/") and name.endswith((".py", "/py.typed"))
+        if name.startswith(f"{PACKAGE}/")
+        and name.endswith((".py", "/py.typed", ".html", ".css", ".json"))
     }
     expected |= {f"{PACKAGE}/{name}" for name in packages.sources() if name.startswith("symbols/")}
     expected.add("volatility3/plugins/guestdump.py")

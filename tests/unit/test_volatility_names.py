@@ -71,7 +71,7 @@ PRIVATE = (
     Private(
         "volatility3.framework.layers.physical:FileLayer",
         "_file_",
-        "framework/images.py framework/layers.py framework/stacking.py",
+        "framework/layers.py framework/stacking.py",
     ),
     Private(
         "volatility3.framework.layers.physical:FileLayer",
@@ -87,7 +87,7 @@ PRIVATE = (
     Private(
         "volatility3.framework.layers.segmented:NonLinearlySegmentedLayer",
         "_base_layer",
-        "framework/images.py framework/layers.py framework/qemu_elf.py",
+        "framework/layers.py",
     ),
     Private(
         "volatility3.framework.interfaces.layers:DataLayerInterface",
@@ -143,6 +143,7 @@ PRIVATE = (
         "_context",
         "framework/mends.py framework/templates.py",
     ),
+    Private("volatility3.framework.objects:Pointer", "_cache", "framework/templates.py"),
     Private(
         "volatility3.framework.objects:AggregateType",
         "_concrete_members",

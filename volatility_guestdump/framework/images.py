@@ -217,7 +217,7 @@ class LimeMemoryLayer(FileMachineLayer):
     format_exception = ImageFormatException
 
     def _make_machine(self) -> Machine:
-        return open_lime(self._location)
+        return open_lime(self.file_location)
 
 
 class AvmlFileLayer(MemoryFileLayer):
@@ -236,7 +236,7 @@ class AvmlMemoryLayer(FileMachineLayer):
     file_layer = AvmlFileLayer
 
     def _make_machine(self) -> Machine:
-        return open_avml(self._location)
+        return open_avml(self.file_location)
 
 
 class RawMemoryLayer(FileMachineLayer):
@@ -245,7 +245,7 @@ class RawMemoryLayer(FileMachineLayer):
     format_exception = ImageFormatException
 
     def _make_machine(self) -> Machine:
-        return open_raw(self._location, int(str(self.config.get("hole", None) or 0)))
+        return open_raw(self.file_location, int(str(self.config.get("hole", None) or 0)))
 
     @classmethod
     def get_requirements(cls) -> list[interfaces.configuration.RequirementInterface]:

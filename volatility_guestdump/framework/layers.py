@@ -281,7 +281,8 @@ class FileMachineLayer(MachineLayer):
     file_layer: type[MemoryFileLayer] = MemoryFileLayer
 
     @property
-    def _location(self) -> str:
+    def file_location(self) -> str:
+        """URL of the file."""
         return str(self.context.layers[str(self._base_layer)].config["location"])
 
     @classmethod

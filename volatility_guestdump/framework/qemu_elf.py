@@ -72,7 +72,7 @@ class QemuElfLayer(FileMachineLayer):
     format_exception = QemuElfFormatException
 
     def _make_machine(self) -> Machine:
-        return open_machine(self._location)
+        return open_machine(self.file_location)
 
 
 class QemuElfStacker(interfaces.automagic.StackerLayerInterface):
