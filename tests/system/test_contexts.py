@@ -142,7 +142,8 @@ def test_a_page_that_cannot_be_read(
         assert len(run(Backtrace, guest.guest_path, context, "backtrace")) > 2
         if symbol != "init_task":
             assert len(run(pslist.PsList, guest.guest_path, context, "pslist")) > 50
-        # Nothing reads the page of init_task but a list of tasks.
-        assert caplog.text.count("Memory cannot be read") == (symbol != "init_task")
+        # Only a list of tasks reads init_task itself; what else lies in its page is chance.
+        said = caplog.text.count("Memory cannot be read")
+        assert said == 1 or (said == 0 and symbol == "init_task")
     finally:
         forget_all()
