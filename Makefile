@@ -14,7 +14,7 @@ demo: guest
 test: guests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-# With the tests of guests that are long in the making: half an hour more.
+# With the tests of guests that are long in the making; each is made when a test asks for it.
 test-all: guests
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'slow or not slow'
 

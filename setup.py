@@ -1,8 +1,10 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What pyproject.toml cannot say: which files are installed where."""
 
 import setuptools
 
-setuptools.setup(  # type: ignore[no-untyped-call]
+setuptools.setup(
     packages=[
         *setuptools.find_packages(include=["volatility_guestdump", "volatility_guestdump.*"]),
         "volatility_guestdump.plugins",
@@ -10,6 +12,7 @@ setuptools.setup(  # type: ignore[no-untyped-call]
     ],
     package_data={
         "volatility_guestdump": ["py.typed"],
+        "volatility_guestdump.report": ["*.html", "*.css", "*.json"],
         "volatility_guestdump.symbols": ["*.json"],
     },
     # Volatility imports what lies in its own plugins folder. The module alone goes there; an

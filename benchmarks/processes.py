@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Whole processes: what a user waits for, and how much memory that takes.
 
 The peak of a process counts what its parent had when it was started. So this one has to stay

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Reads of memory, by our layers and by Volatility's: python -m benchmarks.reads GUEST RAW.
 
 It reads much memory, so it runs in a process of its own; it prints what `measure` returns as JSON.

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The symbol table alone, without Volatility's plugins: python -m benchmarks.symbols STEP FILE.
 
 It runs in a process of its own, whose time and memory are measured from outside.

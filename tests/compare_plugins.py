@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Compares what Volatility's Linux plugins print with our symbols and with those of an ISF.
 
     python -m tests.compare_plugins debug.guest DIRECTORY [PLUGIN ...]
@@ -39,11 +41,7 @@ class Result(NamedTuple):
 
 def linux_plugins() -> list[str]:
     """Returns the names of Volatility's Linux plugins."""
-    help_text = subprocess.run(
-        [sys.executable, "-m", "volatility3.cli", "-h"], capture_output=True, text=True, check=False
-    ).stdout
-    if "linux." not in help_text:
-        help_text = subprocess.run(["vol", "-h"], capture_output=True, text=True, check=True).stdout
+    help_text = subprocess.run(["vol", "-h"], capture_output=True, text=True, check=True).stdout
     names = re.findall(r"^ {4}(linux\.\S+)", help_text, re.MULTILINE)
     return sorted({name for name in names if not _LEFT_OUT.search(name)})
 

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What tests share: running `vol` as a user does, real guests, small guest dumps."""
 
 import os
@@ -5,10 +7,12 @@ import pathlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Callable
 
 import pytest
+
+from tests import packages
 
 #: Runs vol with arguments, and returns what came of it.
 Vol = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -19,6 +23,15 @@ def program(name: str) -> str:
     found = shutil.which(name, path=str(pathlib.Path(sys.executable).parent))
     assert found is not None, f"{name} is not installed beside {sys.executable}"
     return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    """Tests write to folders of their own: a file that they leave in the tree is an error."""
+    before = set(packages.files())
+    yield
+    left = sorted(set(packages.files()) - before)
+    assert not left, f"the tests left files behind: {', '.join(left)}"
 
 
 @pytest.fixture(scope="session")

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Memory images of guests for Volatility 3: no symbol file, no option, no scan.
 
 Importing the package makes Volatility know its stackers, layers and automagic. Without Volatility

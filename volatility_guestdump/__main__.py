@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """`python -m volatility_guestdump`: is Volatility able to find the plugins, and if not, how."""
 
 import importlib.metadata
@@ -12,14 +14,13 @@ _PACKAGE = pathlib.Path(__file__).resolve().parent
 _DISTRIBUTION = "volatility3-guestdump"
 
 
-def _editable_folder() -> str:
-    """Returns the URL that the package was installed from with `pip install -e`, or ""."""
-    try:
-        text = importlib.metadata.distribution(_DISTRIBUTION).read_text("direct_url.json")
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-    origin = json.loads(text or "{}")
-    return str(origin["url"]) if origin.get("dir_info", {}).get("editable") else ""
+def _is_editable() -> bool:
+    """Returns whether the package was installed with `pip install -e`."""
+    for distribution in importlib.metadata.distributions(name=_DISTRIBUTION):
+        origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+        if origin.get("dir_info", {}).get("editable"):
+            return True
+    return False
 
 
 def _obstacle(volatility: pathlib.Path) -> str:
@@ -29,7 +30,7 @@ def _obstacle(volatility: pathlib.Path) -> str:
         volatility: folder of the package of Volatility.
     """
     error = volatility_guestdump.registration_error
-    if isinstance(error, ModuleNotFoundError) and error.name:
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("volatility"):
         return f"it needs {error.name}: pip install {error.name}"
     if error is not None:
         versions = ">={}.{}.{},<{}.{}".format(
@@ -39,8 +40,7 @@ def _obstacle(volatility: pathlib.Path) -> str:
     # Volatility imports the files that it finds in its folders, not what could be imported.
     if (volatility / "plugins" / "guestdump.py").is_file():
         return ""
-    editable = _editable_folder()
-    if editable:
+    if _is_editable():
         return (
             "an editable install puts nothing into Volatility's folders: install without -e "
             f'(pip install "{_PACKAGE.parent}"), or use -p'

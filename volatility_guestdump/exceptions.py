@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What can go wrong with a guest's memory image: one class for each kind, all below one base."""
 
 from typing import Optional

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What is kept of the files and machines looked at last.
 
 Volatility makes each layer several times over in one run; what takes long is made once.

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """A machine that stands still: guest-physical memory, and the registers of its vCPUs.
 
 Sources make machines of files; kernels are found in machines. Nothing here knows a format, a file

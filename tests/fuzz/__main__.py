@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """python -m tests.fuzz: runs damaged inputs until the time is over.
 
     python -m tests.fuzz --seconds 1800

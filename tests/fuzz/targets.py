@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What is fuzzed: each target makes an input from a random number generator, and runs it."""
 
 import contextlib
@@ -6,7 +8,8 @@ import gc
 import io
 import os
 import random
-from typing import Callable
+from collections.abc import Sequence
+from typing import Callable, Optional
 
 from volatility3.framework import automagic, contexts, exceptions, interfaces, plugins
 from volatility3.plugins.linux import pslist  # type: ignore[attr-defined]
@@ -14,9 +17,19 @@ from volatility3.plugins.linux import pslist  # type: ignore[attr-defined]
 from tests.fuzz.mutations import mutate
 from tests.handmade import kallsyms as handmade_kallsyms
 from tests.handmade import pe as handmade_pe
+from tests.handmade import vmware as handmade_vmware
 from tests.helpers import IDLE_VCPU, machine
 from tests.lab import GUESTS, Guest, existing, writer
-from tests.unit import test_btf, test_kallsyms, test_orc, test_symbols, test_unwind, test_windows
+from tests.lab.formats import elf_core, vmware_state
+from tests.unit import (
+    test_btf,
+    test_kallsyms,
+    test_orc,
+    test_qemu_elf,
+    test_symbols,
+    test_unwind,
+    test_windows,
+)
 from volatility_guestdump.exceptions import AddressError, GuestDumpError
 from volatility_guestdump.files import memory_file
 from volatility_guestdump.files.location import file_state
@@ -32,11 +45,14 @@ from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.log import panic_message
 from volatility_guestdump.linux.orc import OrcTable, find_form
 from volatility_guestdump.linux.stacks import Stacks
-from volatility_guestdump.machine import PAGE_SIZE, VCPU
+from volatility_guestdump.machine import PAGE_SIZE, REGISTERS, VCPU, MemoryRange
 from volatility_guestdump.plugins.guestdump import Backtrace, Info, Registers
 from volatility_guestdump.report import rows
 from volatility_guestdump.sources.debug_guest import GuestFile
+from volatility_guestdump.sources.qemu_elf import QemuElf
+from volatility_guestdump.sources.vmware_state import VmwareState
 from volatility_guestdump.windows.find import find_kernel as find_windows_kernel
+from volatility_guestdump.x86 import stack_pointer
 from volatility_guestdump.x86.paging import PageTables, PagingMode, candidate_tables, find_paging
 
 #: Runs one input; returns quietly, or raises what a user would see as a traceback.
@@ -59,6 +75,90 @@ def guest_file(rng: random.Random) -> None:
     read = PhysicalMemory(guest.ranges, None).read
     for vcpu in guest.vcpus:
         find_paging(read, vcpu)
+
+
+def state_file(rng: random.Random) -> None:
+    """A .vmsn or .vmss file of either form, with memory inside or outside, damaged."""
+    state = vmware_state.State(blocks=rng.random() < 0.5, padding=rng.choice((0, 0, 9)))
+    regions = rng.choice(((), ((0, 0x8000),), ((0, 0x6000), (1 << 32, 0x2000))))
+    memory = rng.randbytes(0x8000) if rng.random() < 0.5 else b""
+    groups = handmade_vmware.machine(rng.randint(1, 3), regions, state, memory)
+    if rng.random() < 0.3:
+        rng.shuffle(groups)
+    magic = rng.choice(vmware_state.MAGICS)
+    whole = handmade_vmware.file(groups, magic)
+    # Nearly all of a file is registers: damage the tables more often.
+    place = rng.choice((0, 12, handmade_vmware.HEADER + handmade_vmware.ENTRY, len(whole) - 300))
+    part = mutate(rng, whole[place : place + 400], 3)
+    data = whole[:place] + part + whole[place + 400 :]
+    if rng.random() < 0.3:
+        data = mutate(rng, whole)
+    try:
+        found = VmwareState.parse(io.BytesIO(data))
+    except GuestDumpError:
+        return
+    ranges = found.ranges(rng.choice((0, 0x1000, 0x8000)))
+    file = _BytesFile(data) if found.memory_offset is not None else None
+    _look_at_source(rng, ranges, (*found.vcpus, *found.vcpus_by_number), file)
+    read = PhysicalMemory(ranges, file).read
+    stack_pointer.likelier(read, found.vcpus, found.vcpus_by_number)
+    if found.memory_file_size is not None:
+        assert found.memory_file_size > 0
+
+
+def elf_notes(rng: random.Random) -> None:
+    """An ELF core of QEMU, of 32 or 64 bits, with hostile headers and notes."""
+    size = rng.choice((elf_core.OLD_QEMU_NOTE, elf_core.QEMU_NOTE, 504))
+    notes = elf_core.qemu_notes(test_qemu_elf.VCPUS[: rng.randint(1, 3)], size)
+    if rng.random() < 0.5:
+        notes = mutate(rng, notes, 4)
+    whole = test_qemu_elf.core(notes, many=rng.random() < 0.3)
+    if rng.random() < 0.3:
+        whole = test_qemu_elf.core32(notes)
+    if rng.random() < 0.5:
+        whole = mutate(rng, whole[:0x130], 4) + whole[0x130:]
+    try:
+        found = QemuElf.parse(io.BytesIO(whole))
+    except GuestDumpError:
+        return
+    _look_at_source(rng, found.ranges, found.vcpus, _BytesFile(whole))
+
+
+class _BytesFile(MemoryFile):
+    """A file in memory."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.location, self.size = "", len(data)
+        self._descriptor = None
+        self._error_shown = False
+
+    def read(self, offset: int, length: int) -> bytes:
+        data = self._data[offset : offset + length]
+        if offset < 0 or len(data) < length:
+            raise AddressError(offset)
+        return data
+
+
+def _look_at_source(
+    rng: random.Random,
+    ranges: Sequence[MemoryRange],
+    vcpus: Sequence[VCPU],
+    file: Optional[MemoryFile],
+) -> None:
+    """Checks what a source says, and reads memory as it says."""
+    for low, high in zip(ranges, ranges[1:]):
+        assert low.end <= high.start
+    memory = PhysicalMemory(ranges, file)
+    for run in ranges:
+        assert run.size > 0 and run.start >= 0
+        for _ in range(4):
+            with contextlib.suppress(AddressError):
+                address = run.start + rng.randrange(run.size)
+                assert len(memory.read(address, 64)) == 64
+    for vcpu in vcpus:
+        assert set(REGISTERS) <= set(vcpu.registers)
+        find_paging(memory.read, vcpu)
 
 
 def page_tables(rng: random.Random) -> None:
@@ -328,6 +428,8 @@ def _shown(frames: object) -> None:
 #: Name -> target. The cheap ones are run more often.
 TARGETS: dict[str, tuple[Target, int]] = {
     "guest_file": (guest_file, 60),
+    "state_file": (state_file, 60),
+    "elf_notes": (elf_notes, 60),
     "page_tables": (page_tables, 30),
     "kallsyms": (kallsyms, 20),
     "btf": (btf, 20),

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Kernel images with a symbol table (kallsyms), as scripts/kallsyms.c of Linux writes it.
 
 Written from the kernel's format and not from our reader. Addresses are the caller's; everything

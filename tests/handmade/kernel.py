@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """A Linux kernel that is nothing but words in memory, symbols and the offsets of members."""
 
 import struct

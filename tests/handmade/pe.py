@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The image of a Windows kernel as it lies in memory, byte by byte (Microsoft's "PE Format")."""
 
 import struct

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The lab: real guests to test with.
 
 A guest is a Debian kernel, booted in QEMU with BusyBox and brought into a certain state, then

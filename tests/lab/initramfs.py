@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Initial RAM file systems: cpio archives in the "newc" format that the kernel unpacks.
 
 Written here rather than by cpio(1), which would need root to put a device node in one.

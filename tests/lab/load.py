@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Stops a guest under load at random moments and checks its traces.
 
     python -m tests.lab.load RECIPE [RECIPE ...] --stops N [--keep FOLDER] [--append TEXT]

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Kernels and BusyBox out of Debian's packages, without installing any.
 
 apt runs with a state of its own below `CACHE`, so it needs no root and leaves the machine's state

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """A virtual machine in QEMU: starting it, and asking it over QMP for its state.
 
 QMP is JSON, a line each; what it cannot say, the human monitor can ("info registers").

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """A program of many threads, for guests whose BusyBox has no program with any.
 
 It is made here byte by byte, so that making a guest needs no compiler.

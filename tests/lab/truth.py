@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What a guest and QEMU say of a guest, as the contents of expected.json.
 
 All of it comes from the running kernel, its console and the virtual machine; nothing is read from

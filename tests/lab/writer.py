@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Writes debug.guest and debug.vmem as ESXi does.
 
 Knows the format by itself: it shares nothing with the reader under test, so that an error in one

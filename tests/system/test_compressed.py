@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Pairs as ESXi leaves them: compressed, in part or in whole; and damaged ones."""
 
 import gzip

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Volatility as a library: one context for several plugins, and several dumps in one process."""
 
 import os
@@ -140,7 +142,8 @@ def test_a_page_that_cannot_be_read(
         assert len(run(Backtrace, guest.guest_path, context, "backtrace")) > 2
         if symbol != "init_task":
             assert len(run(pslist.PsList, guest.guest_path, context, "pslist")) > 50
-        # Nothing reads the page of init_task but a list of tasks.
-        assert caplog.text.count("Memory cannot be read") == (symbol != "init_task")
+        # Only a list of tasks reads init_task itself; what else lies in its page is chance.
+        said = caplog.text.count("Memory cannot be read")
+        assert said == 1 or (said == 0 and symbol == "init_task")
     finally:
         forget_all()

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Real guests: what Volatility and our plugins print against what the guest and QEMU said."""
 
 import itertools
@@ -61,7 +63,8 @@ def test_info(vol: Vol, name: str) -> None:
         *("Format", "vCPUs", "Memory size"),
         *(f"Memory range {number}" for number in range(len(regions))),
         *("Memory file", "Paging", "Page-table isolation", "Operating system", "Kernel banner"),
-        *("Kernel build id", "Kernel virtual base", "KASLR shift", "Kernel physical base"),
+        *("Kernel build id", "Host name", "Date", "Uptime", "Load average", "Tasks"),
+        *("Command line", "Taint", "Kernel virtual base", "KASLR shift", "Kernel physical base"),
         *("Page map (DTB)", "Symbols", "Panic", "Panic task", "Kernel found by"),
     ]
     assert shown["Kernel found by"] == "registers"
@@ -81,7 +84,12 @@ def test_info(vol: Vol, name: str) -> None:
     assert shown["KASLR shift"] == truth["kernel_offset"]
     assert shown["Kernel physical base"] == truth["physical_base"]
     assert shown["Kernel virtual base"] == truth["symbols"]["_text"]
+    if "system" in truth and name in WITH_TYPES:
+        system = truth["system"]
+        assert shown["Host name"] == system["hostname"]
+        assert shown["Taint"].split(" ")[0] == str(system["tainted"])
     if name in WITH_TYPES:
+        assert truth["cmdline"] in shown["Command line"]
         assert shown["Kernel build id"] == truth["build_id"]
         assert shown["Page-table isolation"] == ("on" if "pti=on" in truth["cmdline"] else "off")
         assert shown["Symbols"] == "kallsyms and BTF in the dump"

@@ -1,15 +1,21 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Images without registers, of real guests: each way to the kernel, each format."""
 
+import gzip
+import os
 import pathlib
+import random
 
 import pytest
 
 from tests.conftest import Vol
-from tests.helpers import guest_machine, info, real_guest, rows
+from tests.helpers import guest_machine, info, real_guest, rows, write_pair
 from tests.lab import formats
 from volatility_guestdump.linux import find
 from volatility_guestdump.linux.low_memory import low_memory_tables
 from volatility_guestdump.linux.search import search
+from volatility_guestdump.machine import PAGE_SIZE
 
 GUESTS = ("5.10", "hole-pti", "6.12", "newest", "la57", "nokaslr")
 
@@ -23,7 +29,7 @@ def test_each_way_alone(name: str) -> None:
     assert kernel is not None and kernel.found_by == "registers"
     traces = search(memory)
     assert traces.vmcoreinfo and traces.banners
-    low = find._first(((tables, ()) for tables in low_memory_tables(memory)), "low memory")
+    low = find._first(((tables, {}) for tables in low_memory_tables(memory)), "low memory")
     found = [low, find.search_kernel(memory, traces=traces)]
     traces.vmcoreinfo.clear()
     found.append(find.search_kernel(memory, traces=traces))
@@ -49,3 +55,119 @@ def test_processes(vol: Vol, tmp_path: pathlib.Path, name: str, kind: str) -> No
     assert shown["Kernel banner"] == guest.expected["banner"]
     assert shown["vCPUs"] == "-"
     assert shown["Kernel found by"] == ("VMCOREINFO" if kind == "lime-high" else "low memory")
+
+
+def _info(vol: Vol, path: pathlib.Path) -> dict[str, str]:
+    return info(vol("-r", "json", "-f", path, "guestdump.Info"))
+
+
+def _write(name: str, kind: str, folder: pathlib.Path) -> pathlib.Path:
+    return formats.write(formats.source(real_guest(name)), kind, folder)
+
+
+def test_vmcoreinfo_and_low_memory_are_lost(vol: Vol, tmp_path: pathlib.Path) -> None:
+    """The banner is left."""
+    path = _write("hole-pti", "lime-high", tmp_path)
+    memory = path.read_bytes()
+    assert b"OSRELEASE=" in memory
+    path.write_bytes(memory.replace(b"OSRELEASE=", b"overwriten"))
+    shown = _info(vol, path)
+    assert shown["Kernel found by"] == "banner"
+    assert shown["Kernel banner"] == real_guest("hole-pti").expected["banner"]
+
+
+def test_32_bit(vol: Vol, tmp_path: pathlib.Path) -> None:
+    """VMCOREINFO leads to a kernel whose symbols are of code alone."""
+    shown = _info(vol, _write("i686-pae", "vmem", tmp_path))
+    assert shown["Kernel found by"] == "VMCOREINFO" and shown["Paging"] == "PAE"
+    assert shown["Kernel banner"] == real_guest("i686-pae").expected["banner"]
+
+
+def test_a_hole_behind_the_kernel(vol: Vol, tmp_path: pathlib.Path) -> None:
+    """The kernel's image is mapped without the hole too; what it has allocated is not."""
+    guest = real_guest("nokaslr")
+    assert len(guest.expected["memory_regions"]) == 2
+    path = _write("nokaslr", "vmem", tmp_path)
+    listed = {row["PID"] for row in rows(vol("-r", "json", "-f", path, "linux.pslist"))}
+    assert {each["pid"] for each in guest.expected["processes"]} <= listed
+    for number, region in enumerate(guest.expected["memory_regions"]):
+        assert _info(vol, path)[f"Memory range {number}"].startswith(region["start"])
+
+
+@pytest.mark.parametrize("kind", ["elf", "lime-iomem"])
+def test_compressed(vol: Vol, tmp_path: pathlib.Path, kind: str) -> None:
+    """A compressed image lists what the plain one does."""
+    path = _write("hole-pti", kind, tmp_path)
+    packed = path.with_name(f"{path.name}.gz")
+    with gzip.open(packed, "wb", compresslevel=1) as stream:
+        stream.write(path.read_bytes())
+    plain, compressed = (
+        rows(vol("-r", "json", "-f", each, "linux.pslist")) for each in (path, packed)
+    )
+    assert plain and compressed == plain
+
+
+def test_registers_that_lead_nowhere(vol: Vol, tmp_path: pathlib.Path) -> None:
+    """Low memory leads to the kernel; without debug.guest it does too."""
+    guest = real_guest("hole-pti")
+    regions = formats.source(guest).memory.regions
+    path = write_pair(tmp_path, guest.vmem_path.read_bytes(), regions=regions)
+    assert _info(vol, path)["Kernel found by"] == "low memory"
+    path.unlink()
+    done = vol("-r", "json", "-f", path.with_suffix(".vmem"), "linux.pslist")
+    listed = {row["PID"] for row in rows(done)}
+    assert {each["pid"] for each in guest.expected["processes"]} <= listed
+    assert "VMSS" not in done.stderr
+
+
+def test_what_needs_registers(vol: Vol, tmp_path: pathlib.Path) -> None:
+    """It is said that there are none; the stacks of tasks that wait are shown."""
+    path = _write("hole-pti", "lime-iomem", tmp_path)
+    done = vol("-r", "json", "-f", path, "guestdump.Registers")
+    assert rows(done) == [] and "LiME: this image has no registers" in done.stderr
+    done = vol("-r", "json", "-f", path, "guestdump.Backtrace", "--tasks")
+    assert {row["COMM"] for row in rows(done)} >= {"kthreadd"}
+    assert "tasks that ran are not available" in done.stderr
+
+
+def test_saved_configuration(vol: Vol, tmp_path: pathlib.Path) -> None:
+    """It is enough to make the layers and the table anew."""
+    path = _write("hole-pti", "vmem", tmp_path)
+    saved = tmp_path / "saved.json"
+    first = rows(vol("-r", "json", "--save-config", saved, "-f", path, "linux.pslist"))
+    assert first and rows(vol("-r", "json", "-c", saved, "linux.pslist")) == first
+
+
+@pytest.mark.parametrize("size", [0, 4 << 30])
+def test_no_machine(vol: Vol, tmp_path: pathlib.Path, size: int) -> None:
+    """Volatility says what it says without this package, and searches nothing for ours."""
+    path = tmp_path / "image.raw"
+    path.touch()
+    os.truncate(path, size)
+    done = vol("-vvvv", "-f", path, "guestdump.Info")
+    assert done.returncode == 1 and "plugins.Info.primary" in done.stderr
+    assert "WindowsIntelStacker" not in done.stderr
+    done = vol("-vvvv", "-f", path, "linux.pslist")
+    assert "Unable to validate the plugin requirements" in done.stderr
+    assert "using RawSearchStacker" in done.stderr
+    done = vol("-vvvv", "-f", path, "windows.info")
+    assert done.returncode == 1 and "Unable to validate the plugin requirements" in done.stderr
+    assert "using RawSearchStacker" not in done.stderr
+
+
+def test_pages_of_another_moment(vol: Vol, tmp_path: pathlib.Path) -> None:
+    """They cost what is on them; nothing ends in a traceback."""
+    path = _write("newest", "raw", tmp_path)
+    base = int(_info(vol, path)["Kernel physical base"], 16)
+    chosen = random.Random(7)
+    with path.open("r+b") as stream:
+        for place in range(1 << 20, path.stat().st_size, PAGE_SIZE):
+            # The image is read-only in a running kernel, but for its data.
+            if not base <= place < base + (64 << 20) and chosen.random() < 0.01:
+                stream.seek(max(1 << 20, place - chosen.randrange(1 << 10) * PAGE_SIZE))
+                page = stream.read(PAGE_SIZE)
+                stream.seek(place)
+                stream.write(page)
+    for plugin in (["linux.pslist"], ["linux.lsof"], ["guestdump.Backtrace", "--tasks"]):
+        done = vol("-f", path, *plugin)
+        assert "Traceback" not in done.stderr and "volatility_guestdump/" not in done.stderr

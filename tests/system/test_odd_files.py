@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Files under odd names and of odd kinds, as a user of `vol` meets them."""
 
 import gzip

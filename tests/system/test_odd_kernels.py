@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Kernels that were built otherwise than most, on real guests."""
 
 import pytest
@@ -62,7 +64,8 @@ def test_symbols_of_code_alone(name: str) -> None:
         assert frames == Stacks(whole, machine.vcpus).of_vcpu(vcpu).frames
     with pytest.raises(KernelError, match="symbol table has code alone"):
         IsfView(part)
-    shown = dict(report_rows.kernel_rows(facts.linux_facts(machine, part, None)))
+    stacks = Stacks(part, machine.vcpus)
+    shown = dict(report_rows.kernel_rows(facts.linux_facts(machine, part, stacks, None)))
     assert shown["Symbols"] == (
         "kallsyms and BTF in the dump: the kernel's symbol table has code alone "
         "(CONFIG_KALLSYMS_ALL is not set); plugins need an ISF for this banner"

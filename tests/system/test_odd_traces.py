@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Traces of guests whose stacks are odd, against the traces that their kernels printed."""
 
 import re
@@ -70,7 +72,7 @@ def test_kdump() -> None:
     machine = guest_machine(real_guest("kdump"))
     kernel = kernels.linux_kernel(machine)
     assert kernel is not None
-    facts = linux_facts(machine, kernel, None)
+    facts = linux_facts(machine, kernel, Stacks(kernel, machine.vcpus), None)
     assert facts.kdump is not None and not facts.kdump.is_second
     assert facts.panic_task is not None and facts.panic_task.place.startswith("panic+")
     others = [

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Guests that hang, ran out of memory, or bear names that try to be more than text."""
 
 import pytest
@@ -56,7 +58,7 @@ def test_memory_is_full(name: str) -> None:
     machine = guest_machine(guest)
     kernel = kernels.linux_kernel(machine)
     assert kernel is not None
-    facts = linux_facts(machine, kernel, None)
+    facts = linux_facts(machine, kernel, Stacks(kernel, machine.vcpus), None)
     assert facts.panic == guest.expected["panic_message"]
     who = guest.expected["panic_task"]
     assert facts.panic_task is not None and facts.panic_task.task is not None
@@ -96,7 +98,7 @@ def test_the_kernel_that_runs_is_chosen(name: str) -> None:
     assert hex(kernel.virtual_base) == guest.expected["symbols"]["_text"]
     assert kernel.physical_base is not None
     assert hex(kernel.physical_base) == guest.expected["physical_base"]
-    assert linux_facts(machine, kernel, None).kdump is None
+    assert linux_facts(machine, kernel, Stacks(kernel, machine.vcpus), None).kdump is None
     stacks = Stacks(kernel, machine.vcpus)
     shown = [*map(stacks.of_vcpu, machine.vcpus), *stacks.of_tasks()]
     tasks = {stack.task.pid for stack in shown if stack.task}

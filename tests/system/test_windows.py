@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Stand-ins for Windows guests: what our plugins show, and that Volatility's own chain goes on."""
 
 import os

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The short path of our Intel layers: it gives what Volatility's own layers give."""
 
 import copy
@@ -9,8 +11,9 @@ from hypothesis import strategies as st
 from volatility3.framework import contexts, exceptions
 from volatility3.framework.layers import intel, physical
 
-from tests.unit.test_paging import FIVE, FOUR, PAE, PAGE, Memory
+from tests.unit.test_paging import FIVE, FOUR, LEGACY, PAE, PAGE, Memory
 from volatility_guestdump.framework.intel import (
+    GuestDumpIntel,
     GuestDumpIntel32e,
     GuestDumpIntelLA57,
     GuestDumpIntelPAE,
@@ -33,15 +36,21 @@ def layers(mode: PagingMode) -> tuple[intel.Intel, intel.Intel]:
                 memory.data[start : start + PAGE] = bytes(
                     (number * 37 + index // 16) & 0xFF for index in range(PAGE)
                 )
-    context = contexts.Context()
     # The last page is cut off, and one is outside of memory.
-    content = bytes(memory.data[: 47 * PAGE + 100])
+    return both(memory, 47 * PAGE + 100)
+
+
+def both(memory: Memory, size: int) -> tuple[intel.Intel, intel.Intel]:
+    """Returns our layer and Volatility's on a memory of some size."""
+    context = contexts.Context()
+    content = bytes(memory.data[:size])
     context.layers.add_layer(physical.BufferDataLayer(context, "raw", "raw", content))
     made = []
     ours, theirs = {
         FOUR: (GuestDumpIntel32e, intel.LinuxIntel32e),
         PAE: (GuestDumpIntelPAE, intel.LinuxIntelPAE),
-    }[mode]
+        LEGACY: (GuestDumpIntel, intel.LinuxIntel),
+    }[memory.mode]
     for layer_class in (ours, theirs):
         name = layer_class.__name__
         context.config[f"{name}.memory_layer"] = "raw"
@@ -80,6 +89,25 @@ def test_reads_are_those_of_volatility(
     for _ in range(2):
         assert outcome(ours, place, length, pad) == expected
         assert ours.is_valid(place, length) == theirs.is_valid(place, length)
+        found, stock = (list(each.mapping(place, length, True)) for each in (ours, theirs))
+        assert found == stock
+
+
+@pytest.mark.parametrize("mode", [FOUR, PAE, LEGACY])
+def test_large_pages(mode: PagingMode) -> None:
+    """They are read as Volatility reads them, the last one up to where memory ends."""
+    large = 22 if mode is LEGACY else 21
+    memory = Memory(mode, pages=(12 << 20) // PAGE)
+    for page in range(0x100, len(memory.data) // PAGE):
+        memory.data[page * PAGE : page * PAGE + 4] = page.to_bytes(4, "little")
+    for number, place in enumerate((2, 1, 2)):
+        memory.map(VIRTUAL + (number << large), place << large, large)
+    ours, theirs = both(memory, (2 << large) + (1 << 20) + 100)
+    for address in range(VIRTUAL, VIRTUAL + (4 << large), PAGE):
+        for length in (8, PAGE + 4):
+            assert outcome(ours, address, length, False) == outcome(theirs, address, length, False)
+            assert ours.is_valid(address, length) == theirs.is_valid(address, length)
+    assert ours.read(VIRTUAL + (1 << large) + PAGE, 4) == memory.read((1 << large) + PAGE, 4)
 
 
 @pytest.mark.parametrize("mode", LAYERS)

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The decoder of kallsyms, on kernel images made by hand in each of the kernels' forms."""
 
 import random
@@ -490,7 +492,9 @@ def survives(made: Image, change: Callable[[bytearray], None]) -> None:
         return
     assert len(list(found)) == len(found)
     for symbol in (found[0], found[len(found) - 1]):
-        assert found.find(symbol.name)
+        # A damaged name is not at its place in the kernel's own index any more: it is missing then.
+        again = found.find(symbol.name)
+        assert again.name == symbol.name if again else index_of(found).uses_kernels
         found.at(symbol.address)
         found.next_address(symbol.address)
 

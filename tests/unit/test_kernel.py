@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What a Linux kernel says of itself, on memory made by hand."""
 
 import struct
@@ -7,8 +9,9 @@ import pytest
 
 from tests.handmade.btf import BtfBuilder
 from volatility_guestdump.exceptions import AddressError, BtfError
+from volatility_guestdump.linux.image import Run
 from volatility_guestdump.linux.kallsyms import Encoding, Kallsyms
-from volatility_guestdump.linux.kernel import LinuxKernel, Run
+from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.x86.paging import PageTables, PagingMode
 
 START = 0xFFFFFFFF82000000

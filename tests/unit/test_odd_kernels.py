@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Kernels that were built otherwise than those of distributions, in memory made by hand."""
 
 import bisect
@@ -17,9 +19,10 @@ from volatility3.framework.symbols import intermed
 from tests.handmade.btf import BtfBuilder
 from volatility_guestdump.exceptions import AddressError, BtfError, OrcError
 from volatility_guestdump.linux.boot_header import preferred_address
+from volatility_guestdump.linux.image import Run
 from volatility_guestdump.linux.isf.document import IsfView
 from volatility_guestdump.linux.kallsyms import Encoding, Kallsyms
-from volatility_guestdump.linux.kernel import LinuxKernel, Run
+from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.orc import Register
 from volatility_guestdump.linux.orc_search import find_orc
 from volatility_guestdump.x86.paging import PageTables, PagingMode

@@ -1,12 +1,18 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """How the package is built: who may know whom."""
 
 import ast
 import pathlib
+import re
 from collections.abc import Iterator
+from typing import Optional
 
 import pytest
 
 import volatility_guestdump
+from tests import packages
+from tests.packages import ROOT
 
 PACKAGE = pathlib.Path(volatility_guestdump.__file__).parent
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
@@ -25,35 +31,105 @@ def imported(name: str) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def file_of(module: str) -> Optional[str]:
+    """Returns the file of the package that a module is, or None."""
+    path = module.replace(".", "/").partition(f"{PACKAGE.name}/")[2]
+    found = {f"{path}.py", f"{path}/__init__.py"} & set(FILES)
+    return found.pop() if found else None
+
+
+def ours(name: str) -> set[str]:
+    """Returns the files of the package that one of them imports, but for its own __init__.py.
+
+    That has the version, and makes Volatility know the rest.
+    """
+    modules = set(imported(name))
+    # Of a package that only leads to a module of it nothing is used.
+    leading = {module.rpartition(".")[0] for module in modules if file_of(module)}
+    return {path for module in modules - leading if (path := file_of(module))} - {name}
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_who_knows_volatility(name: str) -> None:
     """The layers and plugins do; what finds and decodes kernels works without it."""
     if not name.startswith(KNOWS_VOLATILITY):
         assert not [module for module in imported(name) if module.startswith("volatility3")]
         if name != "__init__.py":
-            assert not [
-                module
-                for module in imported(name)
-                if module.startswith(
-                    ("volatility_guestdump.framework", "volatility_guestdump.plugins")
-                )
-            ]
+            assert not [path for path in ours(name) if path.startswith(KNOWS_VOLATILITY)]
+
+
+@pytest.mark.parametrize("name", [path for path in FILES if not path.startswith("plugins/")])
+def test_plugins_are_on_top(name: str) -> None:
+    """Nothing needs the plugins: programs get all that they show without them."""
+    assert not [path for path in ours(name) if path.startswith("plugins/")]
 
 
 @pytest.mark.parametrize(
-    ("name", "unknown"),
+    ("name", "known"),
     [
-        ("machine.py", ("files", "sources", "x86", "linux", "windows", "kernels", "report")),
-        ("sources/", ("files", "x86", "linux", "windows", "kernels", "report")),
-        ("x86/", ("files", "sources", "linux", "windows", "kernels", "report")),
-        ("linux/", ("files", "sources", "windows", "kernels", "report")),
-        ("windows/", ("files", "sources", "linux", "kernels", "report")),
+        # What all may use: errors, text, data files, what is kept, and the machine.
+        ("exceptions.py", ()),
+        ("text.py", ()),
+        ("kept.py", ()),
+        ("resources.py", ()),
+        ("machine.py", ("exceptions",)),
+        ("sources/", ("exceptions", "kept", "machine", "resources", "text", "sources/")),
+        ("files/", ("exceptions", "kept", "machine", "resources", "text", "files/")),
+        ("x86/", ("exceptions", "kept", "machine", "text", "x86/")),
+        ("linux/", ("exceptions", "kept", "machine", "resources", "text", "x86/", "linux/")),
+        ("windows/", ("exceptions", "kept", "machine", "resources", "text", "x86/", "windows/")),
+        (
+            "kernels.py",
+            ("exceptions", "kept", "machine", "text", "x86/", "linux/", "windows/"),
+        ),
+        (
+            "report/",
+            (
+                *("exceptions", "files/", "kernels", "linux/", "machine", "report/", "text"),
+                *("windows/", "x86/"),
+            ),
+        ),
     ],
 )
-def test_what_is_below_knows_nothing_of_what_is_above(name: str, unknown: tuple[str, ...]) -> None:
+def test_what_is_below_knows_nothing_of_what_is_above(name: str, known: tuple[str, ...]) -> None:
     """A format knows no kernel, page tables no system, and a kernel no file."""
-    forbidden = tuple(f"volatility_guestdump.{part}" for part in unknown)
     found = [path for path in FILES if path.startswith(name)]
     assert found
     for path in found:
-        assert not [module for module in imported(path) if module.startswith(forbidden)], path
+        assert not [other for other in ours(path) if not other.startswith(known)], path
+
+
+def test_no_file_imports_itself_in_a_circle() -> None:
+    """A reader who starts with any file gets to an end; imports for types alone count too."""
+    left = {name: ours(name) for name in FILES}
+    while True:
+        needed = set().union(*left.values())
+        # What imports nothing that is left is in no circle, nor is what nothing imports.
+        done = {name for name in left if name not in needed or not left[name] & set(left)}
+        if not done:
+            break
+        left = {name: others - done for name, others in left.items() if name not in done}
+    assert not left
+
+
+def test_the_readme_names_every_folder_and_no_file_that_is_gone() -> None:
+    """Whoever looks for something starts there."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    folders = {name.split("/")[0] for name in packages.sources() if "/" in name}
+    parts = {path.split("/")[0] for path in FILES if "/" in path}
+    assert [name for name in folders - {".ci"} if f"| `{name}/` |" not in text] == []
+    assert [name for name in parts if f"`.../{name}/`" not in text] == []
+    links = re.findall(r"\]\(([^):#]+)\)", text)
+    assert links and [link for link in links if not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize("name", [name for name in packages.sources() if name.endswith(".py")])
+def test_every_file_says_what_license_it_is_under(name: str) -> None:
+    """In the two lines that Volatility's own files have."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert re.match(
+        r"(#!.*\n)?"
+        r"# This file is licensed under the Volatility Software License 1\.0\n"
+        r"# which is available at https://www\.volatilityfoundation\.org/license/vsl-v1\.0\n",
+        text,
+    )

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Types and symbols in Volatility's terms, and what Volatility makes of them."""
 
 import base64
@@ -18,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from volatility3 import schemas
-from volatility3.framework import contexts, exceptions, interfaces
+from volatility3.framework import contexts, exceptions, interfaces, objects
 from volatility3.framework.layers import physical
 from volatility3.framework.objects import Array, PrimitiveObject, StructType, templates
 from volatility3.framework.symbols import intermed
@@ -27,8 +29,8 @@ from tests.handmade.btf import BOOL, SIGNED, BtfBuilder
 from volatility_guestdump.exceptions import BtfError, KernelError
 from volatility_guestdump.framework.templates import (
     KeepsMembers,
-    KeptMembers,
     StructureTemplate,
+    kept_members,
     quick,
     quick_class,
 )
@@ -722,12 +724,12 @@ def test_objects_hold_what_those_of_volatility_hold(tmp_path: pathlib.Path, memb
         ours = quick(template)
         assert ours.size == template.size
         info = interfaces.objects.ObjectInformation("m", offset, "n", member, size=3)
-        objects = [kind(context, info) for kind in (template, ours)]
-        first, second = ({k: o.vol[k] for k in VALUES if k in o.vol} for o in objects)
+        both = [kind(context, info) for kind in (template, ours)]
+        first, second = ({k: o.vol[k] for k in VALUES if k in o.vol} for o in both)
         assert first == second and {*VALUES[:7]} <= {*first}
-        if isinstance(objects[1], PrimitiveObject):
-            copied = pickle.loads(pickle.dumps(objects[1]))
-            assert copied == objects[0]
+        if isinstance(both[1], PrimitiveObject):
+            copied = pickle.loads(pickle.dumps(both[1]))
+            assert copied == both[0]
             assert {k: copied.vol[k] for k in VALUES[:7]} == {k: first[k] for k in VALUES[:7]}
 
 
@@ -748,7 +750,7 @@ def test_quick_templates_of_what_has_any_length(
         assert clone.size == length
         made.append(clone(context, info))
     assert made[0] == made[1] == ("swapper" if name == "string" else memory[:length])
-    assert type(made[0]) is type(made[1])
+    assert len({(type(each).__module__, type(each).__qualname__) for each in made}) == 1
 
 
 def test_quick_templates_can_be_changed(tmp_path: pathlib.Path) -> None:
@@ -776,7 +778,7 @@ class KeepingLayer(KeepsMembers, physical.BufferDataLayer):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.kept_members = KeptMembers()
+        self.kept_members = kept_members()
 
 
 def quick_task(tmp_path: pathlib.Path, keeps: bool = False) -> Callable[..., Any]:
@@ -887,6 +889,11 @@ def test_classes_of_structures(tmp_path: pathlib.Path) -> None:
     names = (type(task).__name__, type(task).__qualname__, type(task).__module__)
     assert names == (StructType.__name__, StructType.__qualname__, StructType.__module__)
     assert type(copy.copy(task)) is StructType
+    for part in (task.grid, task.parent):
+        copied = copy.copy(part)
+        assert type(copied).__module__ == "volatility3.framework.objects"
+        assert type(copied) is getattr(objects, type(part).__name__) is not type(part)
+        assert isinstance(part, Array) or copied == part
     for absent in ("absent", "_absent", "_a__absent", "__absent"):
         assert not hasattr(task, absent)
         with pytest.raises(AttributeError, match="has no attribute"):
@@ -894,9 +901,15 @@ def test_classes_of_structures(tmp_path: pathlib.Path) -> None:
 
     class Own(StructType):
         def __getattr__(self, attr: str) -> Any:
+            if attr == "vol":
+                raise AttributeError(attr)
             return attr
 
-    assert quick_class(Own) is Own
+    own = quick_class(Own)
+    info = interfaces.objects.ObjectInformation("m", 0, "m")
+    members = {"low": task.vol.members["low"]}
+    made: Any = own(task._context, type_name="t!own", object_info=info, size=8, members=members)
+    assert made.low == "low" and made.vol.offset == 0 and quick_class(own) is own
 
 
 def usable(btf: bytes) -> None:

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The memory file: where it lies, reading it by offsets, and the holes put back."""
 
 import gzip

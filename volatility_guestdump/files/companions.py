@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Which files of VMware belong together: state files (.vmsn, .vmss) and memory files (.vmem).
 
     x.vmss              x.vmem              suspended machine
@@ -60,16 +62,19 @@ def _memory_names(state_location: str) -> list[str]:
     return [f"{each}{MEMORY_SUFFIX}{packed}" for each in stems for packed in ("", GZIP_SUFFIX)]
 
 
-def state_locations(memory_location: str) -> list[list[str]]:
-    """Returns where the state file of a memory file may lie, those of one likelihood in one list.
+def state_locations(memory_location: str) -> tuple[list[str], list[str]]:
+    """Returns where the state file of a memory file may lie.
 
     Args:
         memory_location: URL of the memory file, which may be compressed.
+
+    Returns:
+        URLs of the same name, and those of numbered states without a memory file of their own.
     """
     stem, suffix = os.path.splitext(without_gzip(memory_location))
     if suffix.lower() != MEMORY_SUFFIX:
-        return []
-    return [of_all_names(memory_location, _state_names), list(_numbered_states(stem))]
+        return [], []
+    return of_all_names(memory_location, _state_names), list(_numbered_states(stem))
 
 
 def _state_names(memory_location: str) -> list[str]:

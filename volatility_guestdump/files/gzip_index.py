@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Random access to gzip files, through an index of places where decompression can start.
 
 rapidgzip does the work. The index is made in one pass over the file and kept in the folder that
@@ -8,6 +10,7 @@ agree with the file.
 """
 
 import hashlib
+import importlib
 import logging
 import os
 import pathlib
@@ -18,11 +21,6 @@ from typing import Any, Callable, Optional
 
 from volatility_guestdump.exceptions import MemoryFileError
 from volatility_guestdump.files.gzip_members import Beginning, end_of_members
-
-try:
-    import rapidgzip
-except ImportError:  # pragma: no cover
-    rapidgzip = None
 
 vollog = logging.getLogger(__name__)
 
@@ -75,11 +73,14 @@ class SeekableGzip:
     def __init__(self, path: str, progress: Progress = None) -> None:
         self._name = os.path.basename(path)
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
-        if rapidgzip is None:
+        # Imported when a file is compressed, which few are: every start of vol would pay for it.
+        try:
+            self._rapidgzip: Any = importlib.import_module("rapidgzip")
+        except ImportError:
             raise MemoryFileError(
                 f"{self._name}: a compressed memory file needs rapidgzip (pip install rapidgzip); "
                 f"or unpack it with gunzip"
-            )
+            ) from None
         self._path = path
         index = _Index(path)
         self._open(index.members_end)
@@ -95,7 +96,7 @@ class SeekableGzip:
     def _open(self, members_end: Optional[int]) -> None:
         """Opens the file, or as much of it as its members take."""
         file = self._path if members_end is None else Beginning(self._path, members_end)
-        self._file: Any = rapidgzip.RapidgzipFile(
+        self._file: Any = self._rapidgzip.RapidgzipFile(
             file, parallelization=_WORKERS, chunk_size=_CHUNK_SIZE
         )
         # It has threads of its own, which must end before the interpreter does.
@@ -162,7 +163,7 @@ class SeekableGzip:
             descriptor, temporary = tempfile.mkstemp(dir=index.parent, suffix=".cache")
             os.close(descriptor)
             try:
-                self._file.export_index(temporary, rapidgzip.IndexFormat.GZTOOL)
+                self._file.export_index(temporary, self._rapidgzip.IndexFormat.GZTOOL)
                 os.replace(temporary, index)
             except BaseException:
                 os.unlink(temporary)

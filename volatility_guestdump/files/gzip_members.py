@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """gzip files member by member, with what gunzip accepts behind the last one.
 
 A gzip file is a row of members (RFC 1952, 2.2). Block devices, tapes and some copying programs put

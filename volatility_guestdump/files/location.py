@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Where files lie: URLs, paths, and the companions of a file.
 
 Volatility names files by URLs. Those of local files are opened here; `set_opener` says who opens

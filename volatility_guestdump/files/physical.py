@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Guest-physical memory in a file: the memory file with the holes put back.
 
 Reads go through a map of the file, which is several times faster than asking the system for each

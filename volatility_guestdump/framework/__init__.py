@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """All that knows Volatility: layers, stackers, automagic and symbol tables.
 
 Importing this package makes Volatility know them, which finds them as subclasses of its own.

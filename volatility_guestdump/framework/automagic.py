@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Automagic: symbols from the dump, and no scans for the plugins of this package."""
 
 import logging
@@ -20,6 +22,9 @@ from volatility_guestdump.machine import Machine
 vollog = logging.getLogger(__name__)
 
 join = interfaces.configuration.path_join
+
+#: Where the list of stackers is kept while LayerStacker has none.
+_OTHERS = "others"
 
 
 class GuestDumpStackers(stacker.LayerStacker):
@@ -51,7 +56,17 @@ class GuestDumpStackers(stacker.LayerStacker):
         found: Optional[list[str]] = super().__call__(
             context, config_path, requirement, progress_callback
         )
+        if requirement.unsatisfied(context, config_path):
+            self._set_aside_others()
         return found
+
+    def _set_aside_others(self) -> None:
+        """Lets LayerStacker, which comes next, stack nothing: it would search in vain.
+
+        Its option "stackers" chooses them by name. `GuestDumpOtherStackers` puts it right again.
+        """
+        self.context.config[join(self.config_path, _OTHERS)] = self.config.get("stackers", [])
+        self.config["stackers"] = [type(self).__name__]
 
     def create_stackers_list(self) -> list[type[interfaces.automagic.StackerLayerInterface]]:
         """Returns the stackers for files; those for operating systems have an exclusion list."""
@@ -73,6 +88,28 @@ class GuestDumpStackers(stacker.LayerStacker):
                 optional=True,
             )
         ]
+
+
+class GuestDumpOtherStackers(interfaces.automagic.AutomagicInterface):
+    """Gives LayerStacker, which has just run, the list of stackers back that it had before."""
+
+    priority = stacker.LayerStacker.priority + 1
+
+    def __call__(
+        self,
+        context: interfaces.context.ContextInterface,
+        config_path: str,
+        requirement: interfaces.configuration.RequirementInterface,
+        progress_callback: constants.ProgressCallback = None,
+    ) -> None:
+        """Runs the automagic over the configurable."""
+        parent = interfaces.configuration.parent_path(self.config_path)
+        kept = join(parent, GuestDumpStackers.__name__, _OTHERS)
+        if kept in context.config:
+            context.config[join(parent, stacker.LayerStacker.__name__, "stackers")] = (
+                context.config[kept]
+            )
+            del context.config[kept]
 
 
 def _missing_tables(

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Layers of images that have memory and no registers: raw, LiME, AVML, and their stackers."""
 
 import contextlib
@@ -12,7 +14,6 @@ from volatility3.framework.layers import physical
 
 from volatility_guestdump import kernels
 from volatility_guestdump.exceptions import (
-    AddressError,
     MemoryFileError,
     SourceError,
     UnrecognizedSource,
@@ -20,33 +21,38 @@ from volatility_guestdump.exceptions import (
 from volatility_guestdump.files.location import (
     GZIP_SUFFIX,
     MEMORY_SUFFIX,
-    STREAM_ERRORS,
     display_name,
     file_state,
     has_suffix,
     is_readable,
     local_path,
-    open_location,
     without_gzip,
 )
 from volatility_guestdump.files.memory_file import Content, MemoryStream, open_memory_file
 from volatility_guestdump.files.physical import PhysicalMemory
-from volatility_guestdump.framework.layers import MachineLayer, MemoryFileLayer, kept_machine
+from volatility_guestdump.framework import stacking
+from volatility_guestdump.framework.layers import (
+    FileMachineLayer,
+    MemoryFileLayer,
+    kept_machine,
+    opened_source,
+)
 from volatility_guestdump.kept import Kept
-from volatility_guestdump.linux import memory_map
+from volatility_guestdump.linux import memory_map, vmcoreinfo
 from volatility_guestdump.linux.find import maps_an_image, search_kernel
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.low_memory import last_entries, low_memory_tables
 from volatility_guestdump.linux.search import Traces, search
 from volatility_guestdump.machine import Machine, MemoryRange, Origin
 from volatility_guestdump.sources import avml, lime, raw
+from volatility_guestdump.x86.paging import PageTables
 
 vollog = logging.getLogger(__name__)
 
-join = interfaces.configuration.path_join
-
 #: How far the end of RAM that the firmware reports may be from the hole: it keeps some for itself.
 _FIRMWARE_LIMIT = 64 << 20
+#: Holes with which page tables make sense, and are followed in vain, before a search ends.
+_ATTEMPTS = 8
 
 
 class ImageFormatException(exceptions.LayerException):
@@ -71,17 +77,9 @@ def open_lime(location: str) -> Machine:
     """
 
     def make(identity: Hashable) -> Machine:
-        name = display_name(location)
-        try:
-            # Before a compressed file is indexed, which takes long, for it may be any.
-            with open_location(location) as stream:
-                if stream.read(len(lime.MAGIC)) != lime.MAGIC:
-                    raise UnrecognizedSource(f"{name} is not in LiME's format")
-            file = open_memory_file(location)
-            memory_stream: Any = MemoryStream(file)
-            ranges = lime.parse(memory_stream, file.size, name)
-        except (*STREAM_ERRORS, AddressError) as error:
-            raise SourceError(f"{name}: {error}") from error
+        with opened_source(location, [lime.MAGIC], "not in LiME's format") as file:
+            stream: Any = MemoryStream(file)
+            ranges = lime.parse(stream, file.size, display_name(location))
         return _machine("LiME", location, ranges, file, identity)
 
     return kept_machine([location], make, "LiME")
@@ -104,14 +102,8 @@ def open_avml_file(location: str) -> avml.AvmlFile:
 
 
 def _open_avml_file(location: str) -> avml.AvmlFile:
-    name = display_name(location)
-    try:
-        with open_location(location) as stream:
-            if stream.read(len(avml.MAGIC)) != avml.MAGIC:
-                raise UnrecognizedSource(f"{name} is not in AVML's format")
-        return avml.AvmlFile(open_memory_file(location), name)
-    except (*STREAM_ERRORS, AddressError) as error:
-        raise SourceError(f"{name}: {error}") from error
+    with opened_source(location, [avml.MAGIC], "not in AVML's format") as file:
+        return avml.AvmlFile(file, display_name(location))
 
 
 #: Two, for whoever compares two guests.
@@ -148,7 +140,7 @@ def hole_by_low_memory(location: str) -> Optional[int]:
         if any(map(maps_an_image, low_memory_tables(memory))):
             kernel = kernels.linux_kernel(open_raw(location, hole))
             if kernel is not None:
-                return _checked_hole(location, kernel, hole, file.size)
+                return _checked_hole(location, kernel, hole, file)
     return None
 
 
@@ -156,6 +148,7 @@ def hole_by_search(location: str, progress: constants.ProgressCallback) -> Optio
     """Returns the same after a search of all memory."""
     file = open_memory_file(location)
     traces = search(PhysicalMemory(raw.with_hole(file.size, 0), file), progress)
+    attempts = 0
     for hole in raw.possible_holes(file.size):
         ranges = raw.with_hole(file.size, hole)
         distance = ranges[-1].start - ranges[-1].file_offset
@@ -165,24 +158,50 @@ def hole_by_search(location: str, progress: constants.ProgressCallback) -> Optio
                 for found in (traces.vmcoreinfo, traces.banners)
             )
         )
-        if hole not in (0, 3 << 30):
+        memory = PhysicalMemory(ranges, file)
+        if hole not in raw.USUAL_HOLES:
             # To decode kallsyms for each would take too long.
             moved.banners.clear()
-        kernel = search_kernel(PhysicalMemory(ranges, file), traces=moved)
+            named = (vmcoreinfo.read_at(memory, each) for each in moved.vmcoreinfo)
+            if not any(any(vmcoreinfo.vmcoreinfo_tables(memory, info)) for info in named):
+                continue
+        kernel = search_kernel(memory, traces=moved)
         if kernel is not None:
-            start = _checked_hole(location, kernel, hole, file.size)
-            kernels.remember(open_raw(location, start), kernel)
+            start = _checked_hole(location, kernel, hole, file)
+            if start == hole:
+                kernels.remember(open_raw(location, start), kernel)
             return start
+        attempts += 1
+        if attempts >= _ATTEMPTS:
+            break
     return None
 
 
-def _checked_hole(location: str, kernel: LinuxKernel, hole: int, size: int) -> int:
-    """Returns where the hole starts by the kernel's own memory map, where it fits the file."""
+def _checked_hole(location: str, kernel: LinuxKernel, hole: int, file: Content) -> int:
+    """Returns where the hole starts by the kernel's own memory map, where it fits the file.
+
+    Args:
+        location: URL of the file.
+        kernel: that was found with a hole at `hole`, which only has to be behind its image.
+        hole: where it starts, 0 for none.
+        file: the raw file.
+    """
     ends = memory_map.end_of_memory(kernel)
+    if ends is None and kernel.address("e820_table") is not None:
+        # What the kernel has allocated may lie behind the hole, and only make sense with it.
+        for other in raw.possible_holes(file.size):
+            memory = PhysicalMemory(raw.with_hole(file.size, other), file)
+            tables = PageTables(memory.read, kernel.tables.mode, kernel.tables.root)
+            ends = memory_map.end_of_memory(
+                LinuxKernel(tables, kernel.runs, kernel.banner, kernel.kallsyms)
+            )
+            if ends is not None:
+                hole = other
+                break
     if ends is not None:
         low, end = ends
-        start = size - (end - (4 << 30))
-        if end > 4 << 30 and end > size and low <= start < low + _FIRMWARE_LIMIT:
+        start = file.size - (end - (4 << 30))
+        if end > 4 << 30 and end > file.size and low <= start < low + _FIRMWARE_LIMIT:
             hole = start
     if hole:
         vollog.info(
@@ -192,42 +211,13 @@ def _checked_hole(location: str, kernel: LinuxKernel, hole: int, size: int) -> i
     return hole
 
 
-class _ImageLayer(MachineLayer):
-    """A machine that one file makes.
-
-    Attributes:
-        file_layer: class of the layer of that file.
-    """
-
-    file_layer: type[MemoryFileLayer] = MemoryFileLayer
-
-    def __init__(
-        self,
-        context: interfaces.context.ContextInterface,
-        config_path: str,
-        name: str,
-        metadata: Optional[dict[str, Any]] = None,
-    ) -> None:
-        try:
-            super().__init__(context, config_path, name, metadata)
-        except SourceError as error:
-            raise ImageFormatException(name, str(error)) from error
-
-    @property
-    def _location(self) -> str:
-        return str(self.context.layers[str(self._base_layer)].config["location"])
-
-    @classmethod
-    def get_requirements(cls) -> list[interfaces.configuration.RequirementInterface]:
-        """Returns the layer of the file."""
-        return [requirements.TranslationLayerRequirement(name="base_layer", optional=False)]
-
-
-class LimeMemoryLayer(_ImageLayer):
+class LimeMemoryLayer(FileMachineLayer):
     """The guest-physical memory in a LiME file."""
 
+    format_exception = ImageFormatException
+
     def _make_machine(self) -> Machine:
-        return open_lime(self._location)
+        return open_lime(self.file_location)
 
 
 class AvmlFileLayer(MemoryFileLayer):
@@ -239,20 +229,23 @@ class AvmlFileLayer(MemoryFileLayer):
         return open_avml_file(str(self.config["location"]))
 
 
-class AvmlMemoryLayer(_ImageLayer):
+class AvmlMemoryLayer(FileMachineLayer):
     """The guest-physical memory in a file of AVML."""
 
+    format_exception = ImageFormatException
     file_layer = AvmlFileLayer
 
     def _make_machine(self) -> Machine:
-        return open_avml(self._location)
+        return open_avml(self.file_location)
 
 
-class RawMemoryLayer(_ImageLayer):
+class RawMemoryLayer(FileMachineLayer):
     """The guest-physical memory in a raw file, with a hole put back where it has one."""
 
+    format_exception = ImageFormatException
+
     def _make_machine(self) -> Machine:
-        return open_raw(self._location, int(str(self.config.get("hole", None) or 0)))
+        return open_raw(self.file_location, int(str(self.config.get("hole", None) or 0)))
 
     @classmethod
     def get_requirements(cls) -> list[interfaces.configuration.RequirementInterface]:
@@ -273,8 +266,9 @@ class ImageStacker(interfaces.automagic.StackerLayerInterface):
 
     # Plugins for others are left to Volatility's own stackers.
     exclusion_list = ["mac", "windows"]
-    # Before Volatility's (from 10), and behind those of formats with registers.
-    stack_order = 8
+    stack_order = stacking.Order.IMAGE
+    #: A layer of a file that it stacks on too, besides Volatility's.
+    file_layer: type[physical.FileLayer] = physical.FileLayer
 
     @classmethod
     def stack(
@@ -285,14 +279,10 @@ class ImageStacker(interfaces.automagic.StackerLayerInterface):
     ) -> Optional[interfaces.layers.DataLayerInterface]:
         """Attempts to identify an image within this layer."""
         layer = context.layers[layer_name]
-        if type(layer) is not physical.FileLayer:
+        if type(layer) not in (physical.FileLayer, cls.file_layer):
             return None
-        location = layer.location
+        location = str(layer.config["location"])
         try:
-            if has_suffix(location, GZIP_SUFFIX) and local_path(location):
-                # Random access to what Volatility would decompress to know its size.
-                stream: Any = MemoryStream(open_memory_file(location, progress=progress_callback))
-                layer._file_ = stream
             return cls._stack(context, location, progress_callback)
         except UnrecognizedSource as error:
             vollog.log(constants.LOGLEVEL_VV, f"Not an image for {cls.__name__}: {error}")
@@ -307,39 +297,46 @@ class ImageStacker(interfaces.automagic.StackerLayerInterface):
         location: str,
         progress: constants.ProgressCallback,
     ) -> Optional[interfaces.layers.DataLayerInterface]:
-        layers: tuple[tuple[Callable[[str], Machine], type[_ImageLayer]], ...] = (
+        layers: tuple[tuple[Callable[[str], Machine], type[FileMachineLayer]], ...] = (
             (open_lime, LimeMemoryLayer),
             (open_avml, AvmlMemoryLayer),
         )
         for open_machine, layer_class in layers:
             with contextlib.suppress(UnrecognizedSource):
                 open_machine(location)
-                return _new_layer(context, layer_class, location)
+                return stacking.layer_of_file(context, layer_class, location)
         return None
 
 
-def _new_layer(
-    context: interfaces.context.ContextInterface,
-    layer_class: type[_ImageLayer],
-    location: str,
-    hole: int = 0,
-) -> interfaces.layers.DataLayerInterface:
-    name = context.layers.free_layer_name(layer_class.__name__)
-    path = join("GuestDumpHelper", name)
-    base = context.layers.free_layer_name("FileLayer")
-    context.config[join(path, "base_layer", "location")] = location
-    context.layers.add_layer(layer_class.file_layer(context, join(path, "base_layer"), base))
-    context.config[join(path, "base_layer")] = base
-    if hole:
-        context.config[join(path, "hole")] = hole
-    return layer_class(context, path, name)
+class CompressedFileStacker(ImageStacker):
+    """Stacks a layer with random access on that of a compressed file, for others to stack on.
+
+    Volatility would decompress it from its start again and again.
+    """
+
+    stack_order = stacking.Order.COMPRESSED
+
+    @classmethod
+    def _stack(
+        cls,
+        context: interfaces.context.ContextInterface,
+        location: str,
+        progress: constants.ProgressCallback,
+    ) -> Optional[interfaces.layers.DataLayerInterface]:
+        if not has_suffix(location, GZIP_SUFFIX) or not local_path(location):
+            return None
+        open_memory_file(location, progress=progress)
+        name = context.layers.free_layer_name(MemoryFileLayer.__name__)
+        path = stacking.join("GuestDumpHelper", name)
+        context.config[stacking.join(path, "location")] = location
+        return MemoryFileLayer(context, path, name)
 
 
 class RawMemoryStacker(ImageStacker):
     """Stacks a RawMemoryLayer on a file whose low memory leads to a Linux kernel."""
 
-    # Behind the stackers of all formats.
-    stack_order = 25
+    stack_order = stacking.Order.RAW
+    file_layer = MemoryFileLayer
 
     @classmethod
     def _stack(
@@ -349,13 +346,15 @@ class RawMemoryStacker(ImageStacker):
         progress: constants.ProgressCallback,
     ) -> Optional[interfaces.layers.DataLayerInterface]:
         hole = hole_by_low_memory(location)
-        return None if hole is None else _new_layer(context, RawMemoryLayer, location, hole)
+        if hole is None:
+            return None
+        return stacking.layer_of_file(context, RawMemoryLayer, location, hole=hole)
 
 
 class VmemStacker(RawMemoryStacker):
     """Does the same for a .vmem that is alone, before Volatility warns that it is."""
 
-    stack_order = 9
+    stack_order = stacking.Order.LONE_VMEM
 
     @classmethod
     def _stack(
@@ -376,8 +375,8 @@ class VmemStacker(RawMemoryStacker):
 class RawSearchStacker(ImageStacker):
     """Stacks a RawMemoryLayer on a file in which a search finds a Linux kernel."""
 
-    # Behind Volatility's stackers for Linux (34 and 35).
-    stack_order = 36
+    stack_order = stacking.Order.RAW_SEARCH
+    file_layer = MemoryFileLayer
 
     @classmethod
     def _stack(
@@ -387,4 +386,6 @@ class RawSearchStacker(ImageStacker):
         progress: constants.ProgressCallback,
     ) -> Optional[interfaces.layers.DataLayerInterface]:
         hole = hole_by_search(location, progress)
-        return None if hole is None else _new_layer(context, RawMemoryLayer, location, hole)
+        if hole is None:
+            return None
+        return stacking.layer_of_file(context, RawMemoryLayer, location, hole=hole)

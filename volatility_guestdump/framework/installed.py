@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Which ISF files are installed on this machine, by Volatility's own list of them."""
 
 from typing import Optional

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The Linux kernel's Intel layers on a guest dump, with a short path for small reads.
 
 Volatility's layers translate each read anew, through two generators and a layer's name; nearly all
@@ -5,6 +7,7 @@ reads of plugins are of a few bytes in pages that were translated before.
 """
 
 import functools
+from collections.abc import Iterable
 from typing import Any, Optional
 
 from volatility3.framework import exceptions, interfaces
@@ -12,7 +15,7 @@ from volatility3.framework.layers import intel
 
 from volatility_guestdump.exceptions import AddressError
 from volatility_guestdump.framework.machines import machine_of
-from volatility_guestdump.framework.templates import KeepsMembers, KeptMembers
+from volatility_guestdump.framework.templates import KeepsMembers, kept_members
 from volatility_guestdump.machine import PAGE_SIZE, Read
 
 _PAGE_BITS = PAGE_SIZE.bit_length() - 1
@@ -21,6 +24,9 @@ _OFFSET = PAGE_SIZE - 1
 _MAXIMUM_PIECE = 1 << 16
 #: More pages than a plugin usually reads, in 8 MiB.
 _MAXIMUM_PAGES = 1 << 16
+#: The smallest large page, of PAE and long mode; without PAE they have two of it.
+_BLOCK = 2 << 20
+_PAGES = _BLOCK // PAGE_SIZE
 
 
 class _ShortPath(KeepsMembers, intel.Intel):
@@ -30,7 +36,10 @@ class _ShortPath(KeepsMembers, intel.Intel):
         super().__init__(*args, **kwargs)
         #: Number of a virtual page -> its address in the layer below.
         self._places: dict[int, int] = {}
-        self.kept_members = KeptMembers()
+        #: The same for whole blocks of large pages: of what the kernel maps for itself, each page
+        #: is read a few times only, and most time would go into its page tables.
+        self._blocks: dict[int, int] = {}
+        self.kept_members = kept_members()
 
     @functools.cached_property
     def _below(self) -> interfaces.layers.DataLayerInterface:
@@ -43,14 +52,22 @@ class _ShortPath(KeepsMembers, intel.Intel):
 
     def _place(self, number: int) -> Optional[int]:
         """Finds the place of a page; None when not all of it can be read."""
-        try:
-            place, _, layer = self._translate(number << _PAGE_BITS)
-        except exceptions.InvalidAddressException:
-            return None
-        if layer != self._base_layer or not self._below.is_valid(place, PAGE_SIZE):
-            return None
+        block, page = divmod(number, _PAGES)
+        if block in self._blocks:
+            place = self._blocks[block] + page * PAGE_SIZE
+        else:
+            try:
+                place, size, layer = self._translate(number << _PAGE_BITS)
+            except exceptions.InvalidAddressException:
+                return None
+            if layer != self._base_layer or not self._below.is_valid(place, PAGE_SIZE):
+                return None
+            start = place - page * PAGE_SIZE
+            if size >= _BLOCK and not start % _BLOCK and self._below.is_valid(start, _BLOCK):
+                self._blocks[block] = start
         if len(self._places) >= _MAXIMUM_PAGES:
             self._places.clear()
+            self._blocks.clear()
         self._places[number] = place
         return place
 
@@ -75,16 +92,31 @@ class _ShortPath(KeepsMembers, intel.Intel):
     def is_valid(self, offset: int, length: int = 1) -> bool:
         """Returns whether all of a piece of memory can be read."""
         if 0 < length <= _MAXIMUM_PIECE:
-            pages = range(offset >> _PAGE_BITS, (offset + length - 1 >> _PAGE_BITS) + 1)
-            if all(page in self._places or self._place(page) is not None for page in pages):
+            for page in range(offset >> _PAGE_BITS, (offset + length - 1 >> _PAGE_BITS) + 1):
+                if page not in self._places and self._place(page) is None:
+                    break
+            else:
                 return True
         return bool(super().is_valid(offset, length))
+
+    def mapping(
+        self, offset: int, length: int, ignore_errors: bool = False
+    ) -> Iterable[tuple[int, int, int, int, str]]:
+        """Yields where a piece of memory is; see `TranslationLayerInterface.mapping`."""
+        start = offset & _OFFSET
+        if 0 < length <= PAGE_SIZE - start:
+            number = offset >> _PAGE_BITS
+            place = self._places.get(number) or self._place(number)
+            if place is not None:
+                yield offset, length, place + start, length, str(self._base_layer)
+                return
+        yield from super().mapping(offset, length, ignore_errors)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out what can be found again."""
         found_again = ("_below", "_read_below")
         state = {name: value for name, value in self.__dict__.items() if name not in found_again}
-        return {**state, "_places": {}, "kept_members": KeptMembers()}
+        return {**state, "_places": {}, "_blocks": {}, "kept_members": kept_members()}
 
 
 class GuestDumpIntel(_ShortPath, intel.LinuxIntel):

@@ -1,14 +1,22 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Layers: the memory file of a guest dump, and its guest-physical memory."""
 
+import contextlib
 import functools
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any, Callable, Optional
 
 from volatility3.framework import exceptions, interfaces
 from volatility3.framework.configuration import requirements
 from volatility3.framework.layers import physical, segmented
 
-from volatility_guestdump.exceptions import AddressError, SourceError
+from volatility_guestdump.exceptions import (
+    AddressError,
+    MemoryFileError,
+    SourceError,
+    UnrecognizedSource,
+)
 from volatility_guestdump.files.location import (
     STREAM_ERRORS,
     display_name,
@@ -16,7 +24,12 @@ from volatility_guestdump.files.location import (
     memory_locations,
     open_location,
 )
-from volatility_guestdump.files.memory_file import Content, MemoryStream, open_memory_file
+from volatility_guestdump.files.memory_file import (
+    Content,
+    MemoryFile,
+    MemoryStream,
+    open_memory_file,
+)
 from volatility_guestdump.files.physical import PhysicalMemory
 from volatility_guestdump.framework.structures import StructuresTable
 from volatility_guestdump.kept import Kept
@@ -102,6 +115,34 @@ def kept_machine(
     return _machines.get(identity, lambda: make(identity))
 
 
+@contextlib.contextmanager
+def opened_source(location: str, magics: Iterable[bytes], what: str) -> Iterator[MemoryFile]:
+    """Opens a file that begins with one of some magics, and turns errors in reading it to its own.
+
+    Args:
+        location: URL of the file, which may be compressed.
+        magics: of the format.
+        what: of which format a file is not that begins with none of them.
+
+    Raises:
+        UnrecognizedSource: the file begins with none of them.
+        SourceError: it cannot be read.
+    """
+    name = display_name(location)
+    magics = tuple(magics)
+    try:
+        # Before a compressed file is indexed, which takes long, for it may be any.
+        with open_location(location) as stream:
+            start = stream.read(max(map(len, magics)))
+        if not start.startswith(magics):
+            raise UnrecognizedSource(f"{name} is {what}: it begins with {start.hex() or 'nothing'}")
+        yield open_memory_file(location)
+    except MemoryFileError as error:
+        raise SourceError(str(error)) from error
+    except (*STREAM_ERRORS, AddressError) as error:
+        raise SourceError(f"{name}: {error}") from error
+
+
 class MemoryFileLayer(physical.FileLayer):
     """The memory file of a guest dump, with random access to compressed files too.
 
@@ -151,9 +192,26 @@ class MachineLayer(segmented.SegmentedLayer):
     """The guest-physical memory of a machine, whatever files it comes from.
 
     Subclasses say how the machine is made of the layers that they need.
+
+    Attributes:
+        format_exception: thrown when a file that describes the machine is not valid.
     """
 
     provides = {"type": "physical"}
+    format_exception: type[exceptions.LayerException] = exceptions.LayerException
+
+    def __init__(
+        self,
+        context: interfaces.context.ContextInterface,
+        config_path: str,
+        name: str,
+        metadata: Optional[dict[str, Any]] = None,
+    ) -> None:
+        try:
+            # Makes the machine.
+            super().__init__(context, config_path, name, metadata)
+        except SourceError as error:
+            raise self.format_exception(name, str(error)) from error
 
     def _make_machine(self) -> Machine:
         """Returns the machine, made now or before.
@@ -213,6 +271,26 @@ class MachineLayer(segmented.SegmentedLayer):
         return {name: value for name, value in self.__dict__.items() if name != "machine"}
 
 
+class FileMachineLayer(MachineLayer):
+    """A machine that one file makes, which the base layer is of.
+
+    Attributes:
+        file_layer: class of the base layer.
+    """
+
+    file_layer: type[MemoryFileLayer] = MemoryFileLayer
+
+    @property
+    def file_location(self) -> str:
+        """URL of the file."""
+        return str(self.context.layers[str(self._base_layer)].config["location"])
+
+    @classmethod
+    def get_requirements(cls) -> list[interfaces.configuration.RequirementInterface]:
+        """Returns the layer of the file."""
+        return [requirements.TranslationLayerRequirement(name="base_layer", optional=False)]
+
+
 class DescribedMemoryLayer(MachineLayer):
     """A machine of two files: the meta layer describes it, the base layer holds its memory.
 
@@ -266,6 +344,8 @@ class GuestDumpLayer(DescribedMemoryLayer):
     and every address is invalid.
     """
 
+    format_exception = GuestDumpFormatException
+
     def __init__(
         self,
         context: interfaces.context.ContextInterface,
@@ -273,18 +353,13 @@ class GuestDumpLayer(DescribedMemoryLayer):
         name: str,
         metadata: Optional[dict[str, Any]] = None,
     ) -> None:
-        try:
-            # Opens the memory file too.
-            super().__init__(context, config_path, name, metadata)
-            version = open_guest_file(self.describing_location).version
-        except SourceError as error:
-            raise GuestDumpFormatException(name, str(error)) from error
+        super().__init__(context, config_path, name, metadata)
         context.symbol_space.append(
             StructuresTable(
                 context,
                 interfaces.configuration.path_join(config_path, "structures"),
                 context.symbol_space.free_table_name("guestdump"),
-                version,
+                open_guest_file(self.describing_location).version,
             )
         )
 

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """From Volatility's layers to machines: the one place where sources of machines are added.
 
 A layer of ours knows its machine. Whoever wants the machine of a guest asks `machine_below`, with
@@ -13,9 +15,16 @@ from volatility3.framework import exceptions, interfaces
 from volatility3.framework.configuration import requirements
 from volatility3.framework.layers import physical, segmented
 
-from volatility_guestdump.exceptions import AddressError, MediumError
-from volatility_guestdump.files.location import file_state
-from volatility_guestdump.framework.layers import MachineLayer
+from volatility_guestdump.exceptions import AddressError, MediumError, MemoryFileError
+from volatility_guestdump.files.location import (
+    GZIP_SUFFIX,
+    file_state,
+    has_suffix,
+    local_path,
+)
+from volatility_guestdump.files.memory_file import open_memory_file
+from volatility_guestdump.files.physical import PhysicalMemory
+from volatility_guestdump.framework.layers import MachineLayer, MemoryFileLayer
 from volatility_guestdump.machine import Machine, MemoryRange, Origin
 
 
@@ -80,6 +89,16 @@ _adapted: "weakref.WeakKeyDictionary[interfaces.layers.DataLayerInterface, Machi
     weakref.WeakKeyDictionary()
 )
 
+#: Class of a layer of Volatility's -> what it is of, in words.
+_FORMATS = {
+    "Elf64Layer": "ELF core",
+    "LimeLayer": "LiME",
+    "AVMLLayer": "AVML",
+    "VmwareLayer": "VMware snapshot",
+    "QemuSuspendLayer": "QEMU suspend image",
+    "XenCoreDumpLayer": "Xen core dump",
+}
+
 
 def _adapt(layer: interfaces.layers.TranslationLayerInterface) -> Machine:
     """Returns a machine without vCPUs of a physical layer that Volatility stacked."""
@@ -90,13 +109,42 @@ def _adapt(layer: interfaces.layers.TranslationLayerInterface) -> Machine:
         names += below.dependencies
         if isinstance(below, physical.FileLayer):
             files.append((below.location, file_state(below.location)))
-    memory = _LayerMemory(layer)
     location = files[0][0] if files else ""
     kind = type(layer).__name__
+    memory = _mapped_memory(layer) or _LayerMemory(layer)
     ranges = memory.ranges
     size = sum(run.size for run in ranges)
-    origin = Origin(f"{kind} of Volatility", location, ranges, location, size)
+    origin = Origin(_FORMATS.get(kind, f"{kind} of Volatility"), location, ranges, location, size)
     return Machine(memory, (), (kind, tuple(files)), origin)
+
+
+def _mapped_memory(
+    layer: interfaces.layers.TranslationLayerInterface,
+) -> Optional[PhysicalMemory]:
+    """Returns the memory of a layer that has nothing but pieces of a file; else None."""
+    runs: list[MemoryRange] = []
+    files: set[str] = set()
+    for start, size, mapped, mapped_size, name in layer.mapping(
+        0, layer.maximum_address + 1, ignore_errors=True
+    ):
+        files.add(name)
+        if size != mapped_size or len(files) > 1:
+            return None
+        if runs and (runs[-1].end, runs[-1].file_offset + runs[-1].size) == (start, mapped):
+            runs[-1] = MemoryRange(runs[-1].start, runs[-1].size + size, runs[-1].file_offset)
+        else:
+            runs.append(MemoryRange(start, size, mapped))
+    below = layer.context.layers[files.pop()] if files else None
+    if not isinstance(below, physical.FileLayer) or not isinstance(layer, segmented.SegmentedLayer):
+        return None
+    try:
+        if isinstance(below, MemoryFileLayer):
+            return PhysicalMemory(runs, below.memory_file)
+        if has_suffix(below.location, GZIP_SUFFIX) or local_path(below.location) is None:
+            return None
+        return PhysicalMemory(runs, open_memory_file(below.location))
+    except MemoryFileError:
+        return None
 
 
 def machine_below(

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Files that a plugin writes, without leaving half of one behind.
 
 A file handler of Volatility's command line writes to a temporary file in the output folder, and

@@ -1,29 +1,20 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The layer of ELF cores that QEMU wrote of a machine, and its stacker."""
 
 import logging
 from collections.abc import Hashable
-from typing import Optional
+from typing import Any, Optional
 
 from volatility3.framework import constants, exceptions, interfaces
-from volatility3.framework.configuration import requirements
 from volatility3.framework.layers import physical
 
-from volatility_guestdump.exceptions import (
-    AddressError,
-    MemoryFileError,
-    SourceError,
-    UnrecognizedSource,
-)
-from volatility_guestdump.files.location import (
-    STREAM_ERRORS,
-    display_name,
-    file_state,
-    open_location,
-)
+from volatility_guestdump.exceptions import SourceError, UnrecognizedSource
+from volatility_guestdump.files.location import display_name, file_state
 from volatility_guestdump.files.memory_file import MemoryStream, open_memory_file
 from volatility_guestdump.files.physical import PhysicalMemory
 from volatility_guestdump.framework import stacking
-from volatility_guestdump.framework.layers import MachineLayer, MemoryFileLayer, kept_machine
+from volatility_guestdump.framework.layers import FileMachineLayer, kept_machine, opened_source
 from volatility_guestdump.kept import Kept
 from volatility_guestdump.machine import Machine, Origin
 from volatility_guestdump.sources.qemu_elf import MAGIC, QemuElf
@@ -52,16 +43,9 @@ def open_core(location: str) -> QemuElf:
 
 
 def _read_core(location: str) -> QemuElf:
-    name = display_name(location)
-    try:
-        # Before a compressed file is indexed, which takes long, for it may be any.
-        with open_location(location) as stream:
-            if stream.read(len(MAGIC)) != MAGIC:
-                raise UnrecognizedSource(f"{name}: no ELF file")
-        memory_stream = MemoryStream(open_memory_file(location))
-        return QemuElf.parse(memory_stream, name)  # type: ignore[arg-type] # it reads bytes
-    except (*STREAM_ERRORS, AddressError, MemoryFileError) as error:
-        raise SourceError(f"{name}: {error}") from error
+    with opened_source(location, [MAGIC], "no ELF file") as file:
+        stream: Any = MemoryStream(file)
+        return QemuElf.parse(stream, display_name(location))
 
 
 def open_machine(location: str) -> Machine:
@@ -82,35 +66,19 @@ def open_machine(location: str) -> Machine:
     return kept_machine([location], make)
 
 
-class QemuElfLayer(MachineLayer):
+class QemuElfLayer(FileMachineLayer):
     """The guest-physical memory of an ELF core that QEMU wrote."""
 
-    def __init__(
-        self,
-        context: interfaces.context.ContextInterface,
-        config_path: str,
-        name: str,
-        metadata: Optional[dict[str, object]] = None,
-    ) -> None:
-        try:
-            super().__init__(context, config_path, name, metadata)
-        except SourceError as error:
-            raise QemuElfFormatException(name, str(error)) from error
+    format_exception = QemuElfFormatException
 
     def _make_machine(self) -> Machine:
-        return open_machine(str(self.context.layers[str(self._base_layer)].config["location"]))
-
-    @classmethod
-    def get_requirements(cls) -> list[interfaces.configuration.RequirementInterface]:
-        """Returns the layer of the file."""
-        return [requirements.TranslationLayerRequirement(name="base_layer", optional=False)]
+        return open_machine(self.file_location)
 
 
 class QemuElfStacker(interfaces.automagic.StackerLayerInterface):
     """Stacks a QemuElfLayer on an ELF core; what is not QEMU's is left to Elf64Stacker."""
 
-    # Before Elf64Stacker (10).
-    stack_order = 6
+    stack_order = stacking.Order.QEMU_ELF
 
     @classmethod
     def stack(
@@ -121,7 +89,7 @@ class QemuElfStacker(interfaces.automagic.StackerLayerInterface):
     ) -> Optional[interfaces.layers.DataLayerInterface]:
         """Attempts to identify an ELF core of QEMU within this layer."""
         layer = context.layers[layer_name]
-        if not isinstance(layer, physical.FileLayer):
+        if type(layer) is not physical.FileLayer:
             return None
         location = layer.location
         try:
@@ -133,8 +101,6 @@ class QemuElfStacker(interfaces.automagic.StackerLayerInterface):
             vollog.warning(f"Not a usable ELF core of QEMU: {error}")
             return None
         stacking.read_through_memory_file(layer, location)
-        base = stacking.FileOfLayer("base_layer", MemoryFileLayer, location)
-        path, name = stacking.add_file_layers(context, QemuElfLayer.__name__, [base])
-        new_layer = QemuElfLayer(context, path, name)
+        new_layer = stacking.layer_of_file(context, QemuElfLayer, location)
         stacking.report(new_layer.machine, core.left_out)
         return new_layer

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Why a plugin cannot run, said behind what Volatility says of it.
 
 Volatility's command line ends with "Unsatisfied requirement ..." and advice of its own, above which

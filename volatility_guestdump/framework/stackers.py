@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Stackers: debug.guest or debug.vmem -> GuestDumpLayer -> the kernel's Intel layer."""
 
 import logging
@@ -35,6 +37,7 @@ from volatility_guestdump.framework.layers import (
 )
 from volatility_guestdump.framework.machines import machine_of
 from volatility_guestdump.framework.stacking import (
+    Order,
     described_by,
     find_memory,
     memory_candidates,
@@ -59,9 +62,7 @@ _LINUX_LAYERS: dict[PagingMode, type[intel.Intel]] = {
 class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
     """Stacks a GuestDumpLayer on either file of a debug.guest + debug.vmem pair."""
 
-    # Before all of Volatility's (from 10): they ask for the size of a file, for which all of a
-    # compressed one is decompressed. VmwareStacker (20) warns of a .vmem without .vmss or .vmsn.
-    stack_order = 5
+    stack_order = Order.GUEST_DUMP
 
     @classmethod
     def stack(
@@ -72,7 +73,7 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
     ) -> Optional[interfaces.layers.DataLayerInterface]:
         """Attempts to identify a guest dump within this layer."""
         layer = context.layers[layer_name]
-        if not isinstance(layer, physical.FileLayer):
+        if type(layer) is not physical.FileLayer:
             return None
         guest = cls._find_guest(layer.location)
         if guest is None:
@@ -124,8 +125,7 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
 class GuestDumpWindowsStacker(interfaces.automagic.StackerLayerInterface):
     """Stacks Volatility's Intel layer for Windows on a GuestDumpLayer, from the registers."""
 
-    # Before Volatility's own stackers, which scan memory.
-    stack_order = 31
+    stack_order = Order.WINDOWS
     exclusion_list = ["mac", "linux"]
 
     @classmethod
@@ -159,8 +159,7 @@ class GuestDumpWindowsStacker(interfaces.automagic.StackerLayerInterface):
 class GuestDumpLinuxStacker(interfaces.automagic.StackerLayerInterface):
     """Stacks the Linux kernel's Intel layer on a GuestDumpLayer, from the vCPUs' registers."""
 
-    # Before Volatility's stackers for Linux (34 and 35), which scan all of memory.
-    stack_order = 32
+    stack_order = Order.LINUX
     exclusion_list = ["mac", "windows"]
 
     @classmethod
@@ -196,8 +195,7 @@ class GuestDumpLinuxStacker(interfaces.automagic.StackerLayerInterface):
 class GuestDumpSearchStacker(GuestDumpLinuxStacker):
     """Stacks the same layer after a search of all memory."""
 
-    # Behind Volatility's stackers for Linux: with an ISF they may do without.
-    stack_order = 37
+    stack_order = Order.LINUX_SEARCH
 
     @classmethod
     def _find(cls, machine: Machine, progress: constants.ProgressCallback) -> Optional[LinuxKernel]:
@@ -207,8 +205,7 @@ class GuestDumpSearchStacker(GuestDumpLinuxStacker):
 class GuestDumpSystemStacker(interfaces.automagic.StackerLayerInterface):
     """Stacks nothing: says what runs in the guest when the plugin is one for another system."""
 
-    # Behind those that stack a kernel's layer, before Volatility's, which scan all of memory.
-    stack_order = 33
+    stack_order = Order.OTHER_SYSTEM
     # Our own plugins serve every system.
     exclusion_list = ["guestdump"]
 

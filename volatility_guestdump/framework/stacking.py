@@ -1,5 +1,8 @@
-"""What stackers of several formats share: finding the memory file, and what is said of it."""
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
+"""What stackers share: their order, finding the memory file, and what is said of it."""
 
+import enum
 import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Optional
@@ -10,7 +13,7 @@ from volatility3.framework.layers import physical
 from volatility_guestdump.exceptions import MemoryFileError, MissingMemoryFile
 from volatility_guestdump.files.location import display_name, location_of, packed_locations
 from volatility_guestdump.files.memory_file import MemoryStream, open_memory_file
-from volatility_guestdump.framework.layers import MemoryFileLayer
+from volatility_guestdump.framework.layers import FileMachineLayer, MemoryFileLayer
 from volatility_guestdump.machine import Machine
 from volatility_guestdump.x86.paging import PagingMode, find_paging
 
@@ -23,6 +26,38 @@ MEMORY_OPTION = "automagic.GuestDumpStackers.guest_memory"
 
 #: The most lines that say of one file what of it is left out.
 _LINES = 4
+
+
+class Order(enum.IntEnum):
+    """The order in which stackers are asked: Volatility's `stack_order`.
+
+    Volatility's own have 10 and 11 (formats of memory images), 20 (VmwareStacker), 34 and 35
+    (Linux, Mac) and 40 (Windows). Those of formats ask for the size of a file, for which all of a
+    compressed one is decompressed, so ours come first. Those of systems scan all of memory.
+    """
+
+    #: Before `GUEST_DUMP`: where a .vmem has both descriptions it is a snapshot's memory.
+    VMWARE_STATE = 3
+    GUEST_DUMP = 4
+    QEMU_ELF = 5
+    #: Says what no stacker before it can read.
+    UNSUPPORTED = 6
+    #: Without registers: only what is in none of the formats with registers.
+    IMAGE = 7
+    #: A .vmem alone, of which VmwareStacker warns.
+    LONE_VMEM = 8
+    #: Behind our own formats, which open such files by themselves.
+    COMPRESSED = 9
+    #: Any file: behind the stackers of all formats.
+    RAW = 25
+    #: From registers and low memory, which takes no scan.
+    WINDOWS = 31
+    LINUX = 32
+    #: Says what runs in the guest when the plugin is one for another system.
+    OTHER_SYSTEM = 33
+    #: Our own scans: with an ISF Volatility's stackers for Linux may do without.
+    RAW_SEARCH = 36
+    LINUX_SEARCH = 37
 
 
 def memory_candidates(
@@ -73,7 +108,10 @@ def find_memory(
 
 
 def read_through_memory_file(
-    layer: physical.FileLayer, location: str, size: Optional[int] = None
+    layer: physical.FileLayer,
+    location: str,
+    size: Optional[int] = None,
+    progress: constants.ProgressCallback = None,
 ) -> None:
     """Lets a file's first layer read through the memory file that is open.
 
@@ -85,8 +123,9 @@ def read_through_memory_file(
         layer: of the file.
         location: URL of the memory file.
         size: bytes of memory that the guest has, or None when that is not known.
+        progress: called while a compressed file is indexed.
     """
-    file = open_memory_file(location, size)
+    file = open_memory_file(location, size, progress)
     stream: Any = MemoryStream(file)
     layer._file_ = stream
     layer._maximum_address = file.size - 1
@@ -134,6 +173,28 @@ def add_file_layers(
             added[location] = name
         context.config[join(path, requirement)] = added[location]
     return path, new_name
+
+
+def layer_of_file(
+    context: interfaces.context.ContextInterface,
+    layer_class: type[FileMachineLayer],
+    location: str,
+    **settings: int,
+) -> FileMachineLayer:
+    """Returns the layer of a machine that one file makes, on a new layer of that file.
+
+    Args:
+        context: to add the file's layer to.
+        layer_class: of the machine's layer.
+        location: URL of the file.
+        settings: of the machine's layer; what is 0 is left out.
+    """
+    base = FileOfLayer("base_layer", layer_class.file_layer, location)
+    path, name = add_file_layers(context, layer_class.__name__, [base])
+    for setting, value in settings.items():
+        if value:
+            context.config[join(path, setting)] = value
+    return layer_class(context, path, name)
 
 
 def described_by(

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The structures of debug.guest in Volatility's symbol space, so that volshell can show them.
 
 `dt("guestdump1!guest_vcpu")` shows the structure of this very dump; those of all versions stand

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """kallsyms and BTF of the dump as a Volatility symbol table.
 
 It is put into Volatility's symbol space where a table loaded from an ISF file would be. Unlike

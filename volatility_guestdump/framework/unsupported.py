@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What is said of dumps in formats that are read neither here nor by Volatility.
 
 Without it Volatility searches all of such a file for a kernel, finds none, and says no more.
@@ -10,6 +12,7 @@ from volatility3.framework import constants, interfaces
 from volatility3.framework.layers import physical
 
 from volatility_guestdump.files.location import STREAM_ERRORS, display_name, open_location
+from volatility_guestdump.framework.stacking import Order
 
 vollog = logging.getLogger(__name__)
 
@@ -38,8 +41,7 @@ SIGNATURES: Mapping[bytes, str] = {
 class UnsupportedFormatStacker(interfaces.automagic.StackerLayerInterface):
     """Stacks nothing: says what a file is that cannot be read, and how to get one that can."""
 
-    # Behind the stackers of formats that are read here.
-    stack_order = 7
+    stack_order = Order.UNSUPPORTED
 
     @classmethod
     def stack(
@@ -50,7 +52,7 @@ class UnsupportedFormatStacker(interfaces.automagic.StackerLayerInterface):
     ) -> None:
         """Warns of a file in a format that is known, but not read."""
         layer = context.layers[layer_name]
-        if not isinstance(layer, physical.FileLayer):
+        if type(layer) is not physical.FileLayer:
             return
         try:
             with open_location(layer.location) as stream:

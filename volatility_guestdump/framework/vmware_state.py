@@ -1,36 +1,31 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The layer of VMware's snapshots and suspended machines, and its stacker."""
 
 import itertools
 import logging
 from collections.abc import Hashable, Sequence
-from typing import Optional
+from typing import Any, Optional
 
 from volatility3.framework import constants, exceptions, interfaces
 from volatility3.framework.layers import physical
 
-from volatility_guestdump.exceptions import (
-    AddressError,
-    MemoryFileError,
-    SourceError,
-    UnrecognizedSource,
-)
+from volatility_guestdump.exceptions import MemoryFileError, SourceError, UnrecognizedSource
 from volatility_guestdump.files.companions import (
     is_suspend_file,
     looks_like_state_file,
     state_locations,
     state_memory_locations,
 )
-from volatility_guestdump.files.location import (
-    STREAM_ERRORS,
-    display_name,
-    file_state,
-    is_readable,
-    open_location,
-)
+from volatility_guestdump.files.location import display_name, file_state, is_readable
 from volatility_guestdump.files.memory_file import MemoryStream, open_memory_file
 from volatility_guestdump.files.physical import PhysicalMemory
 from volatility_guestdump.framework import stacking
-from volatility_guestdump.framework.layers import DescribedMemoryLayer, kept_machine
+from volatility_guestdump.framework.layers import (
+    DescribedMemoryLayer,
+    kept_machine,
+    opened_source,
+)
 from volatility_guestdump.kept import Kept
 from volatility_guestdump.machine import VCPU, Machine, Memory, Origin
 from volatility_guestdump.sources.vmware_state import MAGICS, OLD_MAGICS, VmwareState
@@ -60,19 +55,10 @@ def open_state(location: str) -> VmwareState:
 
 
 def _read_state(location: str) -> VmwareState:
-    name = display_name(location)
-    try:
-        # Before a compressed file is indexed, which takes long, for it may be any.
-        with open_location(location) as stream:
-            magic = int.from_bytes(stream.read(4), "little")
-        if magic not in MAGICS | OLD_MAGICS:
-            raise UnrecognizedSource(
-                f"{name}: magic {magic:#x} is not that of VMware's state files"
-            )
-        memory_stream = MemoryStream(open_memory_file(location))
-        return VmwareState.parse(memory_stream, name)  # type: ignore[arg-type] # it reads bytes
-    except (*STREAM_ERRORS, AddressError, MemoryFileError) as error:
-        raise SourceError(f"{name}: {error}") from error
+    magics = [magic.to_bytes(4, "little") for magic in MAGICS | OLD_MAGICS]
+    with opened_source(location, magics, "no state file of VMware") as file:
+        stream: Any = MemoryStream(file)
+        return VmwareState.parse(stream, display_name(location))
 
 
 def open_machine(state_location: str, memory_location: Optional[str]) -> Machine:
@@ -111,38 +97,33 @@ def open_machine(state_location: str, memory_location: Optional[str]) -> Machine
             size,
             state_memory_locations(state_location),
         )
-        return Machine(memory, _vcpus(state, memory, state_location), identity, origin)
+        return Machine(memory, _vcpus(state, memory), identity, origin)
 
     return kept_machine([state_location, memory_location], make)
 
 
-def _vcpus(state: VmwareState, memory: Memory, location: str) -> Sequence[VCPU]:
+def _vcpus(state: VmwareState, memory: Memory) -> Sequence[VCPU]:
     """Returns the vCPUs in the reading of the registers that checks out in memory."""
     if not state.vcpus_by_number:
         return state.vcpus
-    likelier = stack_pointer.likelier(memory.read, state.vcpus, state.vcpus_by_number)
-    if likelier is None:
+    found = stack_pointer.likelier(memory.read, state.vcpus, state.vcpus_by_number)
+    return state.vcpus if found is None else found
+
+
+def _report_reading(state: VmwareState, machine: Machine) -> None:
+    """Warns when neither the file nor the guest's memory tells RSP from RBP."""
+    readings = state.vcpus, state.vcpus_by_number
+    if readings[1] and stack_pointer.likelier(machine.memory.read, *readings) is None:
         vollog.warning(
-            f"{display_name(location)} does not tell RSP from RBP, and nor does the guest's "
-            f"memory: they may be exchanged"
+            f"{display_name(machine.origin.location)} does not tell RSP from RBP, and nor does the "
+            f"guest's memory: they may be exchanged"
         )
-    return likelier or state.vcpus
 
 
 class VmwareStateLayer(DescribedMemoryLayer):
     """The guest-physical memory of a .vmsn or .vmss file, and of the .vmem that belongs to it."""
 
-    def __init__(
-        self,
-        context: interfaces.context.ContextInterface,
-        config_path: str,
-        name: str,
-        metadata: Optional[dict[str, object]] = None,
-    ) -> None:
-        try:
-            super().__init__(context, config_path, name, metadata)
-        except SourceError as error:
-            raise VmwareStateFormatException(name, str(error)) from error
+    format_exception = VmwareStateFormatException
 
     def _make_machine(self) -> Machine:
         return open_machine(self.describing_location, self.memory_location)
@@ -154,8 +135,7 @@ class VmwareStateStacker(interfaces.automagic.StackerLayerInterface):
     What cannot be read here is left to Volatility's VmwareStacker.
     """
 
-    # Before GuestDumpStacker (5): where a .vmem has both descriptions it is a snapshot's memory.
-    stack_order = 4
+    stack_order = stacking.Order.VMWARE_STATE
 
     @classmethod
     def stack(
@@ -166,7 +146,7 @@ class VmwareStateStacker(interfaces.automagic.StackerLayerInterface):
     ) -> Optional[interfaces.layers.DataLayerInterface]:
         """Attempts to identify a state file within this layer, or beside it."""
         layer = context.layers[layer_name]
-        if not isinstance(layer, physical.FileLayer):
+        if type(layer) is not physical.FileLayer:
             return None
         location = layer.location
         memory: Optional[str] = None
@@ -209,32 +189,47 @@ class VmwareStateStacker(interfaces.automagic.StackerLayerInterface):
         )
         new_layer = VmwareStateLayer(context, path, name)
         stacking.report(new_layer.machine, state.left_out)
+        _report_reading(state, new_layer.machine)
         return new_layer
 
     @staticmethod
     def _find_state(location: str) -> Optional[str]:
         """Returns the URL of the state file of a memory file, or None."""
-        for candidates in state_locations(location):
-            found = []
-            for candidate in filter(is_readable, candidates):
-                try:
-                    open_state(candidate)
-                    found.append(candidate)
-                except SourceError as error:
-                    # Volatility's stacker may read it.
-                    vollog.info(f"Not a usable state of a VMware machine: {error}")
-            if len(found) > 1:
-                found = [each for each in found if _fits(each, location)] or found
-            if len(found) > 1:
-                names = ", ".join(map(display_name, itertools.islice(found, 4)))
-                vollog.warning(
-                    f"More than one state may be that of {display_name(location)}: open the right "
-                    f"one with -f ({names})"
-                )
-                return None
-            if found:
-                return found[0]
-        return None
+        same_name, others = state_locations(location)
+        found = _usable_states(same_name)
+        if len(found) > 1:
+            found = [each for each in found if _fits(each, location)] or found
+        if not found:
+            # Of a machine that ran on since, or of another one, memory is not that of the state.
+            found = [each for each in _usable_states(others) if _fits(each, location)]
+        if len(found) > 1:
+            names = ", ".join(map(display_name, itertools.islice(found, 4)))
+            vollog.warning(
+                f"More than one state may be that of {display_name(location)}: open the right "
+                f"one with -f ({names})"
+            )
+            return None
+        return found[0] if found else None
+
+
+def _usable_states(locations: Sequence[str]) -> list[str]:
+    """Returns which of some URLs are state files with memory in a file of its own.
+
+    Of a file that is there under several names, as symbolic links are, it returns the first.
+    """
+    found: dict[Hashable, str] = {}
+    for location in filter(is_readable, locations):
+        try:
+            state = open_state(location)
+        except SourceError as error:
+            # Volatility's stacker may read it.
+            vollog.info(f"Not a usable state of a VMware machine: {error}")
+            continue
+        if state.has_memory and state.memory_offset is None:
+            found.setdefault(file_state(location) or location, location)
+        else:
+            vollog.info(f"{display_name(location)} has no memory in another file")
+    return list(found.values())
 
 
 def _fits(state_location: str, memory_location: str) -> bool:

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The symbols of a Windows kernel, as far as Volatility has them: its PDB as an ISF file."""
 
 import bisect

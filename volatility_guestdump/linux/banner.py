@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 r"""A kernel from its banner alone: the way that needs no page table and no register.
 
 The kernel's image is in one piece in physical memory, so kallsyms can be decoded around
@@ -5,6 +7,7 @@ linux_banner. The distance between linux_banner and the top-level page table is 
 spaces of addresses, and so the page table is found.
 """
 
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -20,8 +23,9 @@ BANNER_START = b"Linux version "
 BANNER = re.compile(BANNER_START + rb"[0-9][^\0\n]{8,400} #\d+[^\0\n]{0,200}\n\0")
 BANNER_LIMIT = 1024
 
-#: How far from the banner kallsyms may lie: both are in .rodata.
-RODATA_REACH = 64 << 20
+#: How far before and behind the banner kallsyms may lie: both are in .rodata. It was at most 4 MiB
+#: behind it in kernels from 5.10 to 7.2, so there it is looked for first; an image has some 50 MiB.
+RODATA_REACHES = ((PAGE_SIZE, 8 << 20), (64 << 20, 64 << 20))
 
 #: A 64-bit kernel's image starts at a multiple of this in both spaces of addresses
 #: (CONFIG_PHYSICAL_ALIGN), a 32-bit kernel's linear mapping at a multiple of the other.
@@ -61,10 +65,11 @@ def banner_tables(memory: Memory, address: int) -> Iterator[tuple[PageTables, in
     run = next((run for run in memory.ranges if run.start <= address < run.end), None)
     if run is None:
         return
-    start = max(-(-run.start // PAGE_SIZE) * PAGE_SIZE, (address - RODATA_REACH) & -PAGE_SIZE)
-    end = min(run.end, address + RODATA_REACH)
-    image, _ = read_padded(memory.read, start, end - start)
-    for bits in (64, 32):
+    first = -(-run.start // PAGE_SIZE) * PAGE_SIZE
+    for bits, (before, behind) in itertools.product((64, 32), RODATA_REACHES):
+        start = max(first, (address - before) & -PAGE_SIZE)
+        end = min(run.end, address + behind)
+        image, _ = read_padded(memory.read, start, end - start)
         try:
             kallsyms = find_kallsyms(image, start, [("linux_banner", _Places(address, bits))], bits)
         except KallsymsError:

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Where a kernel was linked to run, by the header of its file.
 
 A boot loader hands the header on in struct boot_params, and the kernel keeps that. In it are, as
@@ -13,13 +15,11 @@ UEFI's stub leaves the header empty.
 
 import struct
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 from volatility_guestdump.exceptions import AddressError
+from volatility_guestdump.linux.image import KernelImage
 from volatility_guestdump.machine import PAGE_SIZE, read_padded
-
-if TYPE_CHECKING:
-    from volatility_guestdump.linux.kernel import LinuxKernel
 
 _MAGIC = b"HdrS"
 _HEADER = struct.Struct("<4sH40xI36xQ")
@@ -32,7 +32,7 @@ _HIGHEST = 1 << 30
 _REACH = 64 << 20
 
 
-def preferred_address(kernel: "LinuxKernel") -> Optional[int]:
+def preferred_address(kernel: KernelImage) -> Optional[int]:
     """Returns the physical address that a kernel was linked to run at, or None.
 
     Without a symbol for it the header is searched for in the image.
@@ -47,7 +47,7 @@ def preferred_address(kernel: "LinuxKernel") -> Optional[int]:
     return found.pop() if len(found) == 1 else None
 
 
-def _search(kernel: "LinuxKernel") -> Iterator[int]:
+def _search(kernel: KernelImage) -> Iterator[int]:
     start = kernel.virtual_base
     for run in kernel.runs:
         first = max(run.start, start)

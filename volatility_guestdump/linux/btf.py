@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The kernel's type information (BTF), as it lies in the kernel's image.
 
 BTF says what debugging information would say of types: the members of each structure with their

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What a kernel leaves behind for the second kernel that kdump starts when it panics.
 
 Of each CPU that it has stopped, the registers: an ELF note NT_PRSTATUS in the per-CPU buffer that
@@ -9,13 +11,11 @@ arch/x86/kernel/crash.c of Linux). One more note there is the first kernel's VMC
 import re
 import struct
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 from volatility_guestdump.exceptions import AddressError
+from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.text import printable
-
-if TYPE_CHECKING:
-    from volatility_guestdump.linux.kernel import LinuxKernel
 
 _NOTE = struct.Struct("<III")
 _NT_PRSTATUS = 1
@@ -39,7 +39,7 @@ _NOTE_LIMIT = 0x1000
 _VMCOREINFO = b"VMCOREINFO\0"
 
 
-def registers_at_crash(kernel: "LinuxKernel", offset: int) -> Optional[Mapping[str, int]]:
+def registers_at_crash(kernel: LinuxKernel, offset: int) -> Optional[Mapping[str, int]]:
     """Returns the registers that a CPU had when it was stopped for a second kernel, or None.
 
     Args:
@@ -64,12 +64,12 @@ def registers_at_crash(kernel: "LinuxKernel", offset: int) -> Optional[Mapping[s
     return dict(zip(_REGISTERS, values))
 
 
-def is_second_kernel(kernel: "LinuxKernel") -> bool:
+def is_second_kernel(kernel: LinuxKernel) -> bool:
     """Whether a kernel is one that kdump started, because another had panicked."""
     return _elfcorehdr(kernel) is not None
 
 
-def first_kernel_release(kernel: "LinuxKernel") -> Optional[str]:
+def first_kernel_release(kernel: LinuxKernel) -> Optional[str]:
     """Returns the release of the kernel that panicked, as the one that kdump started knows it."""
     place = _elfcorehdr(kernel)
     if place is None:
@@ -81,13 +81,13 @@ def first_kernel_release(kernel: "LinuxKernel") -> Optional[str]:
     return None
 
 
-def _elfcorehdr(kernel: "LinuxKernel") -> Optional[int]:
+def _elfcorehdr(kernel: LinuxKernel) -> Optional[int]:
     """Returns the guest-physical address that elfcorehdr= names, or None."""
     match = _ELFCOREHDR.search(kernel.command_line or "")
     return None if match is None else int(match[1], 0) << _UNITS[match[2]]
 
 
-def _notes(kernel: "LinuxKernel", place: int) -> Iterator[tuple[bytes, bytes]]:
+def _notes(kernel: LinuxKernel, place: int) -> Iterator[tuple[bytes, bytes]]:
     """Yields (name, contents) of the first note of each run of notes that an ELF header lists."""
     read = kernel.tables.read_physical
     try:

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Finding the Linux kernel that a machine runs.
 
 The page tables that are found map the kernel's image at an address that is known:
@@ -13,7 +15,7 @@ the image is read then. Its banner says that it is Linux; kallsyms in it says th
 
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Optional
 
 from volatility_guestdump.exceptions import AddressError, KallsymsError
@@ -22,12 +24,13 @@ from volatility_guestdump.linux.banner import (
     BANNER,
     BANNER_LIMIT,
     BANNER_START,
-    RODATA_REACH,
+    RODATA_REACHES,
     banner_tables,
 )
 from volatility_guestdump.linux.crash import is_second_kernel
+from volatility_guestdump.linux.image import Run
 from volatility_guestdump.linux.kallsyms import Kallsyms, find_kallsyms
-from volatility_guestdump.linux.kernel import LinuxKernel, Run
+from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.low_memory import low_memory_tables
 from volatility_guestdump.linux.search import Progress, Traces, search
 from volatility_guestdump.machine import PAGE_SIZE, Machine, Memory, read_padded
@@ -44,14 +47,11 @@ _BANNERS_LIMIT = 16
 
 #: More than any kernel's text and data.
 _IMAGE_LIMIT = 512 << 20
-#: How far from the handlers of exceptions a 32-bit kernel's image may reach.
+#: How far from an address in it a 32-bit kernel's image may reach.
 _IMAGE_REACH_32 = 64 << 20
 #: What is searched at a time. Larger ones were up to five times slower: each is a new allocation
 #: from the system, whose pages come one by one.
 _CHUNK = 256 << 10
-#: How far from the banner kallsyms may lie: both are in .rodata. It was at most 4 MiB behind it in
-#: kernels from 5.10 to 7.2, so there it is looked for first; the image has some 50 MiB.
-_RODATA_REACHES = ((PAGE_SIZE, 8 << 20), (RODATA_REACH, RODATA_REACH))
 #: Pieces of memory with a banner that are tried as the kernel's, before one without symbols is
 #: taken for it. Memory that was freed keeps what was in it, copies of the banner too.
 _ATTEMPTS = 4
@@ -60,8 +60,10 @@ _ATTEMPTS = 4
 #: Banners that are tried after a search, each by decoding kallsyms around it.
 _BANNER_ATTEMPTS = 16
 
-#: Page tables, and addresses of the kernel that they map: where a 32-bit one is looked for.
-_Candidates = Iterable[tuple[PageTables, Sequence[int]]]
+#: Addresses that symbols of the kernel may have.
+_Known = Mapping[str, Sequence[int]]
+#: Page tables, and symbols of the kernel that they map: around them a 32-bit one is looked for.
+_Candidates = Iterable[tuple[PageTables, _Known]]
 
 
 def find_kernel(machine: Machine) -> Optional[LinuxKernel]:
@@ -75,7 +77,7 @@ def find_kernel(machine: Machine) -> Optional[LinuxKernel]:
         it is the one that panicked, and not the one that kdump started then.
     """
     return _first(_by_registers(machine), "registers") or _first(
-        ((tables, ()) for tables in low_memory_tables(machine.memory)), "low memory"
+        ((tables, {}) for tables in low_memory_tables(machine.memory)), "low memory"
     )
 
 
@@ -99,23 +101,24 @@ def search_kernel(
     )
 
 
-def _by_registers(machine: Machine) -> Iterator[tuple[PageTables, Sequence[int]]]:
+def _by_registers(machine: Machine) -> Iterator[tuple[PageTables, _Known]]:
     for vcpu, tables in candidate_tables(machine.memory.read, machine.vcpus):
-        yield tables, list(handlers(vcpu, tables, 1))
+        first = list(handlers(vcpu, tables, 1))
+        yield tables, {"asm_exc_divide_error": first, "divide_error": first}
 
 
-def _by_vmcoreinfo(memory: Memory, traces: Traces) -> Iterator[tuple[PageTables, Sequence[int]]]:
+def _by_vmcoreinfo(memory: Memory, traces: Traces) -> Iterator[tuple[PageTables, _Known]]:
     for address in traces.vmcoreinfo:
         info = vmcoreinfo.read_at(memory, address)
-        near = vmcoreinfo.symbol(info, "_stext")
+        start = vmcoreinfo.symbol(info, "_stext")
         for tables in vmcoreinfo.vmcoreinfo_tables(memory, info):
-            yield tables, () if near is None else (near,)
+            yield tables, {} if start is None else {"_stext": [start]}
 
 
-def _by_banner(memory: Memory, traces: Traces) -> Iterator[tuple[PageTables, Sequence[int]]]:
+def _by_banner(memory: Memory, traces: Traces) -> Iterator[tuple[PageTables, _Known]]:
     for address in traces.banners[:_BANNER_ATTEMPTS]:
-        for tables, near in banner_tables(memory, address):
-            yield tables, (near,)
+        for tables, banner in banner_tables(memory, address):
+            yield tables, {"linux_banner": [banner]}
 
 
 def _first(candidates: _Candidates, found_by: str) -> Optional[LinuxKernel]:
@@ -158,29 +161,29 @@ def _chosen(candidates: _Candidates, found_by: str) -> Optional[LinuxKernel]:
     return chosen
 
 
-def _each_once(candidates: _Candidates) -> Iterator[tuple[PageTables, Sequence[int]]]:
+def _each_once(candidates: _Candidates) -> Iterator[tuple[PageTables, _Known]]:
     seen = set()
-    for tables, near in candidates:
+    for tables, known in candidates:
         if (tables.mode, tables.root) not in seen:
             seen.add((tables.mode, tables.root))
-            yield tables, near
+            yield tables, known
 
 
 def _kernels(candidates: _Candidates, found_by: str) -> Iterator[LinuxKernel]:
     """Yields what may be the kernel: pieces of the image that have a banner."""
-    for tables, near in candidates:
-        runs = list(_image_runs(tables, near))
+    for tables, known in candidates:
+        runs = list(_image_runs(tables, [each for places in known.values() for each in places]))
         for run in runs:
             banners = _banners(tables, run)
             if banners:
-                kernel = _kernel(tables, near, runs, run, banners)
+                kernel = _kernel(tables, known, runs, run, banners)
                 kernel.found_by = found_by
                 yield kernel
 
 
 def _kernel(
     tables: PageTables,
-    first_handlers: Sequence[int],
+    symbols: _Known,
     runs: Sequence[Run],
     rodata: Run,
     banners: dict[int, bytes],
@@ -189,7 +192,7 @@ def _kernel(
 
     Args:
         tables: page tables that map it.
-        first_handlers: where its handler of divide errors may be.
+        symbols: of the kernel, whose addresses are known by other means than its image.
         runs: the mapped pieces of its image, ascending.
         rodata: the one of them that has the banner.
         banners: addresses of what may be the banner, with the texts.
@@ -198,10 +201,10 @@ def _kernel(
     known: list[tuple[str, Sequence[int]]] = [("linux_banner", list(banners))]
     if tables.mode.is_64bit:
         known += [("_text", [runs[0].start]), ("_stext", [runs[0].start])]
-    known += [("asm_exc_divide_error", first_handlers), ("divide_error", first_handlers)]
+    known += symbols.items()
     first = min(banners)
     kallsyms, reason = None, ""
-    for before, behind in _RODATA_REACHES:
+    for before, behind in RODATA_REACHES:
         start = max(rodata.start, (first - before) & -PAGE_SIZE)
         end = min(rodata.start + rodata.size, first + behind)
         image, missing = read_padded(
@@ -248,15 +251,15 @@ def _kernel_tables(tables: PageTables, kallsyms: Kallsyms, runs: Sequence[Run]) 
     return tables
 
 
-def _image_runs(tables: PageTables, first_handlers: Sequence[int]) -> Iterator[Run]:
+def _image_runs(tables: PageTables, known: Sequence[int]) -> Iterator[Run]:
     """Yields what the page tables map where the kernel's image lies or may lie."""
     if tables.mode.is_64bit:
         start, end = IMAGE_START, IMAGE_END
     else:
         start, end = 0, 0
-        for handler in first_handlers:
-            start = max(0, handler - _IMAGE_REACH_32) & -PAGE_SIZE
-            end = min(1 << 32, handler + _IMAGE_REACH_32)
+        for address in known:
+            start = max(0, address - _IMAGE_REACH_32) & -PAGE_SIZE
+            end = min(1 << 32, address + _IMAGE_REACH_32)
     left = _IMAGE_LIMIT
     for address, physical, size in tables.runs(start, end):
         yield Run(address, physical, min(size, left))

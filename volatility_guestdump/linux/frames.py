@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Frames of a backtrace, and what is to be said of them.
 
 A note is a kind with its particulars. The words for it are made where it is shown.

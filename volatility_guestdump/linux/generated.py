@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Code that the kernel makes while it runs: ftrace's trampolines and compiled BPF programs.
 
 No symbol table has it, and no unwinding table describes it.
@@ -13,15 +15,13 @@ from 5.7 on with their names (struct bpf_ksym, bfea9a8574f3). All of them have f
 
 import functools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 from volatility_guestdump.exceptions import AddressError, BtfError
 from volatility_guestdump.linux.btf import Btf
+from volatility_guestdump.linux.image import KernelMemory
 from volatility_guestdump.linux.place import Place
 from volatility_guestdump.text import printable
-
-if TYPE_CHECKING:
-    from volatility_guestdump.linux.kernel import LinuxKernel
 
 #: Damaged lists must end: more tracers, and more BPF programs, than any machine has.
 _MAXIMUM_OPS = 4096
@@ -68,7 +68,7 @@ class GeneratedCode:
         btf: its types.
     """
 
-    def __init__(self, kernel: "LinuxKernel", btf: Btf) -> None:
+    def __init__(self, kernel: KernelMemory, btf: Btf) -> None:
         self._kernel = kernel
         self._btf = btf
 

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What a function's instructions tell of its stack frame, where no table describes it.
 
 Compiled BPF, and kernels without ORC, begin their functions with

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 r"""The kernel's own symbol table (kallsyms), found and decoded in the kernel's image.
 
 A kernel built with CONFIG_KALLSYMS carries the names and addresses of its functions, and with

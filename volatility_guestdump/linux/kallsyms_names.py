@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The names of kallsyms, and the index by which the kernel itself finds one of them.
 
 A kernel has 150,000 names, of which a plugin asks for some fifty, so a name is expanded when it is

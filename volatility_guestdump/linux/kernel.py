@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What a Linux kernel in a guest's memory says of itself.
 
 Its symbols (kallsyms), types (BTF), unwinding tables (ORC) and modules are each read once, and
@@ -9,13 +11,14 @@ import functools
 import itertools
 import re
 from collections.abc import Sequence
-from typing import NamedTuple, Optional, Union
+from typing import Optional, Union
 
 from volatility_guestdump.exceptions import AddressError, BtfError, OrcError
 from volatility_guestdump.linux import vmcoreinfo
 from volatility_guestdump.linux.boot_header import preferred_address
 from volatility_guestdump.linux.btf import Btf, Kind, btf_headers
 from volatility_guestdump.linux.generated import GeneratedCode
+from volatility_guestdump.linux.image import Run
 from volatility_guestdump.linux.kallsyms import Kallsyms
 from volatility_guestdump.linux.modules import Modules
 from volatility_guestdump.linux.orc import ENTRY_SIZE, IP_SIZE, OrcTable, find_form
@@ -54,20 +57,6 @@ _BTF_SYMBOLS = (
     ("__start_BTF", "__stop_BTF"),
     ("_binary__btf_vmlinux_bin_start", "_binary__btf_vmlinux_bin_end"),
 )
-
-
-class Run(NamedTuple):
-    """A piece of the image that is mapped without a gap.
-
-    Attributes:
-        start: virtual address.
-        physical: guest-physical address of the same byte.
-        size: in bytes.
-    """
-
-    start: int
-    physical: int
-    size: int
 
 
 class LinuxKernel:

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The kernel's log: the message of a panic.
 
 The log is a ring of records in the buffer that log_buf points to. Where a record's text lies is

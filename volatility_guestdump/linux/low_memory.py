@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The kernel's page tables, from the memory below 1 MiB.
 
 To start other CPUs and to wake from sleep, 64-bit Linux keeps a real-mode trampoline there

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The memory map that the firmware gave to a kernel (arch/x86/kernel/e820.c)."""
 
 import struct
@@ -25,6 +27,11 @@ def end_of_memory(kernel: LinuxKernel) -> Optional[tuple[int, int]]:
             return None
         entries = list(_ENTRY.iter_unpack(kernel.read(table + 4, _ENTRY.size * count)))
     except AddressError:
+        return None
+    # The kernel sorts its table; bytes of something else are hardly ever sorted.
+    if any(not size for _, size, _ in entries) or any(
+        before + size > start for (before, size, _), (start, *_) in zip(entries, entries[1:])
+    ):
         return None
     ends = [start + size for start, size, kind in entries if kind in _IN_RAM]
     low = [end for end in ends if end <= _FOUR_GIB]

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Kernel modules: what code they have, what their functions are called, and how to unwind them.
 
 Where a module's memory is: core_layout and init_layout up to 6.3, an array mem[] from 6.4 on
@@ -11,16 +13,14 @@ import operator
 import struct
 from array import array
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple, Optional
+from typing import NamedTuple, Optional, Protocol
 
 from volatility_guestdump.exceptions import AddressError, BtfError, KernelError
 from volatility_guestdump.linux.btf import Btf, Kind
+from volatility_guestdump.linux.image import KernelMemory
 from volatility_guestdump.linux.orc import ENTRY_SIZE, IP_SIZE, OrcTable
 from volatility_guestdump.linux.place import Place
 from volatility_guestdump.text import printable
-
-if TYPE_CHECKING:
-    from volatility_guestdump.linux.kernel import LinuxKernel
 
 #: More than any machine loads; a damaged list must end.
 _MAXIMUM_MODULES = 4096
@@ -55,6 +55,23 @@ class Module(NamedTuple):
     address: int
     ranges: tuple[tuple[int, int], ...]
 
+    @property
+    def size(self) -> int:
+        """Bytes of its memory, as lsmod(8) shows them."""
+        return sum(size for _, size in self.ranges)
+
+
+class KernelWithOrc(KernelMemory, Protocol):
+    """A kernel's memory, and how it is unwound."""
+
+    @property
+    def orc(self) -> OrcTable:
+        """The kernel's own unwinding tables.
+
+        Raises:
+            OrcError: the kernel has none, or they are damaged.
+        """
+
 
 class Modules:
     """The modules of a kernel.
@@ -64,7 +81,7 @@ class Modules:
         btf: its types.
     """
 
-    def __init__(self, kernel: "LinuxKernel", btf: Btf) -> None:
+    def __init__(self, kernel: KernelWithOrc, btf: Btf) -> None:
         self._kernel = kernel
         self._btf = btf
         self._modules = list(self._walk())
@@ -117,6 +134,16 @@ class Modules:
 
     def _u32(self, address: int) -> int:
         return int.from_bytes(self._kernel.read(address, 4), "little")
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self._modules)
+
+    def taint(self, module: Module) -> Optional[int]:
+        """Returns what a module taints the kernel with, as bits; None when that is not known."""
+        try:
+            return self._kernel.pointer(module.address + self._btf.offset("module", "taints"))
+        except (AddressError, BtfError):
+            return None
 
     def at(self, address: int) -> Optional[Module]:
         """Returns the module that an address lies in, or None."""

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """ORC, the tables by which the kernel unwinds its own stack (x86-64).
 
 Code compiled without frame pointers leaves nothing on the stack that leads from a function to its

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """ORC tables of a kernel that has no symbols for them.
 
 The linker lays three tables one behind the other (include/asm-generic/vmlinux.lds.h):

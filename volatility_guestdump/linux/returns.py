@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Return addresses that tracers replaced.
 
 To see a function return, a tracer puts the address of code of its own in place of the function's
@@ -26,15 +28,13 @@ the newer entry has the address of the tracer's code where the right address wou
 
 import functools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 from volatility_guestdump.exceptions import AddressError, BtfError
 from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.btf import Kind as TypeKind
 from volatility_guestdump.linux.frames import Kind
-
-if TYPE_CHECKING:
-    from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.linux.kernel import LinuxKernel
 
 #: What is put where a return address was. Kretprobes': up to 5.15, from 5.16 (adf8a61a940c), and
 #: from 5.18 (f3a112c0c40d) on.
@@ -73,7 +73,7 @@ class ReplacedReturns:
         kernel: that is traced.
     """
 
-    def __init__(self, kernel: "LinuxKernel") -> None:
+    def __init__(self, kernel: LinuxKernel) -> None:
         self._kernel = kernel
         addresses = ((kernel.address(name), kind) for name, kind in _TRAMPOLINES.items())
         self._trampolines = {address: kind for address, kind in addresses if address is not None}
@@ -112,7 +112,7 @@ class ReplacedReturns:
         return found
 
 
-def _function_graph(kernel: "LinuxKernel", btf: Btf, task: int) -> Iterator[_Entry]:
+def _function_graph(kernel: LinuxKernel, btf: Btf, task: int) -> Iterator[_Entry]:
     """Yields what the function graph tracer noted, the newest first."""
     ret, place = btf.offset("ftrace_ret_stack", "ret"), btf.offset("ftrace_ret_stack", "retp")
     size = btf.size_of("ftrace_ret_stack")
@@ -135,7 +135,7 @@ def _function_graph(kernel: "LinuxKernel", btf: Btf, task: int) -> Iterator[_Ent
         yield kernel.pointer(start + place), kernel.pointer(start + ret)
 
 
-def _starts_in_words(kernel: "LinuxKernel", stack: int, current: int) -> Iterator[int]:
+def _starts_in_words(kernel: LinuxKernel, stack: int, current: int) -> Iterator[int]:
     """Yields where entries of the function graph tracer start among longs, the newest first."""
     while 0 < current <= _MAXIMUM_WORDS:
         offset = kernel.pointer(stack + (current - 1) * _WORD) & _OFFSET_MASK
@@ -147,21 +147,21 @@ def _starts_in_words(kernel: "LinuxKernel", stack: int, current: int) -> Iterato
         yield stack + current * _WORD
 
 
-def _rethooks(kernel: "LinuxKernel", btf: Btf, task: int) -> Iterator[_Entry]:
+def _rethooks(kernel: LinuxKernel, btf: Btf, task: int) -> Iterator[_Entry]:
     ret, place = btf.offset("rethook_node", "ret_addr"), btf.offset("rethook_node", "frame")
     link = btf.offset("rethook_node", "llist")
     for node in _nodes(kernel, task + btf.offset("task_struct", "rethooks")):
         yield kernel.pointer(node - link + place), kernel.pointer(node - link + ret)
 
 
-def _kretprobes(kernel: "LinuxKernel", btf: Btf, task: int) -> Iterator[_Entry]:
+def _kretprobes(kernel: LinuxKernel, btf: Btf, task: int) -> Iterator[_Entry]:
     ret, place = _kretprobe_offsets(btf)
     link = btf.offset("kretprobe_instance", "llist")
     for node in _nodes(kernel, task + btf.offset("task_struct", "kretprobe_instances")):
         yield kernel.pointer(node - link + place), kernel.pointer(node - link + ret)
 
 
-def _kretprobe_table(kernel: "LinuxKernel", btf: Btf, task: int) -> Iterator[_Entry]:
+def _kretprobe_table(kernel: LinuxKernel, btf: Btf, task: int) -> Iterator[_Entry]:
     table = kernel.address("kretprobe_inst_table")
     if table is None:
         return
@@ -178,7 +178,7 @@ def _kretprobe_offsets(btf: Btf) -> _Entry:
     return btf.offset("kretprobe_instance", "ret_addr"), btf.offset("kretprobe_instance", "fp")
 
 
-def _nodes(kernel: "LinuxKernel", head: int) -> Iterator[int]:
+def _nodes(kernel: LinuxKernel, head: int) -> Iterator[int]:
     """Yields the nodes of a list that ends with a null pointer."""
     seen: set[int] = set()
     node = kernel.pointer(head)

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """One search through memory for what a kernel can be found by: VMCOREINFO and banners."""
 
 from dataclasses import dataclass, field

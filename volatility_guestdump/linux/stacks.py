@@ -1,8 +1,10 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What the vCPUs and tasks of a guest were doing: their stacks, and who panicked."""
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Optional
 
 from volatility_guestdump.exceptions import AddressError, BtfError
@@ -26,6 +28,28 @@ class Stack(NamedTuple):
     vcpu: Optional[VCPU]
     task: Optional[Task]
     frames: Sequence[Frame]
+
+
+class StackGroup(NamedTuple):
+    """Tasks whose stacks have the same frames.
+
+    Attributes:
+        tasks: in the order of their stacks; None for one that cannot be told.
+        frames: of the first of them; in the others only the stack pointers differ.
+    """
+
+    tasks: Sequence[Optional[Task]]
+    frames: Sequence[Frame]
+
+
+def grouped(stacks: Iterable[Stack]) -> list[StackGroup]:
+    """Returns stacks by their frames, the largest group first."""
+    groups: dict[Hashable, tuple[list[Optional[Task]], Sequence[Frame]]] = {}
+    for stack in stacks:
+        key = tuple((frame.ip, frame.symbol, frame.notes) for frame in stack.frames)
+        groups.setdefault(key, ([], stack.frames))[0].append(stack.task)
+    found = [StackGroup(tasks, frames) for tasks, frames in groups.values()]
+    return sorted(found, key=lambda group: -len(group.tasks))
 
 
 class PanicTask(NamedTuple):
@@ -68,6 +92,11 @@ class Stacks:
         self._cpus = Cpus(kernel, kernel.types, vcpus)
         self._unwinder = Unwinder(kernel)
 
+    @functools.cached_property
+    def all_tasks(self) -> Sequence[Task]:
+        """Every task but the idle ones; none where `tasks` is None."""
+        return list(self.tasks or ())
+
     def of_vcpu(self, vcpu: VCPU) -> Stack:
         """Returns what a vCPU was doing."""
         task = self._task(self._cpus.current_task(vcpu))
@@ -105,30 +134,39 @@ class Stacks:
 
     def of_tasks(self) -> Iterator[Stack]:
         """Yields what the tasks wait for that are not on a CPU whose registers are known."""
-        if self.tasks is None:
-            return
         known = {self._cpus.current_task(vcpu) for vcpu in self._vcpus}
         known |= {self._cpus.task_of(number) for number in self._left}
-        for task in self.tasks:
+        for task in self.all_tasks:
             if task.address in known:
                 continue
-            frames: Sequence[Frame] = (Frame(None, None, "", (Note(Kind.RUNNING),)),)
             with contextlib.suppress(AddressError):
-                if not self.tasks.is_running(task):
-                    frames = list(self._unwinder.of_task(self.tasks, task))
-                yield Stack(None, task, frames)
+                yield self.of_task(task)
+
+    def of_task(self, task: Task) -> Stack:
+        """Returns what a task waits for that is not on a CPU whose registers are known.
+
+        Raises:
+            AddressError: the task is not in the dump.
+        """
+        frames: Sequence[Frame] = (Frame(None, None, "", (Note(Kind.RUNNING),)),)
+        if self.tasks is not None and not self.tasks.is_running(task):
+            frames = list(self._unwinder.of_task(self.tasks, task))
+        return Stack(None, task, frames)
 
     def panic_task(self) -> Optional[PanicTask]:
         """Returns who panicked, or None when nobody did or it cannot be told."""
+        number, stack = self._kernel.panic_cpu, self.of_panic()
+        return None if number is None or stack is None else _panic_task(number, stack)
+
+    def of_panic(self) -> Optional[Stack]:
+        """Returns the stack of who panicked, or None when nobody did or it cannot be told."""
         number = self._kernel.panic_cpu
         if number is None:
             return None
         for vcpu in self._vcpus:
             if self._cpus.number(vcpu) == number:
-                return _panic_task(number, self.of_vcpu(vcpu))
-        if number in self._left:
-            return _panic_task(number, self._of_crashed(number))
-        return None
+                return self.of_vcpu(vcpu)
+        return self._of_crashed(number) if number in self._left else None
 
 
 def _panic_task(number: int, stack: Stack) -> PanicTask:

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Tasks of the kernel: which one each vCPU runs, and all the others.
 
 The current task of a CPU is a per-CPU variable: current_task up to 6.1, a member of pcpu_hot from
@@ -41,6 +43,8 @@ _FIRST_STACK = (
 #: What ps shows for the highest bit that is set in a task's state, from 4.14 on. Source:
 #: task_index_to_char, include/linux/sched.h.
 _STATES = "RSDTtXZP"
+#: What a task's state may be: those, and I, an idle thread of the kernel.
+STATES = f"{_STATES}I"
 #: TASK_REPORT: the bits that count.
 _REPORTED = 0x7F
 _UNINTERRUPTIBLE = 2
@@ -103,6 +107,7 @@ class Tasks:
         self._state = self._field("__state") or self._field("state")
         self._exit_state = self._field("exit_state")
         self._stack_users = self._field("stack_refcount")
+        self._ran = self._field("se.exec_start")
 
     def _field(self, name: str) -> Optional[tuple[int, int]]:
         """Returns offset and size of a member that not every kernel's task_struct has, or None."""
@@ -162,6 +167,16 @@ class Tasks:
             AddressError: the task is not in the dump.
         """
         return self._kernel.pointer(task.address + self._stack_pointer)
+
+    def last_ran(self, task: Task) -> Optional[int]:
+        """Returns when a task last ran, in nanoseconds of the scheduler's clock, or None.
+
+        That clock starts with the kernel; it is the one of the log's time stamps too.
+        """
+        try:
+            return None if self._ran is None else self._value(task.address, self._ran)
+        except AddressError:
+            return None
 
     def is_running(self, task: Task) -> bool:
         """Whether a CPU runs the task, so that what it left of its stack is out of date.

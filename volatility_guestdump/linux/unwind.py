@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Backtraces: from a vCPU's registers, or a task's saved stack pointer, down the kernel's stack.
 
 Each step applies the ORC entry of the code to the registers, as the kernel's own unwinder does

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """VMCOREINFO: what a kernel tells to tools that read its dumps.
 
 It is text of lines "name=value" in a page of its own, from the page's start

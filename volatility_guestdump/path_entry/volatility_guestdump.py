@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Puts the package around this folder where `import volatility_guestdump` finds this module."""
 
 import importlib.util

@@ -2,17 +2,21 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Plugins for what hypervisors write of guests: debug.guest, snapshots, ELF dumps of QEMU."""
 
+import collections
+import functools
 import io
 import json
 import logging
 import lzma
 import pathlib
+import platform
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from typing import Any, Optional, Union
 
-from volatility3.framework import interfaces, renderers
+from volatility3.framework import constants, interfaces, renderers
 from volatility3.framework.configuration import requirements
 from volatility3.framework.renderers import format_hints
 
@@ -31,13 +35,15 @@ if volatility_guestdump.registration_error is not None:
 
 from volatility_guestdump import kernels
 from volatility_guestdump.exceptions import KernelError
+from volatility_guestdump.files.location import display_name
 from volatility_guestdump.framework import installed, output, windows_symbols
 from volatility_guestdump.framework.machines import MachineRequirement, machine_below
 from volatility_guestdump.linux.isf.document import IsfView
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.stacks import Stack, Stacks
+from volatility_guestdump.linux.stacks import Stack, Stacks, grouped
+from volatility_guestdump.linux.tasks import STATES
 from volatility_guestdump.machine import OPTIONAL_REGISTERS, REGISTERS, VCPU, Machine
-from volatility_guestdump.report import facts, rows
+from volatility_guestdump.report import collect, evidence, facts, html, rows, summary
 from volatility_guestdump.windows.kernel import WindowsKernel
 from volatility_guestdump.x86 import registers
 from volatility_guestdump.x86.paging import find_paging
@@ -58,7 +64,8 @@ class GuestDumpPlugin(interfaces.plugins.PluginInterface):
             MachineRequirement(
                 name="primary",
                 description="A guest dump: debug.guest or debug.vmem of VMware ESXi, a VMware "
-                "snapshot or suspended machine (.vmsn, .vmss), or an ELF dump of QEMU",
+                "snapshot or suspended machine (.vmsn, .vmss), an ELF dump of QEMU, or a memory "
+                "image of Linux (raw, LiME, AVML)",
             )
         ]
 
@@ -97,6 +104,55 @@ class GuestDumpPlugin(interfaces.plugins.PluginInterface):
             return None
         return windows_symbols.WindowsSymbols(kernel, self.context, table)
 
+    @functools.cached_property
+    def stacks(self) -> Optional[Stacks]:
+        """What the vCPUs and tasks of a Linux guest were doing; None of another guest."""
+        kernel = self.linux_kernel()
+        return None if kernel is None else Stacks(kernel, self.machine.vcpus)
+
+    def kernel_facts(self) -> facts.KernelFacts:
+        """Returns what is known of the kernel that the guest runs."""
+        kernel, stacks = self.linux_kernel(), self.stacks
+        if kernel is not None and stacks is not None:
+            return facts.linux_facts(self.machine, kernel, stacks, installed.linux_isf(kernel)[1])
+        windows = self.windows_kernel()
+        if windows is not None:
+            pdb = windows.image.pdb
+            location = None if pdb is None else installed.windows_isf(pdb)
+            return facts.windows_facts(windows, location, self.windows_symbols(windows))
+        return facts.unknown_kernel_facts(self.machine)
+
+    def symbolize(self) -> registers.Symbolize:
+        """Returns what names addresses in the guest's kernel."""
+        linux = self.linux_kernel()
+        if linux is not None:
+            return linux.symbolize
+        kernel = self.windows_kernel()
+        if kernel is None:
+            return _no_symbol
+        symbols = self.windows_symbols(kernel)
+        return symbols.symbolize if symbols else kernel.symbolize
+
+    def write_file(self, name: str, data: Union[bytes, memoryview]) -> str:
+        """Writes a file, unless there is one; returns what to say of it in its column."""
+        file = None
+        try:
+            file = self.open(name)
+            taken = output.existing(file)
+            if taken is None:
+                file.write(data)
+                file.close()
+                return str(file.preferred_filename)
+            vollog.warning(f"{taken} is there already: nothing is written")
+            output.discard(file)
+        except OSError as error:
+            # The words of Volatility's plugins.
+            vollog.warning(f"File {name} could not be written: {error}")
+            if file is not None:
+                output.discard(file)
+            return "Error outputting file"
+        return f"{name} (is there already)"
+
 
 class Info(GuestDumpPlugin):
     """Shows what a guest dump is of: format, memory, paging, kernel and panic."""
@@ -106,18 +162,7 @@ class Info(GuestDumpPlugin):
 
     def _generator(self) -> Iterator[tuple[int, tuple[str, str]]]:
         yield from ((0, row) for row in rows.machine_rows(facts.machine_facts(self.machine)))
-        yield from ((0, row) for row in rows.kernel_rows(self._kernel_facts()))
-
-    def _kernel_facts(self) -> facts.KernelFacts:
-        kernel = self.linux_kernel()
-        if kernel is not None:
-            return facts.linux_facts(self.machine, kernel, installed.linux_isf(kernel)[1])
-        windows = self.windows_kernel()
-        if windows is not None:
-            pdb = windows.image.pdb
-            location = None if pdb is None else installed.windows_isf(pdb)
-            return facts.windows_facts(windows, location, self.windows_symbols(windows))
-        return facts.unknown_kernel_facts(self.machine)
+        yield from ((0, row) for row in rows.kernel_rows(self.kernel_facts()))
 
     def run(self) -> renderers.TreeGrid:
         """Returns the rows."""
@@ -143,7 +188,7 @@ class Registers(GuestDumpPlugin):
             vollog.error(f"{machine.origin.format}: this image has no registers")
             return
         kernel = self.linux_kernel()
-        symbolize = kernel.symbolize if kernel else self._windows_symbolize()
+        symbolize = self.symbolize()
         for vcpu in selected_vcpus(machine, self.config.get("vcpu", None)):
             mode, tables = find_paging(machine.memory.read, vcpu)
             user_half = None
@@ -155,13 +200,6 @@ class Registers(GuestDumpPlugin):
                     continue
                 decoded = registers.decode(vcpu, register, mode, user_half, symbolize)
                 yield 0, (vcpu.number, register, format_hints.Hex(vcpu[register]), decoded)
-
-    def _windows_symbolize(self) -> registers.Symbolize:
-        kernel = self.windows_kernel()
-        if kernel is None:
-            return _no_symbol
-        symbols = self.windows_symbols(kernel)
-        return symbols.symbolize if symbols else kernel.symbolize
 
     def run(self) -> renderers.TreeGrid:
         """Returns the rows."""
@@ -227,33 +265,23 @@ class Backtrace(GuestDumpPlugin):
                 description="Show only tasks with these process or thread numbers",
                 optional=True,
             ),
+            requirements.ListRequirement(
+                name="state",
+                element_type=str,
+                description=f"Show only tasks in these states, of {' '.join(STATES)}",
+                optional=True,
+            ),
+            requirements.BooleanRequirement(
+                name="group",
+                description="Show tasks with the same frames once, with their number",
+                default=False,
+                optional=True,
+            ),
         ]
 
     def _generator(self) -> Iterator[tuple[int, tuple[Any, ...]]]:
-        kernel = self.linux_kernel()
-        if kernel is None:
-            vollog.error(f"Only the stacks of Linux kernels can be unwound; {self.no_kernel()}")
-            return
-        if kernel.bits != 64:
-            vollog.error("Only the stacks of 64-bit kernels can be unwound")
-            return
-        if not self.machine.vcpus:
-            vollog.warning(
-                f"{self.machine.origin.format}: this image has no registers; the stacks of tasks "
-                f"that ran are not available, those of others with --tasks"
-            )
-        stacks = Stacks(kernel, self.machine.vcpus)
-        if stacks.tasks_missing:
-            vollog.warning(f"The guest's tasks and modules cannot be told: {stacks.tasks_missing}")
-        pids = self.config.get("pid", None) or []
-        missing = set(pids)
-        # Whoever asks for a task wants it, running or not.
-        for stack in self._chosen(stacks, bool(self.config.get("tasks", False) or pids)):
+        for stack in self._stacks():
             task = stack.task
-            if pids and (task is None or not {task.pid, task.tgid} & set(pids)):
-                continue
-            if task is not None:
-                missing -= {task.pid, task.tgid}
             for number, frame in enumerate(stack.frames):
                 yield (
                     0,
@@ -270,6 +298,57 @@ class Backtrace(GuestDumpPlugin):
                     ),
                 )
 
+    def _grouped_generator(self) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        for group in grouped(self._stacks()):
+            names = collections.Counter(task.comm for task in group.tasks if task)
+            pids = [str(task.pid) for task in group.tasks if task]
+            for number, frame in enumerate(group.frames):
+                yield (
+                    0,
+                    (
+                        len(group.tasks),
+                        # Hundreds of numbers, once for each group.
+                        "" if number else " ".join(pids),
+                        "" if number else " ".join(name for name, _ in names.most_common()),
+                        number,
+                        _address(frame.ip),
+                        frame.symbol,
+                        rows.notes(frame.notes),
+                    ),
+                )
+
+    def _stacks(self) -> Iterator[Stack]:
+        """Yields the stacks that the options ask for."""
+        kernel = self.linux_kernel()
+        if kernel is None:
+            vollog.error(f"Only the stacks of Linux kernels can be unwound; {self.no_kernel()}")
+            return
+        if kernel.bits != 64:
+            vollog.error("Only the stacks of 64-bit kernels can be unwound")
+            return
+        if not self.machine.vcpus:
+            vollog.warning(
+                f"{self.machine.origin.format}: this image has no registers; the stacks of tasks "
+                f"that ran are not available, those of others with --tasks"
+            )
+        stacks = self.stacks
+        assert stacks is not None, "there is a kernel"
+        if stacks.tasks_missing:
+            vollog.warning(f"The guest's tasks and modules cannot be told: {stacks.tasks_missing}")
+        pids = self.config.get("pid", None) or []
+        states = self.config.get("state", None) or []
+        missing = set(pids)
+        # Whoever asks for tasks wants them, running or not.
+        asked = bool(self.config.get("tasks", False) or pids or states)
+        for stack in self._chosen(stacks, asked):
+            task = stack.task
+            if pids and (task is None or not {task.pid, task.tgid} & set(pids)):
+                continue
+            if task is not None:
+                missing -= {task.pid, task.tgid}
+            if states and (task is None or task.state not in states):
+                continue
+            yield stack
         for pid in sorted(missing):
             vollog.warning(f"There is no task with the number {pid} among those asked for")
 
@@ -284,6 +363,14 @@ class Backtrace(GuestDumpPlugin):
 
     def run(self) -> renderers.TreeGrid:
         """Returns the rows."""
+        if self.config.get("group", False):
+            return renderers.TreeGrid(
+                [
+                    *(("Tasks", int), ("PIDs", str), ("COMM", str), ("Frame", int)),
+                    *(("IP", format_hints.Hex), ("Symbol", str), ("Note", str)),
+                ],
+                self._grouped_generator(),
+            )
         return renderers.TreeGrid(
             [
                 *(("vCPU", int), ("PID", int), ("COMM", str), ("State", str), ("Frame", int)),
@@ -314,37 +401,88 @@ class Isf(GuestDumpPlugin):
         name = re.sub(
             r"[^A-Za-z0-9.+_-]", "_", "-".join(filter(None, (kernel.release, kernel.build_id)))
         )
-        written = self._write(f"{name}.json.xz", document)
+        written = self.write_file(f"{name}.json.xz", self._packed(document))
         types = len(document["user_types"]) + len(document["enums"])
         yield 0, (banner, types, len(document["symbols"]), written)
 
-    def _write(self, name: str, document: dict[str, Any]) -> str:
-        """Writes the file, unless there is one; returns what to say of it in its column."""
+    def _packed(self, document: dict[str, Any]) -> memoryview:
         packed = io.BytesIO()
         # More effort makes a file that is a tenth smaller, in four times the time.
         with io.TextIOWrapper(lzma.LZMAFile(packed, "w", preset=1), encoding="utf-8") as text:
             json.dump(document, text)
-        file = None
-        try:
-            file = self.open(name)
-            taken = output.existing(file)
-            if taken is None:
-                file.write(packed.getbuffer())
-                file.close()
-                return str(file.preferred_filename)
-            vollog.warning(f"{taken} is there already: nothing is written")
-            output.discard(file)
-        except OSError as error:
-            # The words of Volatility's plugins.
-            vollog.warning(f"File {name} could not be written: {error}")
-            if file is not None:
-                output.discard(file)
-            return "Error outputting file"
-        return f"{name} (is there already)"
+        return packed.getbuffer()
 
     def run(self) -> renderers.TreeGrid:
         """Returns the rows."""
         return renderers.TreeGrid(
             [("Kernel banner", str), ("Types", int), ("Symbols", int), ("File output", str)],
             self._generator(),
+        )
+
+
+class Report(GuestDumpPlugin):
+    """Writes one file that tells what happened to the guest, and shows a summary of it."""
+
+    _version = (1, 0, 0)
+    hidden = False
+
+    @classmethod
+    def get_requirements(cls) -> list[interfaces.configuration.RequirementInterface]:
+        """Returns what the plugin needs, and its options."""
+        return [
+            *super().get_requirements(),
+            requirements.ChoiceRequirement(
+                name="format",
+                description="What to write: html to be read, json for programs",
+                choices=["html", "json"],
+                default="html",
+                optional=True,
+            ),
+            requirements.BooleanRequirement(
+                name="hash",
+                description="Also compute the SHA-256 of the memory file",
+                default=False,
+                optional=True,
+            ),
+        ]
+
+    def _generator(self) -> Iterator[tuple[int, tuple[str, str, str]]]:
+        origin = self.machine.origin
+        linux = self.linux_kernel()
+        found = collect.collect(
+            collect.Subject(
+                self.machine,
+                linux,
+                self.stacks,
+                self.kernel_facts(),
+                "" if linux else self.no_kernel(),
+                linux is None and self.windows_kernel() is not None,
+                self.symbolize(),
+            ),
+            evidence.evidence(
+                origin,
+                {
+                    "volatility_guestdump": volatility_guestdump.__version__,
+                    "Volatility": constants.PACKAGE_VERSION,
+                    "Python": platform.python_version(),
+                },
+                shlex.join(sys.argv),
+                bool(self.config.get("hash", False)),
+                self._progress_callback,
+            ),
+        )
+        yield from ((0, row) for row in summary.summary(found))
+        name = evidence.report_name(origin)
+        if self.config.get("format", "html") == "json":
+            name, text = f"{name}.json", json.dumps(found.as_json(), indent=1)
+        else:
+            name, text = f"{name}.html", html.render(found, display_name(origin.location))
+        # What is no character of the guest's may be one half of a pair.
+        written = self.write_file(name, text.encode("utf-8", "replace"))
+        yield 0, ("Report", "File output", written)
+
+    def run(self) -> renderers.TreeGrid:
+        """Returns the rows."""
+        return renderers.TreeGrid(
+            [("Section", str), ("Item", str), ("Value", str)], self._generator()
         )

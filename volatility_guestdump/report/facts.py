@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What is known of a machine and of the kernel that it runs, as typed facts.
 
 Words are made of them in `rows`. Nothing here knows Volatility: where symbols are installed is told
@@ -15,6 +17,7 @@ from volatility_guestdump.linux.crash import first_kernel_release, is_second_ker
 from volatility_guestdump.linux.kernel import CODE_ALONE, LinuxKernel
 from volatility_guestdump.linux.log import panic_message
 from volatility_guestdump.linux.stacks import PanicTask, Stacks
+from volatility_guestdump.linux.system import NOTHING_TOLD, SystemFacts, system_facts
 from volatility_guestdump.machine import Machine, MemoryRange
 from volatility_guestdump.windows.kernel import WindowsKernel
 from volatility_guestdump.x86.paging import PagingMode, find_paging
@@ -85,6 +88,19 @@ class Symbols:
 
 
 @dataclass(frozen=True)
+class TaskCount:
+    """How many tasks (threads) a guest has, without the idle ones.
+
+    Attributes:
+        all: of them.
+        uninterruptible: those in uninterruptible sleep, state D; None when states are not known.
+    """
+
+    all: int
+    uninterruptible: Optional[int]
+
+
+@dataclass(frozen=True)
 class Kdump:
     """Two kernels in one guest, the second of which kdump started when the first panicked.
 
@@ -109,6 +125,8 @@ class KernelFacts:
         system: what it is, "Linux 6.1.0-56-cloud-amd64 (x64)".
         banner: what identifies it.
         build_id: in hexadecimal.
+        told: what it tells of its system.
+        tasks: how many there are.
         virtual_base: virtual address of the image's start.
         kaslr_shift: how far it runs from where it was linked to.
         physical_base: guest-physical address of the image's start.
@@ -125,6 +143,8 @@ class KernelFacts:
     system: Optional[str] = None
     banner: Optional[str] = None
     build_id: Optional[str] = None
+    told: SystemFacts = NOTHING_TOLD
+    tasks: Optional[TaskCount] = None
     virtual_base: Optional[int] = None
     kaslr_shift: Optional[int] = None
     physical_base: Optional[int] = None
@@ -179,12 +199,15 @@ def unknown_kernel_facts(machine: Machine) -> KernelFacts:
     return KernelFacts(PagingMode.OFF if machine.vcpus else None)
 
 
-def linux_facts(machine: Machine, kernel: LinuxKernel, installed: Optional[str]) -> KernelFacts:
+def linux_facts(
+    machine: Machine, kernel: LinuxKernel, stacks: Stacks, installed: Optional[str]
+) -> KernelFacts:
     """Returns what is known of a Linux kernel.
 
     Args:
         machine: that it runs on.
         kernel: the kernel.
+        stacks: of its tasks.
         installed: URL of an installed ISF, or None.
     """
     missing = kernel.kallsyms_error
@@ -201,16 +224,26 @@ def linux_facts(machine: Machine, kernel: LinuxKernel, installed: Optional[str])
         kernel.system,
         kernel.shown_banner,
         kernel.build_id,
+        system_facts(kernel),
+        _task_count(stacks),
         kernel.virtual_base,
         kernel.kaslr_shift,
         kernel.physical_base,
         kernel.page_map,
         Symbols(installed, kernel.kallsyms is not None, has_types, missing),
         panic_message(kernel),
-        Stacks(kernel, machine.vcpus).panic_task(),
+        stacks.panic_task(),
         _kdump(machine, kernel),
         kernel.found_by,
     )
+
+
+def _task_count(stacks: Stacks) -> Optional[TaskCount]:
+    states = [task.state for task in stacks.all_tasks]
+    # There is always a first process.
+    if not states:
+        return None
+    return TaskCount(len(states), states.count("D") if any(states) else None)
 
 
 def _kdump(machine: Machine, kernel: LinuxKernel) -> Optional[Kdump]:

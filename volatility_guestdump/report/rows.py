@@ -1,10 +1,14 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The facts in words: the rows of guestdump.Info."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Optional
 
 from volatility_guestdump.linux.frames import Kind, Note
 from volatility_guestdump.linux.stacks import PanicTask
+from volatility_guestdump.linux.system import taint_names
 from volatility_guestdump.report.facts import (
     FileState,
     Kdump,
@@ -42,6 +46,16 @@ def binary_size(size: int) -> str:
     return f"{size / (1 << 30):.6g} GiB"
 
 
+def short_size(size: int) -> str:
+    """Returns a size with the digits that a reader wants: "4 KiB", "16 MiB", "1.7 GiB"."""
+    value, unit = size / (1 << 10), "KiB"
+    for larger in ("MiB", "GiB", "TiB"):
+        if value < 1000:
+            break
+        value, unit = value / (1 << 10), larger
+    return f"{value:.1f} {unit}" if value < 10 and value != int(value) else f"{value:.0f} {unit}"
+
+
 def _file_state(file: MemoryFileFacts) -> str:
     if file.state is FileState.SHORT:
         return f"{file.missing} bytes short, from guest-physical address {file.first_missing:#x}"
@@ -59,6 +73,7 @@ def kernel_rows(facts: KernelFacts) -> Iterator[Row]:
         "Operating system": facts.system,
         "Kernel banner": facts.banner,
         "Kernel build id": facts.build_id,
+        **_told(facts),
         "Kernel virtual base": _hexadecimal(facts.virtual_base),
         "KASLR shift": _hexadecimal(facts.kaslr_shift),
         "Kernel physical base": _hexadecimal(facts.physical_base),
@@ -66,11 +81,51 @@ def kernel_rows(facts: KernelFacts) -> Iterator[Row]:
         "Symbols": _symbols(facts.symbols) if facts.symbols else None,
         **({"Kdump": _kdump(facts.kdump)} if facts.kdump else {}),
         "Panic": facts.panic,
-        "Panic task": _panic_task(facts.panic_task) if facts.panic_task else None,
+        "Panic task": panic_task(facts.panic_task) if facts.panic_task else None,
         "Kernel found by": facts.found_by,
     }
     for variable, value in values.items():
         yield variable, value or UNKNOWN
+
+
+def _told(facts: KernelFacts) -> dict[str, Optional[str]]:
+    told, tasks = facts.told, facts.tasks
+    clock, load = told.clock, told.load
+    counted = None
+    if tasks:
+        counted = str(tasks.all)
+        if tasks.uninterruptible is not None:
+            counted += f" ({tasks.uninterruptible} in uninterruptible sleep)"
+    return {
+        "Host name": told.host_name,
+        "Date": utc(clock.time) if clock else None,
+        "Uptime": duration(clock.uptime) if clock else None,
+        "Load average": ", ".join(f"{average:.2f}" for average in load) if load else None,
+        "Tasks": counted,
+        "Command line": told.command_line,
+        "Taint": None if told.taint is None else taint(told.taint),
+    }
+
+
+def utc(time: datetime) -> str:
+    """Returns a time of the day as Volatility shows it, in whole seconds."""
+    return f"{time:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def duration(time: timedelta) -> str:
+    """Returns a duration in words, "2 d 3 h 4 min 5 s"."""
+    minutes, seconds = divmod(time // timedelta(seconds=1), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")]
+    first = next((at for at, (number, _) in enumerate(parts) if number), len(parts) - 1)
+    return " ".join(f"{number} {unit}" for number, unit in parts[first:])
+
+
+def taint(value: int) -> str:
+    """Returns what a kernel is tainted by: "4097 (P proprietary module, O out-of-tree module)"."""
+    names = ", ".join(" ".join(name) for name in taint_names(value))
+    return f"{value} ({names})" if names else "0 (not tainted)"
 
 
 def _hexadecimal(value: Optional[int]) -> Optional[str]:
@@ -103,7 +158,8 @@ def _kdump(kdump: Kdump) -> str:
     return "; ".join(said)
 
 
-def _panic_task(panic: PanicTask) -> str:
+def panic_task(panic: PanicTask) -> str:
+    """Returns who panicked, in words."""
     cpu = f"CPU {panic.cpu}" if panic.vcpu is None else f"vCPU {panic.vcpu.number}"
     task = f"{panic.task.comm} (pid {panic.task.pid})" if panic.task else ""
     return ": ".join(filter(None, (cpu, ", ".join(filter(None, (task, panic.place))))))

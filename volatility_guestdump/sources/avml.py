@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """AVML's compressed format: memory in blocks of at most 16 MiB, each compressed by itself.
 
 A block is a header like LiME's (see `lime`; the last address is inclusive) with magic "AVML" and
@@ -17,6 +19,7 @@ decompressing any; one is decompressed, and its checksum checked, when it is rea
 
 import array
 import bisect
+import importlib
 import mmap
 import struct
 from collections import OrderedDict
@@ -29,11 +32,6 @@ from volatility_guestdump.exceptions import (
     UnrecognizedSource,
 )
 from volatility_guestdump.machine import MemoryRange
-
-try:
-    import cramjam
-except ImportError:  # pragma: no cover
-    cramjam = None  # type: ignore[assignment] # a module that is not there
 
 MAGIC = b"AVML"
 _VERSION = 2
@@ -89,8 +87,12 @@ class AvmlFile:
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self.size = 0
         self.ranges: Sequence[MemoryRange] = self._read_blocks()
-        if cramjam is None:
-            raise SourceError(f"{name}: AVML's format needs cramjam (pip install cramjam)")
+        # Imported for a file of AVML's alone: every start of vol would pay for it.
+        try:
+            self._cramjam: Any = importlib.import_module("cramjam")
+        except ImportError:
+            message = f"{name}: AVML's format needs cramjam (pip install cramjam)"
+            raise SourceError(message) from None
 
     def _read_blocks(self) -> list[MemoryRange]:
         ranges: list[MemoryRange] = []
@@ -201,8 +203,8 @@ class AvmlFile:
             place = self._places[number]
             packed = self._file.read(place, self._lengths[number])
             try:
-                chunk = bytes(cramjam.snappy.decompress(_STREAM_START + packed))
-            except (cramjam.DecompressionError, ValueError) as error:
+                chunk = bytes(self._cramjam.snappy.decompress(_STREAM_START + packed))
+            except (self._cramjam.DecompressionError, ValueError) as error:
                 raise MediumError(
                     self._starts[number], f"{self._name}: damaged at {place:#x}: {error}"
                 ) from error

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The debug.guest file: layout of guest-physical memory and registers of every vCPU.
 
 ESXi writes debug.guest beside debug.vmem when a VM in debug mode panics. It has no magic; all

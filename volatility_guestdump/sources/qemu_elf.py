@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The ELF core that QEMU writes of a machine, with the registers of its vCPUs.
 
 dump-guest-memory writes it; so do `virsh dump --memory-only` and `virtctl memory-dump`, which let

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Raw memory: each byte at its guest-physical address, or with a hole squeezed out.
 
 VMware writes a .vmem without the hole below 4 GiB, in which devices are. Where a hole starts the
@@ -11,6 +13,8 @@ from volatility_guestdump.machine import MemoryRange
 _HOLE_END = 4 << 30
 #: VMware's hole, but for machines with devices that are passed through.
 _USUAL_HOLE = 3 << 30
+#: Where holes start in most files; 0 for none.
+USUAL_HOLES = (0, _USUAL_HOLE)
 #: Holes of other sizes start at multiples of this.
 _HOLE_STEP = 64 << 20
 

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """VMware's snapshots and suspended machines: .vmsn and .vmss.
 
 They hold the state of the whole machine: CPUs, memory, every device, a picture of the screen. A

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The Windows kernel that runs in the guest, found from the registers of its vCPUs.
 
 The handlers of exceptions, which the IDT points to, lie in the kernel's image: its headers are

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The PE image of a kernel, as it lies in the guest's memory.
 
 pefile reads the headers, and nothing but them: what they point to is looked at here, piece by

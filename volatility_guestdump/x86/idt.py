@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The interrupt descriptor table (IDT): the exceptions' handlers, which lie in the kernel's image.
 
     offset   64-bit gate (16 bytes)        32-bit gate (8 bytes)

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Page tables of x86, in the five ways a vCPU can use them.
 
 Volatility's Intel layers serve the plugins. This is the walk for what comes before a layer can

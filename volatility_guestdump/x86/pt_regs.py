@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """struct pt_regs: the registers that a 64-bit Linux kernel saves when it is entered.
 
 It is the same in all 64-bit kernels. Its end, from rip on, is what the CPU pushes by itself at an

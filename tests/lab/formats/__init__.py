@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """A guest of the lab in other formats of memory images.
 
 Each module knows one format by itself and shares nothing with the readers under test.

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """AVML's compressed format, version 2 of its own magic.
 
 Memory is cut into blocks, each with a header like LiME's (see `lime`; the last address is

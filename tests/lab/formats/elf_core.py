@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """ELF64 cores of a guest's memory: with QEMU's notes on its vCPUs, or without any.
 
 QEMU writes such files for dump-guest-memory (dump/dump.c, target/i386/arch_dump.c); libvirt and

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """LiME's format "lime", version 1: each range of memory behind a header of its own.
 
 A header is u32 magic, u32 version, u64 first address, u64 last address, 8 reserved bytes (struct

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The beginnings of files that are dumps of a guest, but in formats for other tools.
 
 They have what tells the format, and nothing behind it.

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """VMware's state files: .vmsn of a snapshot, .vmss of a suspended machine.
 
 A file begins with u32 magic, u32 version, u32 number of groups, and the table of groups, each of a

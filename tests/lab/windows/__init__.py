@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """A stand-in for a Windows guest, as no real Windows may be shipped or downloaded.
 
 The image of its kernel is a real one of the PE format, with a PDB; it is linked from ntoskrnl.c by

@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Makes the image of a kernel and its symbols with LLVM's tools, and lays the image out."""
 
 import hashlib

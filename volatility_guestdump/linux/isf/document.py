@@ -1,3 +1,5 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """kallsyms and BTF of the dump in Volatility's Intermediate Symbol Format (ISF).
 
 `IsfView` converts a type or a symbol when it is asked for. Volatility's symbol table is made of

@@ -1,0 +1,276 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
+"""VMware's snapshots and QEMU's ELF of real guests: the same as what debug.guest shows of them."""
+
+import os
+import pathlib
+import struct
+from collections.abc import Mapping
+from typing import Optional
+
+import pytest
+from volatility3.framework import contexts, interfaces
+from volatility3.framework.layers import physical
+
+from tests.conftest import Vol
+from tests.helpers import guest_machine, info, real_guest, rows
+from tests.lab import Guest, formats
+from tests.lab.formats import signatures, vmware_state
+from tests.lab.windows import missing_tools, stand_in
+from volatility_guestdump import kernels
+from volatility_guestdump.framework import qemu_elf
+from volatility_guestdump.framework import vmware_state as vmware
+from volatility_guestdump.framework.unsupported import UnsupportedFormatStacker
+from volatility_guestdump.framework.vmware_state import VmwareStateLayer, VmwareStateStacker
+from volatility_guestdump.linux.tasks import Cpus, kernel_gs_base
+from volatility_guestdump.machine import VCPU, Machine
+from volatility_guestdump.sources.debug_guest import GuestFile
+
+#: What Volatility logs when it takes the page map from a layer, and when it scans for a kernel.
+GIVEN, SCANNED = "DTB was given to us by base layer", "Kernel base determination"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> formats.Files:
+    """Guests in other formats."""
+    return formats.Files(tmp_path_factory.mktemp("formats"))
+
+
+def check_registers(machine: Machine, guest: Guest, more: bool = False) -> None:
+    """Checks that each register is what QEMU said."""
+    written = guest.expected["vcpus"]
+    others = guest.expected.get("vcpu_msrs", [{}] * len(written)) if more else [{}] * len(written)
+    assert [vcpu.number for vcpu in machine.vcpus] == list(range(len(written)))
+    for vcpu, registers, msrs in zip(machine.vcpus, written, others):
+        for name, value in registers.items():
+            assert vcpu["rflags" if name == "eflags" else name] == int(value, 16), name
+        assert not msrs or vcpu["kernel_gs_base"] == int(msrs["kernel_gs_base"], 16)
+
+
+def memory_equals(machine: Machine, guest: Guest) -> bool:
+    """Whether memory is that of debug.vmem, as far as it is in both, by samples."""
+    other = guest_machine(guest).memory
+    pages = [
+        page
+        for run in other.ranges
+        for page in range(run.start, run.end, 0x51000)
+        if machine.memory.covers(page, 4096)
+    ]
+    assert len(pages) > 100
+    return all(machine.memory.read(page, 4096) == other.read(page, 4096) for page in pages)
+
+
+@pytest.mark.parametrize("name", ["qemu-elf", "qemu-elf-la57"])
+def test_elf_of_qemu(vol: Vol, name: str) -> None:
+    """Registers are QEMU's, frames those of debug.guest, processes those of the guest's ps."""
+    guest = real_guest(name)
+    frames = rows(vol("-r", "json", "-f", guest.guest_path, "guestdump.Backtrace"))
+    for path in (guest.folder / "dump.elf", guest.folder / "dump-paging.elf"):
+        machine = qemu_elf.open_machine(path.as_uri())
+        check_registers(machine, guest, more=True)
+        assert memory_equals(machine, guest)
+        assert rows(vol("-r", "json", "-f", path, "guestdump.Backtrace")) == frames
+    # With paging=true memory is in the file several times.
+    listed = rows(vol("-r", "json", "-f", path, "linux.pslist"))
+    expected = {(each["pid"], each["comm"]) for each in guest.expected["processes"]}
+    assert expected <= {(row["PID"], row["COMM"]) for row in listed}
+    shown = info(vol("-r", "json", "-f", path, "guestdump.Info"))
+    assert shown["Format"] == "QEMU ELF dump" and shown["Kernel found by"] == "registers"
+    assert shown["Kernel banner"] == guest.expected["banner"]
+
+
+def test_kernel_gs_base() -> None:
+    """A vCPU in user mode is told by the base of GS that the CPU keeps for the kernel."""
+    guest = real_guest("qemu-elf-la57")
+    machine = qemu_elf.open_machine((guest.folder / "dump.elf").as_uri())
+    number = guest.expected["vcpu_modes"].index("user")
+    vcpu = machine.vcpus[number]
+    kernel = kernels.linux_kernel(machine)
+    assert kernel is not None and vcpu["gs_base"] != vcpu["kernel_gs_base"]
+    cpus = Cpus(kernel, kernel.types, [vcpu])
+    assert kernel_gs_base(vcpu) == cpus.offsets[number] == vcpu["kernel_gs_base"]
+    # It alone tells: page tables of no task and another number do not matter.
+    lost = VCPU(0, {**vcpu.registers, "cr3": kernel.page_map})
+    assert Cpus(kernel, kernel.types, [lost]).number(lost) == number
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "shown"),
+    [
+        ("hole-pti", "vmsn", "VMware snapshot (0xbed2bed2)"),
+        ("hole-pti", "vmss", "VMware suspend (0xbed3bed3)"),
+        ("hole-pti", "vmsn-inside", "VMware snapshot (0xbed2bed2)"),
+        ("hole-pti", "vmss-inside", "VMware suspend (0xbed2bed2)"),
+        ("hole-pti", "vmsn-padded", "VMware snapshot (0xbad2bad2)"),
+        ("5.10", "vmsn", "VMware snapshot (0xbed2bed2)"),
+        ("newest", "vmsn-no-regions", "VMware snapshot (0xbed2bed2)"),
+    ],
+)
+def test_states(files: formats.Files, name: str, kind: str, shown: str) -> None:
+    """Registers and memory of a state file in each form."""
+    guest = real_guest(name)
+    path = files(guest, kind)
+    machine = vmware.open_machine(path.as_uri(), path.with_suffix(".vmem").as_uri())
+    check_registers(machine, guest)
+    assert memory_equals(machine, guest)
+    assert machine.origin.format == shown
+
+
+def test_plugins_on_states(vol: Vol, files: formats.Files) -> None:
+    """Plugins show the same as on debug.guest."""
+    guest = real_guest("hole-pti")
+    for kind, plugin in (("vmsn-inside", "guestdump.Backtrace"), ("vmss", "linux.pslist")):
+        expected = rows(vol("-r", "json", "-f", guest.guest_path, plugin))
+        assert rows(vol("-r", "json", "-f", files(guest, kind), plugin)) == expected
+    shown = info(vol("-r", "json", "-f", files(guest, "vmss"), "guestdump.Info"))
+    assert shown["Kernel found by"] == "registers" and shown["vCPUs"] == "2"
+
+
+def stack(
+    path: pathlib.Path, stacker: type[interfaces.automagic.StackerLayerInterface], **options: str
+) -> Optional[interfaces.layers.DataLayerInterface]:
+    """Returns what a stacker puts on a file."""
+    context = contexts.Context()
+    context.config["file.location"] = path.as_uri()
+    for name, value in options.items():
+        context.config[f"automagic.GuestDumpStackers.{name}"] = value
+    context.layers.add_layer(physical.FileLayer(context, "file", "FileLayer"))
+    return stacker.stack(context, "FileLayer")
+
+
+@pytest.mark.parametrize(
+    ("names", "opened", "expected"),
+    [
+        ({"x.vmsn": "vmsn", "x.vmem": "vmem"}, "x.vmsn", "x.vmsn"),
+        ({"x.vmsn": "vmsn", "x.vmem": "vmem"}, "x.vmem", "x.vmsn"),
+        ({"x.vmss": "vmsn", "x.vmem": "vmem"}, "x.vmem", "x.vmss"),
+        ({"X.VMSS": "vmsn", "X.VMEM": "vmem"}, "X.VMEM", "X.VMSS"),
+        ({"x-1.vmsn": "vmsn", "x-1.vmem": "vmem", "x.vmsn": "6.12"}, "x-1.vmem", "x-1.vmsn"),
+        ({"x-Snapshot1.vmsn": "vmsn", "x.vmem": "vmem"}, "x-Snapshot1.vmsn", "x-Snapshot1.vmsn"),
+        ({"x-Snapshot1.vmsn": "vmsn", "x.vmem": "vmem"}, "x.vmem", "x-Snapshot1.vmsn"),
+        ({"x-1a2b3c4d.vmss": "vmsn", "x.vmem": "vmem"}, "x.vmem", "x-1a2b3c4d.vmss"),
+        # Of two states the one whose page tables are there.
+        ({"x.vmss": "6.12", "x.vmsn": "vmsn", "x.vmem": "vmem"}, "x.vmem", "x.vmsn"),
+        (
+            {"x-Snapshot1.vmsn": "6.12", "x-Snapshot2.vmsn": "vmsn", "x.vmem": "vmem"},
+            "x.vmem",
+            "x-Snapshot2.vmsn",
+        ),
+        # A state of another guest, with its memory inside, or without any.
+        ({"x-Snapshot1.vmsn": "6.12", "x.vmem": "vmem"}, "x.vmem", None),
+        ({"x.vmsn": "vmsn-inside", "x.vmem": "vmem"}, "x.vmem", None),
+        ({"x.vmsn": "vmsn-no-memory", "x.vmem": "vmem"}, "x.vmem", None),
+        ({"x.vmem": "vmem"}, "x.vmem", None),
+        ({"x.vmsn": "vmsn-inside"}, "x.vmsn", "x.vmsn"),
+        ({"x.vmsn": "vmsn-no-memory"}, "x.vmsn", None),
+    ],
+)
+def test_which_files_belong_together(
+    files: formats.Files,
+    tmp_path: pathlib.Path,
+    names: Mapping[str, str],
+    opened: str,
+    expected: Optional[str],
+) -> None:
+    """VMware's habits, whichever of the files is opened."""
+    hole, other = real_guest("hole-pti"), real_guest("6.12")
+    for name, kind in names.items():
+        path = files(other, "vmsn") if kind == "6.12" else files(hole, kind)
+        (tmp_path / name).symlink_to(hole.vmem_path if kind == "vmem" else path)
+    layer = stack(tmp_path / opened, VmwareStateStacker)
+    if expected is None:
+        assert layer is None
+        return
+    assert isinstance(layer, VmwareStateLayer)
+    assert layer.machine.origin.location == (tmp_path / expected).as_uri()
+    memory = [name for name, kind in names.items() if kind == "vmem"] or [expected]
+    assert layer.machine.origin.memory_location == (tmp_path / memory[0]).as_uri()
+    assert stacked_kernel(layer.machine) == hole.expected["banner"]
+
+
+def stacked_kernel(machine: Machine) -> str:
+    """Returns the banner of the kernel that the registers lead to."""
+    kernel = kernels.linux_kernel(machine)
+    assert kernel is not None and kernel.found_by == "registers"
+    return kernel.shown_banner
+
+
+def test_memory_that_the_user_names(
+    files: formats.Files, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """--guest-memory says where memory lies, whatever the files are called."""
+    guest = real_guest("hole-pti")
+    state = tmp_path / "state.17"
+    state.symlink_to(files(guest, "vmsn"))
+    layer = stack(state, VmwareStateStacker, guest_memory=str(guest.vmem_path))
+    assert isinstance(layer, VmwareStateLayer) and not caplog.messages
+    assert stacked_kernel(layer.machine) == guest.expected["banner"]
+    layer = stack(state, VmwareStateStacker, guest_memory=str(tmp_path / "gone"))
+    assert isinstance(layer, VmwareStateLayer) and layer.machine.origin.memory_location is None
+    assert "gone: no such file. Only registers can be shown" in caplog.text
+
+
+def test_a_vcpu_without_all_registers(
+    files: formats.Files, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is left out and said; the other one still leads to the kernel."""
+    guest = real_guest("hole-pti")
+    whole = files(guest, "vmss").read_bytes()
+    damaged = whole.replace(b"\x03rip" + struct.pack("<I", 0), b"\x03rpi" + struct.pack("<I", 0), 1)
+    assert damaged != whole
+    (tmp_path / "x.vmss").write_bytes(damaged)
+    (tmp_path / "x.vmem").symlink_to(guest.vmem_path)
+    layer = stack(tmp_path / "x.vmss", VmwareStateStacker)
+    assert isinstance(layer, VmwareStateLayer)
+    assert [vcpu.number for vcpu in layer.machine.vcpus] == [1]
+    assert caplog.messages == ["Registers in x.vmss that are left out, of vCPU 0: it has no rip"]
+    assert stacked_kernel(layer.machine) == guest.expected["banner"]
+
+
+def test_a_snapshot_without_memory(vol: Vol, files: formats.Files) -> None:
+    """What is missing, and how to get it, is the last line."""
+    done = vol("-f", files(real_guest("hole-pti"), "vmsn-no-memory"), "linux.pslist")
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert "is a snapshot without the guest's memory: take one with memory" in last
+
+
+@pytest.mark.parametrize("name", sorted(signatures.FILES))
+def test_formats_that_are_not_read(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """One message says what the file is and how to get one that can be read."""
+    signatures.write(tmp_path)
+    assert stack(tmp_path / name, UnsupportedFormatStacker) is None
+    (message,) = caplog.messages
+    assert message.startswith(f"{name} is ") and "--memory-only" in message
+
+
+def test_kdump_of_qemu(caplog: pytest.LogCaptureFixture) -> None:
+    """The real file of QEMU's format kdump-zlib is named."""
+    assert stack(real_guest("qemu-elf").folder / "dump.kdump", UnsupportedFormatStacker) is None
+    (message,) = caplog.messages
+    assert "kdump" in message and "dump-guest-memory" in message
+
+
+@pytest.mark.parametrize("mode", ["x64", "pae"])
+def test_windows_in_a_snapshot(vol: Vol, tmp_path: pathlib.Path, mode: str) -> None:
+    """windows.info needs no scan, and shows what it shows of debug.guest."""
+    missing = missing_tools()
+    if missing and not os.environ.get("CI"):
+        pytest.skip(f"stand-ins cannot be made without {', '.join(missing)}")
+    guest = stand_in(tmp_path, mode, memory=64 << 20)
+    with guest.guest_path.open("rb") as stream:
+        parsed = GuestFile.parse(stream)
+    vcpus = [{**vcpu.registers, "eflags": vcpu["rflags"]} for vcpu in parsed.vcpus]
+    source = formats.Source(formats.Memory(guest.vmem_path, guest.regions), vcpus)
+    state = tmp_path / "w-Snapshot1.vmsn"
+    vmware_state.write(state, source)
+    vmware_state.write_memory(state.with_suffix(".vmem"), source.memory)
+    arguments = ("-r", "json", "-s", guest.symbols)
+    done = vol("-vvvv", *arguments, "-f", state, "windows.info")
+    assert GIVEN in done.stderr and SCANNED not in done.stderr
+    found = {name: value for name, value in info(done).items() if "layer" not in name}
+    expected = info(vol(*arguments, "-f", guest.guest_path, "windows.info"))
+    assert found == {name: value for name, value in expected.items() if "layer" not in name}
+    assert int(found["Kernel Base"], 16) == guest.base & (1 << 48) - 1

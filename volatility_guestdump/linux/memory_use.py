@@ -1,0 +1,216 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
+"""What memory is used for: the kernel's own counters, and the resident memory of tasks.
+
+The counters are those of /proc/meminfo (fs/proc/meminfo.c): arrays of longs, vm_zone_stat and
+vm_node_stat, whose indexes are the values of enum zone_stat_item and node_stat_item, which differ
+from kernel to kernel and stand in BTF. All are in pages. CPUs keep small changes to themselves for
+a while, so each is exact to some dozens of pages for each CPU.
+
+A counter that cannot be read, or is larger than all memory, is not known.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Optional
+
+from volatility_guestdump.exceptions import AddressError, BtfError
+from volatility_guestdump.linux.btf import ENUMS, Btf, Kind
+from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.linux.tasks import Task
+from volatility_guestdump.machine import PAGE_SIZE
+
+#: HUGE_MAX_HSTATE is 2 on x86.
+_MAXIMUM_HUGE_SIZES = 8
+#: Counters of mm_struct.rss_stat that are resident memory: those of file pages, anonymous pages
+#: and shared memory. The one between is of pages in swap (include/linux/mm_types_task.h).
+_RESIDENT = (0, 1, 3)
+_RSS_COUNTERS = 4
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """What memory is used for, in bytes; what is not known is None.
+
+    Attributes:
+        total: what the kernel manages.
+        free: not used.
+        page_cache: contents of files, shared memory included.
+        anonymous: memory of processes that is of no file.
+        slab: the kernel's own objects.
+        page_tables: of processes.
+        huge_pages: set aside as huge pages (hugetlb), used or not.
+        swap_total: of all swap areas.
+        swap_free: of these, not used.
+    """
+
+    total: Optional[int] = None
+    free: Optional[int] = None
+    page_cache: Optional[int] = None
+    anonymous: Optional[int] = None
+    slab: Optional[int] = None
+    page_tables: Optional[int] = None
+    huge_pages: Optional[int] = None
+    swap_total: Optional[int] = None
+    swap_free: Optional[int] = None
+
+
+def memory_use(kernel: LinuxKernel) -> MemoryUse:
+    """Returns what a kernel's memory is used for."""
+    counters = _Counters(kernel)
+    # Before 5.0 (ca79b0c211af) it is a plain variable, which inline functions of that name replace.
+    total = counters.variable("_totalram_pages")
+    if total is None:
+        total = counters.variable("totalram_pages")
+    slab = [
+        counters.node(f"NR_SLAB_{kind}_B") or counters.node(f"NR_SLAB_{kind}")
+        for kind in ("RECLAIMABLE", "UNRECLAIMABLE")
+    ]
+    found = {
+        "total": total,
+        "free": counters.zone("NR_FREE_PAGES"),
+        "page_cache": counters.node("NR_FILE_PAGES"),
+        "anonymous": counters.node("NR_ANON_MAPPED"),
+        "slab": None if None in slab else sum(filter(None, slab)),
+        "page_tables": counters.node("NR_PAGETABLE"),
+        "huge_pages": counters.huge_pages(),
+    }
+    sane = {
+        name: pages * PAGE_SIZE if pages is not None and (total is None or pages <= total) else None
+        for name, pages in found.items()
+    }
+    swap = counters.variable("total_swap_pages")
+    swap_free = counters.variable("nr_swap_pages")
+    if swap is not None and swap_free is not None and swap_free > swap:
+        swap = swap_free = None
+    return MemoryUse(
+        **sane,
+        swap_total=None if swap is None else swap * PAGE_SIZE,
+        swap_free=None if swap_free is None else swap_free * PAGE_SIZE,
+    )
+
+
+class _Counters:
+    def __init__(self, kernel: LinuxKernel) -> None:
+        self._kernel = kernel
+        self._word = kernel.bits // 8
+
+    def _at(self, address: int) -> Optional[int]:
+        try:
+            data = self._kernel.read(address, self._word)
+        except AddressError:
+            return None
+        # Sums of changes by many CPUs may be below zero for a moment; the kernel shows 0 then.
+        return max(0, int.from_bytes(data, "little", signed=True))
+
+    def variable(self, symbol: str) -> Optional[int]:
+        """Returns a long variable."""
+        address = self._kernel.address(symbol)
+        return None if address is None else self._at(address)
+
+    def zone(self, item: str) -> Optional[int]:
+        """Returns a counter of all zones."""
+        return self._item("vm_zone_stat", "zone_stat_item", item)
+
+    def node(self, item: str) -> Optional[int]:
+        """Returns a counter of all nodes; before 5.18 some of them were of zones."""
+        found = self._item("vm_node_stat", "node_stat_item", item)
+        return self.zone(item) if found is None else found
+
+    def _item(self, array: str, enum: str, item: str) -> Optional[int]:
+        address, btf = self._kernel.address(array), self._kernel.types
+        if address is None or btf is None:
+            return None
+        number = btf.find(enum, *ENUMS)
+        try:
+            index = btf.enumerators(number).get(item) if number is not None else None
+        except BtfError:
+            return None
+        return None if index is None else self._at(address + index * self._word)
+
+    def huge_pages(self) -> Optional[int]:
+        """Returns how many pages are set aside as huge pages of any size."""
+        address, count = self._kernel.address("hstates"), self._kernel.address("hugetlb_max_hstate")
+        btf = self._kernel.types
+        if address is None or count is None or btf is None:
+            return None
+        try:
+            sizes = int.from_bytes(self._kernel.read(count, 4), "little")
+            if sizes > _MAXIMUM_HUGE_SIZES:
+                return None
+            pages = 0
+            for number in range(sizes):
+                state = address + number * btf.size_of("hstate")
+                order = self._kernel.read(state + btf.offset("hstate", "order"), 4)
+                huge = self._at(state + btf.offset("hstate", "nr_huge_pages"))
+                if huge is None:
+                    return None
+                pages += huge << min(int.from_bytes(order, "little"), 18)
+        except (AddressError, BtfError):
+            return None
+        return pages
+
+
+class ResidentMemory:
+    """How much memory tasks have resident.
+
+    A process's counters are in mm_struct.rss_stat: plain ones to 6.1, from 6.2 (f1a7941243c1) on
+    struct percpu_counter, a count with a part of each CPU on top.
+
+    Args:
+        kernel: that the tasks are of.
+        btf: its types.
+        cpu_offsets: what added to the address of a per-CPU variable gives that of each CPU.
+
+    Raises:
+        BtfError: the types do not tell where the counters are.
+    """
+
+    def __init__(self, kernel: LinuxKernel, btf: Btf, cpu_offsets: Sequence[int]) -> None:
+        self._kernel = kernel
+        self._word = kernel.bits // 8
+        self._cpu_offsets = cpu_offsets
+        self._mm = btf.offset("task_struct", "mm")
+        member = btf.member("mm_struct", "rss_stat")
+        self._counters = member.bit_offset // 8
+        self._per_cpu: Optional[int] = None
+        if btf.kind(btf.resolve(member.type)) is Kind.ARRAY:
+            self._size = btf.size_of("percpu_counter")
+            self._count = btf.offset("percpu_counter", "count")
+            self._per_cpu = btf.offset("percpu_counter", "counters")
+            self._width = 8
+        else:
+            self._counters += btf.offset("mm_rss_stat", "count")
+            self._size, self._count, self._width = self._word, 0, self._word
+
+    def of(self, task: Task, exact: bool = False) -> Optional[int]:
+        """Returns the resident memory of a task in bytes; None for a thread of the kernel.
+
+        Args:
+            task: whose memory it is.
+            exact: add what the CPUs have on top, which for each is some dozens of pages at most.
+
+        Raises:
+            AddressError: the counters are not in the dump.
+        """
+        mm = self._kernel.pointer(task.address + self._mm)
+        if not mm:
+            return None
+        data = self._kernel.read(mm + self._counters, _RSS_COUNTERS * self._size)
+        pages = 0
+        for counter in _RESIDENT:
+            at = counter * self._size
+            first = at + self._count
+            pages += int.from_bytes(data[first : first + self._width], "little", signed=True)
+            if exact and self._per_cpu is not None:
+                place = at + self._per_cpu
+                variable = int.from_bytes(data[place : place + self._word], "little")
+                pages += self._of_cpus(variable)
+        return max(0, pages) * PAGE_SIZE
+
+    def _of_cpus(self, variable: int) -> int:
+        mask = (1 << self._kernel.bits) - 1
+        return sum(
+            int.from_bytes(self._kernel.read((variable + offset) & mask, 4), "little", signed=True)
+            for offset in self._cpu_offsets
+        )

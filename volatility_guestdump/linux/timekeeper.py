@@ -1,0 +1,97 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
+"""What time it was in the guest, and for how long it had run, by the kernel's own clock.
+
+The kernel keeps wall-clock time in a struct timekeeper (include/linux/timekeeper_internal.h), and
+brings it forward with every tick: it is as old as the last tick of the CPU that did this, which
+in a guest where nothing runs can be some seconds. It lies, behind a sequence counter, in
+
+    tk_core             of an anonymous struct, from 6.13 on of struct tk_data
+    timekeeper_data     from 6.17 on: an array of struct tk_data, the system's clock first
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Optional
+
+from volatility_guestdump.exceptions import AddressError, BtfError
+from volatility_guestdump.linux.btf import Btf
+from volatility_guestdump.linux.kernel import LinuxKernel
+
+NANOSECONDS = 1_000_000_000
+
+#: The sequence counter's type from 5.9 on (with PREEMPT_RT it is larger), and before.
+_SEQUENCE_COUNTERS = ("seqcount_raw_spinlock", "seqcount")
+
+#: Years that a datetime can have.
+_LAST_SECOND = int(datetime(9999, 1, 1, tzinfo=timezone.utc).timestamp())
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The kernel's clock when it was last brought forward.
+
+    Attributes:
+        time: of the day, UTC.
+        uptime: since the guest booted, what it slept included.
+    """
+
+    time: datetime
+    uptime: timedelta
+
+
+def read_clock(kernel: LinuxKernel) -> Optional[Clock]:
+    """Returns the kernel's clock, or None when it cannot be read or makes no sense."""
+    btf = kernel.types
+    if btf is None:
+        return None
+    try:
+        place = _timekeeper(kernel, btf)
+        return None if place is None else _read(kernel, btf, place)
+    except (AddressError, BtfError):
+        return None
+
+
+def _timekeeper(kernel: LinuxKernel, btf: Btf) -> Optional[int]:
+    """Returns the address of the system's struct timekeeper."""
+    address = kernel.address("timekeeper_data") or kernel.address("tk_core")
+    if address is None:
+        return None
+    if "tk_data" in btf.names:
+        return address + btf.offset("tk_data", "timekeeper")
+    word = kernel.bits // 8
+    for structure in _SEQUENCE_COUNTERS:
+        if structure in btf.names:
+            size = btf.size_of(structure)
+            # The struct behind it is aligned like a pointer, on 32-bit x86 too.
+            return address + (size + word - 1) // word * word
+    return None
+
+
+def _read(kernel: LinuxKernel, btf: Btf, timekeeper: int) -> Optional[Clock]:
+    def read(path: str, size: int, signed: bool = False) -> int:
+        data = kernel.read(timekeeper + btf.offset("timekeeper", path), size)
+        return int.from_bytes(data, "little", signed=signed)
+
+    seconds = read("xtime_sec", 8)
+    shift = read("tkr_mono.shift", 4)
+    # The clock source's shift is at most 32, and less than a second is beyond the seconds.
+    if seconds >= _LAST_SECOND or shift > 32:
+        return None
+    fraction = read("tkr_mono.xtime_nsec", 8) >> shift
+    if fraction >= 2 * NANOSECONDS:
+        return None
+    now = seconds * NANOSECONDS + fraction
+    # Volatility's plugins tell by the same difference when a guest booted.
+    booted = read("offs_real", 8, signed=True) - read("offs_boot", 8, signed=True)
+    word = kernel.bits // 8
+    to_monotonic = read("wall_to_monotonic.tv_sec", 8, signed=True) * NANOSECONDS
+    to_monotonic += read("wall_to_monotonic.tv_nsec", word, signed=True)
+    uptime = now - booted
+    # The kernel keeps the offset twice: where both agree, it is no chance that they look well.
+    if uptime < 0 or to_monotonic != -read("offs_real", 8, signed=True):
+        return None
+    return Clock(
+        datetime.fromtimestamp(seconds, timezone.utc) + timedelta(microseconds=fraction // 1000),
+        timedelta(microseconds=uptime // 1000),
+    )

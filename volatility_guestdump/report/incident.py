@@ -1,0 +1,179 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
+"""What happened to a guest, in one sentence or some: the headline of a report.
+
+Nothing is guessed from version or name. A panic is what the kernel itself counts as one; messages
+on stalls count when the kernel wrote them, not a process by /dev/kmsg, and when they are recent.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Optional
+
+from volatility_guestdump.linux.frames import Frame
+from volatility_guestdump.linux.printk import Record
+from volatility_guestdump.report import document, traces
+from volatility_guestdump.report.facts import KernelFacts
+from volatility_guestdump.report.rows import duration
+
+#: A watchdog repeats itself within this time while what it saw goes on.
+_RECENT_SECONDS = 60
+#: A task that waits for longer than this, uninterruptibly, is worth the headline.
+_LONG_SECONDS = 10
+
+#: What has panicked is told before.
+_NO_PANIC = "No panic is known."
+
+_SOFT_LOCKUP = re.compile(r"watchdog: BUG: (soft lockup - CPU#\d+ stuck for \d+s! \[.*\])")
+_HARD_LOCKUP = re.compile(r"(?:NMI )?watchdog: (Watchdog detected hard LOCKUP on cpu ?\d+.*)")
+_RCU_STALL = re.compile(r"rcu: INFO: (rcu_\w+ (?:self-)?detected (?:expedited )?stalls?.*)")
+_LOCKUPS = (("soft lockup", _SOFT_LOCKUP), ("hard lockup", _HARD_LOCKUP), ("rcu stall", _RCU_STALL))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a Linux guest when its headline is made; what is not, is None or empty.
+
+    Attributes:
+        kernel: facts of the kernel.
+        panicked: whether it did; None when that cannot be told.
+        panic_frames: the stack of who panicked.
+        records: of the kernel's log.
+        waiting: groups of tasks in uninterruptible sleep.
+        vcpus: what they do.
+        registers: whether the image has any.
+    """
+
+    kernel: KernelFacts
+    panicked: Optional[bool]
+    panic_frames: Sequence[Frame]
+    records: Sequence[Record]
+    waiting: Sequence[document.TaskGroup]
+    vcpus: Sequence[document.Vcpu]
+    registers: bool
+
+
+def linux_headline(evidence: Evidence) -> document.Headline:
+    """Returns what happened to a Linux guest."""
+    kernel = evidence.kernel
+    if kernel.kdump and kernel.kdump.is_second:
+        first = kernel.kdump.first_release
+        had = f"Linux {first}" if first else "another kernel"
+        text = f"The kernel that kdump started when {had} had panicked runs. This report is of it."
+        return document.Headline("kdump", text)
+    if kernel.panic is not None or evidence.panicked:
+        return document.Headline("panic", _panic(evidence))
+    lockup = _lockup(evidence.records)
+    if lockup is not None:
+        return lockup
+    hung = _hung(evidence.waiting)
+    if hung is not None:
+        return hung
+    said = "No panic. " if evidence.panicked is False else ""
+    if evidence.panicked is None:
+        said = "The kernel does not tell whether it panicked. "
+    return _at_rest(evidence, said)
+
+
+def _panic(evidence: Evidence) -> str:
+    kernel = evidence.kernel
+    said = f"Kernel panic - not syncing: {kernel.panic}" if kernel.panic else "Kernel panic"
+    # What the message says may have an end of its own.
+    sentences = [said if said.endswith((".", "!")) else f"{said}."]
+    sentences += filter(None, [_who(evidence)])
+    if kernel.kdump:
+        sentences.append("Another kernel, as kdump starts one, has taken over since.")
+    return " ".join(sentences)
+
+
+def _who(evidence: Evidence) -> str:
+    who, uptime = evidence.kernel.panic_task, _uptime(evidence.kernel)
+    parts = []
+    if who is not None:
+        cpu = f"CPU {who.cpu}" if who.vcpu is None else f"vCPU {who.vcpu.number}"
+        task = f"Task {who.task.comm} (pid {who.task.pid})" if who.task else "An unknown task"
+        interrupt = traces.interrupt(evidence.panic_frames)
+        parts = [f"{task} on {cpu}"]
+        if interrupt:
+            parts.append(f"within {interrupt}")
+        place = traces.culprit(evidence.panic_frames)
+        if place:
+            parts.append(f"in {place}")
+    if uptime:
+        parts.append(f"{uptime} after boot")
+    said = ", ".join(parts)
+    return (
+        f"{said[0].upper()}{said[1:]}." if said and said[0].islower() else f"{said}." * bool(said)
+    )
+
+
+def _uptime(kernel: KernelFacts) -> str:
+    clock = kernel.told.clock
+    return duration(clock.uptime) if clock else ""
+
+
+def _lockup(records: Sequence[Record]) -> Optional[document.Headline]:
+    if not records:
+        return None
+    end = records[-1].nanoseconds
+    for record in reversed(records):
+        if record.facility:
+            continue
+        if end - record.nanoseconds > _RECENT_SECONDS * 1_000_000_000:
+            break
+        for kind, pattern in _LOCKUPS:
+            for line in record.lines:
+                match = pattern.match(line)
+                if match:
+                    said = match[1][0].upper() + match[1][1:]
+                    text = f"{said} (kernel log, {record.stamp}). {_NO_PANIC}"
+                    return document.Headline(kind, text)
+    return None
+
+
+def _hung(waiting: Sequence[document.TaskGroup]) -> Optional[document.Headline]:
+    longest = max(waiting, key=lambda group: group.seconds or 0, default=None)
+    if longest is None or (longest.seconds or 0) < _LONG_SECONDS:
+        return None
+    count = sum(group.count for group in waiting)
+    task = f"{longest.names[0]} (pid {longest.pids[0]})"
+    lasting = f"for {duration(timedelta(seconds=longest.seconds or 0))} at least"
+    text = f"Task {task} hangs in uninterruptible sleep, {lasting}"
+    if count > 1:
+        text = f"{count} tasks are in uninterruptible sleep, the longest, {task}, {lasting}"
+    return document.Headline("hung", f"{text}. {_NO_PANIC}")
+
+
+def _at_rest(evidence: Evidence, said: str) -> document.Headline:
+    uptime = _uptime(evidence.kernel)
+    after = f" {uptime} after boot" if uptime else ""
+    if not evidence.registers:
+        return document.Headline(
+            "unknown",
+            f"{said}What the guest did is not known: the image has no registers."
+            + (f" It was taken{after}." if after else ""),
+        )
+    working = [vcpu for vcpu in evidence.vcpus if vcpu.state not in ("idle", "off")]
+    if not working:
+        kind = "idle" if evidence.vcpus else "unknown"
+        words = "All vCPUs were idle" if evidence.vcpus else "No vCPU is known"
+        return document.Headline(kind, f"{said}{words}{after}.")
+    doing = [_doing(vcpu) for vcpu in working[:3]]
+    if len(working) > len(doing):
+        doing.append(f"{len(working) - len(doing)} more vCPUs were not idle either")
+    states = {vcpu.state for vcpu in working}
+    kind = "user mode" if states == {"user"} else "unknown" if "unknown" in states else "running"
+    return document.Headline(kind, f"{said}The guest was stopped{after}: {', '.join(doing)}.")
+
+
+def _doing(vcpu: document.Vcpu) -> str:
+    task = f"task {vcpu.comm} (pid {vcpu.pid})" if vcpu.comm is not None else "an unknown task"
+    if vcpu.state == "user":
+        return f"vCPU {vcpu.number} ran {task} in user mode"
+    if vcpu.state == "kernel":
+        return f"vCPU {vcpu.number} ran {task} in {vcpu.top or 'the kernel'}"
+    if vcpu.state == "other kernel":
+        return f"vCPU {vcpu.number} ran another kernel"
+    return f"what vCPU {vcpu.number} did is not known"

@@ -1,0 +1,137 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
+"""The trace that the kernel printed when it panicked, held against the stack in memory."""
+
+import re
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+from typing import NamedTuple
+
+from volatility_guestdump.linux.frames import Frame, Kind
+from volatility_guestdump.linux.printk import Record
+
+PANIC = "Kernel panic - not syncing: "
+#: The end of a panic. It is not the message.
+_END = "---[ end Kernel panic"
+#: "panic+0x118/0x2f4", "th_hung+0x11/0x20 [crashme]", "RIP: 0010:native_safe_halt+0xb/0x10"; one
+#: after "? " was only found on the stack.
+_FRAME = re.compile(
+    r"\s*(?:RIP: 0010:)?([^\s?][^\s+]*\+0x[0-9a-f]+)/0x[0-9a-f]+( \[[^\]]+\])?(?: \S+)?\s*"
+)
+_STARTS = ("Call Trace:", "Call trace:")
+_LONGEST = 200
+
+#: What ends a kernel. vpanic is there from 6.16 on.
+_PANIC_FUNCTIONS = frozenset({"panic", "vpanic", "nmi_panic"})
+#: What calls them at the end of an oops; what was at fault is below the exception then.
+_OOPS_FUNCTIONS = frozenset({"oops_end", "make_task_dead", "do_exit"})
+
+
+class Comparison(NamedTuple):
+    """Two traces against each other.
+
+    Attributes:
+        in_log: for each frame of the stack, whether the kernel's trace has it; empty where the
+            two cannot be compared.
+        in_stack: for each frame of the kernel's trace, whether the stack has it; likewise.
+        words: what has come of it.
+    """
+
+    in_log: Sequence[bool]
+    in_stack: Sequence[bool]
+    words: str
+
+
+def is_panic(line: str) -> bool:
+    """Whether a line of the log is the message of a panic."""
+    return line.startswith(PANIC)
+
+
+def panic_trace(records: Sequence[Record]) -> list[str]:
+    """Returns the trace that belongs to the last panic in a log, as "symbol+0xoffset" each.
+
+    After an oops it stands before the panic's message, and panic() prints none.
+    """
+    lines = [line for record in records if not record.facility for line in record.lines]
+    at = max((number for number, line in enumerate(lines) if is_panic(line)), default=None)
+    if at is None:
+        return []
+    return _last_trace(lines[at + 1 :]) or _last_trace(lines[:at])
+
+
+def _last_trace(lines: Sequence[str]) -> list[str]:
+    start = max(
+        (number for number, line in enumerate(lines) if line.strip() in _STARTS), default=None
+    )
+    if start is None:
+        return []
+    found: list[str] = []
+    for line in lines[start + 1 :]:
+        if line.startswith(_END) or len(found) >= _LONGEST:
+            break
+        match = _FRAME.fullmatch(line)
+        if match:
+            found.append(match[1] + (match[2] or ""))
+    return found
+
+
+def compare(frames: Sequence[Frame], log: Sequence[str]) -> Comparison:
+    """Holds a stack against the kernel's own trace.
+
+    Above the call of panic() the two differ by nature: the trace is printed from there, and after
+    it the CPU goes on.
+    """
+    stack = [frame.symbol for frame in frames]
+    if not log:
+        return Comparison((), (), "the kernel's log has no trace of it")
+    if not stack:
+        return Comparison((), (), "there is no stack to compare it with")
+    first, first_log = _below_panic(stack), _below_panic(log)
+    if not first or not first_log:
+        return Comparison((), (), "not compared: one of them does not lead through panic()")
+    in_log, in_stack = [True] * len(stack), [True] * len(log)
+    matcher = SequenceMatcher(None, stack[first:], log[first_log:], autojunk=False)
+    for tag, start, end, log_start, log_end in matcher.get_opcodes():
+        if tag != "equal":
+            in_log[first + start : first + end] = [False] * (end - start)
+            in_stack[first_log + log_start : first_log + log_end] = [False] * (log_end - log_start)
+    differences = in_log.count(False) + in_stack.count(False)
+    same = len(stack) - first - in_log.count(False)
+    if not differences:
+        return Comparison(in_log, in_stack, f"all {same} frames below panic() are the same")
+    words = f"{same} frames below panic() are the same, {differences} are in one of them alone"
+    return Comparison(in_log, in_stack, words)
+
+
+def _below_panic(trace: Sequence[str]) -> int:
+    """Returns the number of the frame that called panic(), or 0."""
+    calls = [number for number, symbol in enumerate(trace) if _function(symbol) in _PANIC_FUNCTIONS]
+    return calls[-1] + 1 if calls else 0
+
+
+def _function(symbol: str) -> str:
+    return re.split(r"[+.]", symbol, maxsplit=1)[0]
+
+
+def culprit(frames: Sequence[Frame]) -> str:
+    """Returns where the fault was that made the kernel panic; empty when it cannot be told."""
+    start = _below_panic([frame.symbol for frame in frames])
+    below = frames[start:] if start else ()
+    if below and _function(below[0].symbol) in _OOPS_FUNCTIONS:
+        border = next((at for at, frame in enumerate(below) if _has(frame, Kind.EXCEPTION)), None)
+        below = () if border is None else below[border + 1 :]
+    return below[0].symbol if below else ""
+
+
+def interrupt(frames: Sequence[Frame]) -> str:
+    """Returns "an NMI" or "an interrupt" when a stack is of code that runs in one, else ""."""
+    for frame in frames:
+        if _has(frame, Kind.INTERRUPT):
+            return "an NMI" if "nmi" in _function(frame.symbol) else "an interrupt"
+        if _has(frame, Kind.SYSTEM_CALL):
+            break
+    return ""
+
+
+def _has(frame: Frame, kind: Kind) -> bool:
+    return any(note.kind is kind for note in frame.notes)
