@@ -157,8 +157,9 @@ def test_a_command_line_without_end() -> None:
 
 
 def test_taint_in_words() -> None:
-    """Bits have letters; those of later kernels are said to be unknown."""
-    assert rows.taint(4097) == "4097 (P proprietary module, O out-of-tree module)"
+    """Each bit has its words; those of later kernels are given by number."""
+    assert rows.taint(4097) == "4097 (proprietary module, out-of-tree module)"
+    assert rows.taint(1 << 40) == f"{1 << 40} (bit 40)"
     assert rows.taint(0) == "0 (not tainted)"
     assert taint_names(1 << 40) == [("?", "bit 40")]
 
