@@ -214,7 +214,7 @@ class _Collector:
         compared = traces.compare(frames, printed)
         return document.Panic(
             message,
-            rows.panic_task(kernel.panic_task) if kernel.panic_task else None,
+            _short(rows.panic_task(kernel.panic_task)) if kernel.panic_task else None,
             _frames(frames, compared.in_log),
             [
                 document.LogFrame(
