@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.helpers import guest_machine, real_guest
+from tests.helpers import guest_machine, guests, real_guest
 from volatility_guestdump import kernels
 from volatility_guestdump.linux.frames import Kind
 from volatility_guestdump.linux.stacks import Stack, Stacks
@@ -27,7 +27,16 @@ def places(stack: Stack) -> list[str]:
     return [frame.symbol.split(" [")[0] for frame in stack.frames]
 
 
-@pytest.mark.parametrize("name", ["graph-6.1", "kretprobe-6.1", "zombies-6.1", "kdump"])
+TRACED = ("kretprobe-6.1", "kretprobe-6.12", "fprobe-newest")
+
+
+@pytest.mark.parametrize(
+    "name",
+    guests(
+        *("graph-6.1", "graph-6.12", "graph-newest", "zombies-6.1", "zombies-6.12"),
+        *("kdump", "kdump-one-vcpu", *TRACED),
+    ),
+)
 def test_the_trace_that_the_kernel_printed(name: str) -> None:
     """From panic() on each frame is that of the console, where it is not a tracer's own code."""
     truth = real_guest(name).expected
@@ -37,27 +46,29 @@ def test_the_trace_that_the_kernel_printed(name: str) -> None:
     found = places(shown)[-len(printed) + start + 1 :]
     for number, call in enumerate(printed[start + 1 :]):
         # The kernel prints the code that a kretprobe returns to as the end of what lies before.
-        if name == "kretprobe-6.1" and not call.startswith(found[number].split("+")[0]):
+        if name in TRACED and not call.startswith(found[number].split("+")[0]):
             assert Kind.KRETPROBE in {note.kind for note in shown.frames[number - len(found)].notes}
             continue
         assert found[number] == call
     assert [note.kind for note in shown.frames[-1].notes] == [Kind.SYSTEM_CALL]
 
 
-def test_a_call_through_a_wild_pointer() -> None:
+@pytest.mark.parametrize("name", guests("wild-6.1", "wild-6.12"))
+def test_a_call_through_a_wild_pointer(name: str) -> None:
     """The frame outside of all code is followed by its caller, up to where the thread began."""
-    (stack,) = (s for s in stacks("wild-6.1")[0] if s.task and s.task.comm == "lab_wild")
+    (stack,) = (s for s in stacks(name)[0] if s.task and s.task.comm == "lab_wild")
     (number,) = (n for n, frame in enumerate(stack.frames) if frame.ip == 0x4141414100)
     below = " ".join(places(stack)[number + 1 :])
-    assert re.fullmatch(r"th_wild\+\w+ kthread\+\w+ ret_from_fork\+\w+", below)
+    assert re.fullmatch(r"th_wild\+\w+ kthread\+\w+ ret_from_fork\+\w+( ret_from_fork_asm\+\w+)?", below)
     assert not stack.frames[-1].notes
 
 
-def test_zombies_have_no_frames() -> None:
+@pytest.mark.parametrize("name", guests("zombies-6.1", "zombies-6.12"))
+def test_zombies_have_no_frames(name: str) -> None:
     """Each is one row that says so, and the sleepers on their old stacks have their own."""
-    truth = real_guest("zombies-6.1").expected
+    truth = real_guest(name).expected
     dead = {task["pid"] for task in truth["zombies"]}
-    shown = {s.task.pid: s for s in stacks("zombies-6.1")[1].of_tasks() if s.task}
+    shown = {s.task.pid: s for s in stacks(name)[1].of_tasks() if s.task}
     assert dead and dead <= set(shown)
     for pid in dead:
         (frame,) = shown[pid].frames
