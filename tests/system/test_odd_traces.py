@@ -34,7 +34,7 @@ TRACED = ("kretprobe-6.1", "kretprobe-6.12", "fprobe-newest")
     "name",
     guests(
         *("graph-6.1", "graph-6.12", "graph-newest", "zombies-6.1", "zombies-6.12"),
-        *("kdump", "kdump-one-vcpu", *TRACED),
+        *("kdump", *TRACED),
     ),
 )
 def test_the_trace_that_the_kernel_printed(name: str) -> None:
@@ -59,8 +59,40 @@ def test_a_call_through_a_wild_pointer(name: str) -> None:
     (stack,) = (s for s in stacks(name)[0] if s.task and s.task.comm == "lab_wild")
     (number,) = (n for n, frame in enumerate(stack.frames) if frame.ip == 0x4141414100)
     below = " ".join(places(stack)[number + 1 :])
-    assert re.fullmatch(r"th_wild\+\w+ kthread\+\w+ ret_from_fork\+\w+( ret_from_fork_asm\+\w+)?", below)
+    assert re.fullmatch(
+        r"th_wild\+\w+ kthread\+\w+ ret_from_fork\+\w+( ret_from_fork_asm\+\w+)?", below
+    )
     assert not stack.frames[-1].notes
+
+
+@pytest.mark.parametrize("name", guests("kprobe-6.1", "kprobe-6.12"))
+def test_the_handler_of_a_kprobe(name: str) -> None:
+    """The trace goes on through ftrace's trampoline, of which the console has the address alone."""
+    truth = real_guest(name).expected
+    (shown,) = (s for s in stacks(name)[0] if s.task and s.task.pid == truth["panic_task"]["pid"])
+    printed = [call.split("/")[0] for call in truth["panic_call_trace_full"]]
+    start = next(number for number, call in enumerate(printed) if call.startswith("panic+")) + 1
+    found = places(shown)
+    end = next(number for number, place in enumerate(found) if place.startswith("panic+")) + 1
+    assert printed[start].startswith("panic_before+")
+    (trampoline,) = (place for place in found if place.startswith("ftrace_trampoline+"))
+    assert [place for place in found[end:] if place != trampoline] == printed[start:]
+    assert found[found.index(trampoline) + 1].startswith("victim+")
+    assert not shown.frames[-1].notes
+
+
+@pytest.mark.slow
+def test_a_panic_in_compiled_bpf() -> None:
+    """The programs have the names that the kernel prints, and the frames below them are its own."""
+    truth = real_guest("bpf-nmi").expected
+    (shown,) = (s for s in stacks("bpf-nmi")[0] if s.vcpu and s.vcpu.number == 0)
+    printed = [call.split("/")[0] for call in truth["panic_call_trace_full"]]
+    start = next(number for number, call in enumerate(printed) if call.startswith("panic+")) + 1
+    found = places(shown)
+    end = next(number for number, place in enumerate(found) if place.startswith("panic+")) + 1
+    assert sum(call.startswith("bpf_prog_") for call in printed) >= 2
+    assert found[end:] == printed[start:]
+    assert [note.kind for note in shown.frames[-1].notes] == [Kind.SYSTEM_CALL]
 
 
 @pytest.mark.parametrize("name", guests("zombies-6.1", "zombies-6.12"))
@@ -92,6 +124,36 @@ def test_kdump() -> None:
         if s.vcpu and [note.kind for note in s.frames[0].notes] == [Kind.OTHER_KERNEL]
     ]
     assert others and others == list(facts.kdump.other_vcpus)
+
+
+@pytest.mark.slow
+def test_kdump_with_one_vcpu() -> None:
+    """All registers lead into the second kernel, and which the first was is said."""
+    guest = real_guest("kdump-one-vcpu")
+    machine = guest_machine(guest)
+    kernel = kernels.linux_kernel(machine)
+    assert kernel is not None
+    facts = linux_facts(machine, kernel, Stacks(kernel, machine.vcpus), None)
+    assert facts.kdump is not None and facts.kdump.is_second
+    assert facts.kdump.first_release == guest.expected["kernel_release"]
+    assert facts.panic_task is None
+
+
+@pytest.mark.slow
+def test_a_vcpu_in_compiled_bpf() -> None:
+    """Where the vCPU is in the compiled code is what the guest's kernel told of that code."""
+    ((start, size),) = (
+        (int(function["start"], 16), function["size"])
+        for function in real_guest("bpf").expected["bpf_functions"]
+    )
+    (frame,) = (
+        stack.frames[0]
+        for stack in stacks("bpf")[0]
+        if stack.frames[0].ip is not None and start <= stack.frames[0].ip < start + size
+    )
+    assert re.fullmatch(
+        rf"bpf_prog_[0-9a-f]{{16}}_lab_prog\+{(frame.ip or 0) - start:#x}", frame.symbol
+    )
 
 
 def test_a_cpu_that_is_offline() -> None:
