@@ -507,6 +507,19 @@ def test_an_entry_that_has_not_changed_stacks_yet() -> None:
     assert (frames[0].sp, kinds(frames[0])) == (STACK + 0x100, [Kind.EXCEPTION])
 
 
+def test_what_error_entry_ends_with() -> None:
+    """It jumps to sync_regs with the registers on the stack, where ORC has none of them yet."""
+    names_of = {"sync_regs": CALL, "asm_exc_page_fault": (8, 0, orc.flags(3, "interrupt frame"))}
+    kernel = FakeKernel({**names_of, "behind": (0, 0, orc.flags(3, "registers")), TOP: END})
+    ip = kernel.at("behind", 0) - 3
+    kernel.write_code(ip, b"\x48\x89\xc4")
+    kernel.put(0x100, ip)
+    kernel.put(0x108, *pt_regs(kernel, kernel.at(TOP), STACK + 0x600))
+    frames = trace(kernel, "sync_regs", 0x100)
+    assert names(frames) == ["sync_regs", "asm_exc_page_fault", TOP]
+    assert (frames[1].ip, kinds(frames[1])) == (ip, [Kind.EXCEPTION])
+
+
 def test_marked_frame_pointers_lead_to_registers() -> None:
     """A kernel with frame pointers marks one that points to saved registers by its lowest bit."""
     kernel = FakeKernel({"leaf": CALL, "interrupted": CALL}, with_orc=False)
