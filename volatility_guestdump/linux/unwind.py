@@ -225,7 +225,7 @@ class Unwinder:
         seen = set()
         offline = False
         for _ in range(MAXIMUM_FRAMES):
-            tracer = None if state.exact else self._returns.tracer(state.ip)
+            tracer = self._returns.tracer(state.ip)
             # It is the first byte of a tracer's code then, which no call returns to.
             symbol = self.symbolize(state.ip, state.exact or tracer is not None)
             notes = list(state.found_by)
@@ -238,11 +238,16 @@ class Unwinder:
                 if position in seen:
                     raise _EndOfTraceError(Note(Kind.CIRCLE))
                 seen.add(position)
-                if tracer is not None:
+                if tracer is None:
+                    after, note = self._step(state, symbol)
+                    notes += filter(None, (note,))
+                elif state.exact:
+                    # The "ret" that led here has just taken this address off the stack.
+                    after = state._replace(exact=False, registers={}, found_by=())
+                if after is not None:
+                    after = self._checked(after, stack)
+                if after is None or (tracer is not None and after.ip == state.ip):
                     raise _EndOfTraceError(Note(Kind.REPLACED))
-                after, note = self._step(state, symbol)
-                notes += filter(None, (note,))
-                after = self._checked(after, stack)
             except _EndOfTraceError as end:
                 after = None
                 notes += end.notes
