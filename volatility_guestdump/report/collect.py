@@ -325,22 +325,24 @@ class _Collector:
         assert linux is not None, "it has tasks"
         offsets = Cpus(linux, linux.types, self._machine.vcpus).offsets
         memory = ResidentMemory(linux, linux.btf, offsets)
-        found = []
+        threads: dict[int, list[Task]] = {}
         for task in tasks:
-            if task.pid != task.tgid:
-                continue
+            threads.setdefault(task.tgid, []).append(task)
+        found = []
+        for process in threads.values():
             with contextlib.suppress(AddressError):
-                size = memory.of(task)
+                size = memory.of(process)
                 if size:
-                    found.append((size, task))
+                    found.append((size, process))
         found.sort(key=lambda pair: -pair[0])
         largest = []
-        for size, task in found[: 2 * _LARGEST]:
+        for size, process in found[: 2 * _LARGEST]:
             with contextlib.suppress(AddressError):
-                exact = memory.of(task, exact=True) or size
+                exact = memory.of(process, exact=True) or size
                 # A damaged counter may have any value.
                 if exact <= self._machine.origin.memory_size:
-                    largest.append(document.Process(task.pid, task.comm, exact))
+                    # The thread that leads it comes first.
+                    largest.append(document.Process(process[0].tgid, process[0].comm, exact))
         return sorted(largest, key=lambda process: -process.resident)[:_LARGEST]
 
     def _memory(self) -> document.Memory:
