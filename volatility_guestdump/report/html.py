@@ -25,6 +25,20 @@ _WIDTH = 1000
 #: What is narrower would not be seen.
 _NARROWEST = 2.0
 
+#: What the letters for states of tasks mean, as in ps.
+_STATES = {
+    "D": "uninterruptible",
+    "I": "idle threads of the kernel",
+    "P": "parked",
+    "R": "running or ready to run",
+    "S": "sleeping",
+    "T": "stopped",
+    "t": "stopped by a debugger",
+    "X": "dead",
+    "Z": "zombies",
+    "?": "of unknown state",
+}
+
 
 class Piece(NamedTuple):
     """A piece of a bar: what it is, its words, and where it is drawn."""
@@ -57,6 +71,7 @@ def render(report: document.Report, title: str) -> str:
         title=title,
         style=markupsafe.Markup(style),
         style_hash=digest,
+        states=_STATES,
         map=memory_map(report.memory),
         use=memory_bar(report.memory.counters),
         swap=_swap(report.memory.counters),
