@@ -81,6 +81,9 @@ def _panic(evidence: Evidence) -> str:
     kernel = evidence.kernel
     said = f"Kernel panic - not syncing: {kernel.panic}" if kernel.panic else "Kernel panic"
     # What the message says may have an end of its own.
+    if kernel.panic and kernel.panic.startswith(traces.AFTER_OOPS):
+        cause = traces.oops(evidence.records)
+        said += f" ({cause})" * bool(cause)
     sentences = [said if said.endswith((".", "!")) else f"{said}."]
     sentences += filter(None, [_who(evidence)])
     if kernel.kdump:
@@ -159,12 +162,17 @@ def _at_rest(evidence: Evidence, said: str) -> document.Headline:
     if not working:
         kind = "idle" if evidence.vcpus else "unknown"
         words = "All vCPUs were idle" if evidence.vcpus else "No vCPU is known"
+        if any(vcpu.state == "off" for vcpu in evidence.vcpus):
+            words += " or off"
         return document.Headline(kind, f"{said}{words}{after}.")
     doing = [_doing(vcpu) for vcpu in working[:3]]
     if len(working) > len(doing):
         doing.append(f"{len(working) - len(doing)} more vCPUs were not idle either")
     states = {vcpu.state for vcpu in working}
-    kind = "user mode" if states == {"user"} else "unknown" if "unknown" in states else "running"
+    kind = "user mode" if states == {"user"} else "running"
+    # One of them may be in the midst of a panic.
+    if "unknown" in states or (evidence.panicked is None and kind == "running"):
+        kind = "unknown"
     return document.Headline(kind, f"{said}The guest was stopped{after}: {', '.join(doing)}.")
 
 
