@@ -8,7 +8,7 @@ from typing import Optional
 from tests.handmade.btf import BtfBuilder
 from tests.handmade.kernel import HandmadeKernel
 from tests.helpers import IDLE_VCPU
-from volatility_guestdump.exceptions import BtfError, OrcError
+from volatility_guestdump.exceptions import OrcError
 from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.frames import Kind
 from volatility_guestdump.linux.orc import OrcTable
@@ -70,13 +70,6 @@ class FakeKernel(HandmadeKernel):
 
     generated = modules = None
     virtual_base, virtual_end = CODE, CODE + 16 * len(NAMES)
-
-    @property
-    def btf(self) -> Btf:
-        """Its types."""
-        if self.types is None:
-            raise BtfError("there are no types")
-        return self.types
 
     @property
     def orc(self) -> OrcTable:

@@ -123,8 +123,8 @@ def duration(time: timedelta) -> str:
 
 
 def taint(value: int) -> str:
-    """Returns what a kernel is tainted by: "4097 (P proprietary module, O out-of-tree module)"."""
-    names = ", ".join(" ".join(name) for name in taint_names(value))
+    """Returns what a kernel is tainted by: "4097 (proprietary module, out-of-tree module)"."""
+    names = ", ".join(meaning for _, meaning in taint_names(value))
     return f"{value} ({names})" if names else "0 (not tainted)"
 
 

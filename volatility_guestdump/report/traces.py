@@ -8,9 +8,9 @@ from difflib import SequenceMatcher
 from typing import NamedTuple
 
 from volatility_guestdump.linux.frames import Frame, Kind
+from volatility_guestdump.linux.log import is_panic
 from volatility_guestdump.linux.printk import Record
 
-PANIC = "Kernel panic - not syncing: "
 #: The end of a panic. It is not the message.
 _END = "---[ end Kernel panic"
 #: "panic+0x118/0x2f4", "th_hung+0x11/0x20 [crashme]", "RIP: 0010:native_safe_halt+0xb/0x10"; one
@@ -51,28 +51,28 @@ class Comparison(NamedTuple):
     words: str
 
 
-def is_panic(line: str) -> bool:
-    """Whether a line of the log is the message of a panic."""
-    return line.startswith(PANIC)
-
-
 def panic_trace(records: Sequence[Record]) -> list[str]:
     """Returns the trace that belongs to the last panic in a log, as "symbol+0xoffset" each.
 
     After an oops it stands before the panic's message, and panic() prints none.
     """
-    lines = [line for record in records if not record.facility for line in record.lines]
-    at = max((number for number, line in enumerate(lines) if is_panic(line)), default=None)
+    own = [record for record in records if not record.facility]
+    at = max((number for number, record in enumerate(own) if is_panic(record)), default=None)
     if at is None:
         return []
-    return _last_trace(lines[at + 1 :]) or _last_trace(lines[:at])
+    return _last_trace(_lines(own[at + 1 :])) or _last_trace(_lines(own[:at]))
+
+
+def _lines(records: Sequence[Record]) -> list[str]:
+    return [line for record in records for line in record.lines]
 
 
 def oops(records: Sequence[Record]) -> str:
     """Returns what the kernel said of the last oops before the last panic; empty when nothing."""
-    lines = [line for record in records if not record.facility for line in record.lines]
-    end = max((number for number, line in enumerate(lines) if is_panic(line)), default=0)
-    for number in reversed(range(end)):
+    own = [record for record in records if not record.facility]
+    end = max((number for number, record in enumerate(own) if is_panic(record)), default=0)
+    lines = _lines(own[:end])
+    for number in reversed(range(len(lines))):
         match = _OOPS.match(lines[number])
         if match:
             before = lines[max(0, number - _CAUSE_LINES) : number]
