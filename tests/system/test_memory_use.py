@@ -2,6 +2,7 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What real guests use memory for."""
 
+import re
 import struct
 from collections.abc import Iterator
 
@@ -9,8 +10,9 @@ import pytest
 
 from tests.helpers import guest_machine, guests, real_guest
 from volatility_guestdump import kernels
+from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.memory_use import ResidentMemory
+from volatility_guestdump.linux.memory_use import ResidentMemory, memory_use
 from volatility_guestdump.linux.stacks import Stacks
 from volatility_guestdump.linux.tasks import Cpus
 from volatility_guestdump.machine import PAGE_SIZE
@@ -57,3 +59,41 @@ def test_resident_memory(name: str) -> None:
         assert abs(told // PAGE_SIZE - mapped) <= _NOT_ITS_OWN, task
         seen += 1
     assert seen >= 2
+
+
+@pytest.mark.parametrize("name", guests("5.10", "hole-pti", "6.12", "newest"))
+def test_all_memory(name: str) -> None:
+    """It is MemTotal of /proc/meminfo."""
+    guest = real_guest(name)
+    kernel = kernels.linux_kernel(guest_machine(guest))
+    assert kernel is not None
+    assert memory_use(kernel, Attempts()).total == guest.expected["memory_total_kib"] << 10
+
+
+@pytest.mark.parametrize("name", guests("oom"))
+def test_counters(name: str) -> None:
+    """They are those that the kernel printed before it panicked."""
+    guest = real_guest(name)
+    kernel = kernels.linux_kernel(guest_machine(guest))
+    assert kernel is not None
+    console = guest.console
+    printed = {
+        key: int(value) * PAGE_SIZE
+        for key, value in re.findall(r"(\w+):(\d+)\b(?!kB)", console[console.index("Mem-Info:") :])
+    }
+    anonymous = printed["active_anon"] + printed["inactive_anon"]
+    files = printed["active_file"] + printed["inactive_file"]
+    expected = {
+        "free": printed["free"],
+        "slab": printed["slab_reclaimable"] + printed["slab_unreclaimable"],
+        "page_tables": printed["pagetables"],
+        # Shared memory is in the page cache, but on the lists of anonymous memory.
+        "page_cache": files + printed["shmem"],
+        "anonymous": anonymous - printed["shmem"],
+        "huge_pages": 0,
+        "swap_total": 0,
+    }
+    found = vars(memory_use(kernel, Attempts()))
+    for counter, size in expected.items():
+        # The other CPU went on for a moment.
+        assert abs(found[counter] - size) <= 64 * PAGE_SIZE, counter

@@ -321,9 +321,21 @@ class _Collector:
                     list(names)[:_MAXIMUM_PIDS],
                     seconds.get(members[0].address),
                     _frames(group.frames),
+                    self._waits_in(group.frames),
                 )
             )
         return groups, shown
+
+    def _waits_in(self, frames: Sequence[kernel_frames.Frame]) -> str:
+        """Returns where a task waits, as the kernel itself finds it for /proc/PID/wchan."""
+        linux = self._linux
+        assert linux is not None, "it has tasks"
+        # What may sleep on behalf of others is kept apart by __sched (include/linux/sched/debug.h).
+        start, end = (linux.address(f"__sched_text_{edge}") for edge in ("start", "end"))
+        if start is None or end is None:
+            return ""
+        places = (frame.symbol for frame in frames if frame.ip and not start <= frame.ip < end)
+        return _short(next(places, ""))
 
     def _largest(self, tasks: Sequence[Task]) -> list[document.Process]:
         linux = self._linux

@@ -144,6 +144,8 @@ class TaskGroup:
         names: theirs.
         seconds: for how long the longest of them has not run, at least; None when not known.
         frames: of each of them.
+        waits_in: the first of these that is not of the scheduler, nor of a lock or completion;
+            empty when it is not known.
     """
 
     count: int
@@ -151,6 +153,7 @@ class TaskGroup:
     names: Sequence[str]
     seconds: Optional[int]
     frames: Sequence[Frame]
+    waits_in: str = ""
 
 
 @dataclass(frozen=True)

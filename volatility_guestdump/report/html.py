@@ -10,13 +10,14 @@ import base64
 import hashlib
 import pathlib
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import NamedTuple, Optional
 
 import jinja2
 import markupsafe
 
 from volatility_guestdump.report import document
-from volatility_guestdump.report.rows import short_size
+from volatility_guestdump.report.rows import duration, short_size
 
 _FOLDER = pathlib.Path(__file__).resolve().parent
 
@@ -66,6 +67,7 @@ def render(report: document.Report, title: str) -> str:
         lstrip_blocks=True,
     )
     environment.filters["size"] = short_size
+    environment.filters["duration"] = lambda seconds: duration(timedelta(seconds=seconds))
     return environment.get_template("report.html").render(
         report=report,
         title=title,

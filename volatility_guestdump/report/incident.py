@@ -23,9 +23,6 @@ _RECENT_SECONDS = 60
 #: A task that waits for longer than this, uninterruptibly, is worth the headline.
 _LONG_SECONDS = 10
 
-#: What has panicked is told before.
-_NO_PANIC = "No panic is known."
-
 _SOFT_LOCKUP = re.compile(r"watchdog: BUG: (soft lockup - CPU#\d+ stuck for \d+s! \[.*\])")
 _HARD_LOCKUP = re.compile(r"(?:NMI )?watchdog: (Watchdog detected hard LOCKUP on cpu ?\d+.*)")
 _RCU_STALL = re.compile(r"rcu: INFO: (rcu_\w+ (?:self-)?detected (?:expedited )?stalls?.*)")
@@ -65,16 +62,13 @@ def linux_headline(evidence: Evidence) -> document.Headline:
         return document.Headline("kdump", text)
     if kernel.panic is not None or evidence.panicked:
         return document.Headline("panic", _panic(evidence))
-    lockup = _lockup(evidence.records)
-    if lockup is not None:
-        return lockup
-    hung = _hung(evidence.waiting)
-    if hung is not None:
-        return hung
-    said = "No panic. " if evidence.panicked is False else ""
+    said = "No panic."
     if evidence.panicked is None:
-        said = "The kernel does not tell whether it panicked. "
-    return _at_rest(evidence, said)
+        said = "The kernel does not tell whether it panicked."
+    stuck = _lockup(evidence.records) or _hung(evidence.waiting)
+    if stuck is not None:
+        return document.Headline(stuck.kind, f"{stuck.text} {said}")
+    return _at_rest(evidence, f"{said} ")
 
 
 def _panic(evidence: Evidence) -> str:
@@ -131,8 +125,8 @@ def _lockup(records: Sequence[Record]) -> Optional[document.Headline]:
                 match = pattern.match(line)
                 if match:
                     said = match[1][0].upper() + match[1][1:]
-                    text = f"{said} (kernel log, {record.stamp}). {_NO_PANIC}"
-                    return document.Headline(kind, text)
+                    at = record.stamp.strip("[ ]")
+                    return document.Headline(kind, f"{said} (kernel log at {at}).")
     return None
 
 
@@ -142,11 +136,12 @@ def _hung(waiting: Sequence[document.TaskGroup]) -> Optional[document.Headline]:
         return None
     count = sum(group.count for group in waiting)
     task = f"{longest.names[0]} (pid {longest.pids[0]})"
+    place = f" in {longest.waits_in}" * bool(longest.waits_in)
     lasting = f"for {duration(timedelta(seconds=longest.seconds or 0))} at least"
-    text = f"Task {task} hangs in uninterruptible sleep, {lasting}"
+    text = f"Task {task} hangs in uninterruptible sleep{place}, {lasting}"
     if count > 1:
-        text = f"{count} tasks are in uninterruptible sleep, the longest, {task}, {lasting}"
-    return document.Headline("hung", f"{text}. {_NO_PANIC}")
+        text = f"{count} tasks are in uninterruptible sleep, the longest, {task}, {lasting}{place}"
+    return document.Headline("hung", f"{text}.")
 
 
 def _at_rest(evidence: Evidence, said: str) -> document.Headline:
