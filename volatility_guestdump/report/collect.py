@@ -181,7 +181,7 @@ class _Collector:
             self._panicked(),
             panic_stack.frames if panic_stack else (),
             log.records if log else (),
-            tasks.uninterruptible if tasks else (),
+            tasks.uninterruptible if tasks else None,
             vcpus,
             bool(self._machine.vcpus),
         )
