@@ -293,6 +293,8 @@ class LinuxKernel:
                 break
         else:
             found = self._search_btf() if self.has_code_alone else None
+            if self.kallsyms is None:
+                raise BtfError("without symbols no type information (BTF) can be found")
             if found is None:
                 also = f", and its {CODE_ALONE}" if self.has_code_alone else ""
                 raise BtfError(f"the kernel has no type information (BTF){also}")

@@ -7,7 +7,6 @@ The current task of a CPU is a per-CPU variable: current_task up to 6.1, a membe
 plus that CPU's entry in __per_cpu_offset, which in kernel mode is also what gs_base holds.
 """
 
-import contextlib
 import functools
 import itertools
 import struct
@@ -89,11 +88,15 @@ class Tasks:
         kernel: in whose memory they are.
         btf: its types.
 
+    Attributes:
+        damage: where the lists that were walked last are damaged; empty when they have their ends.
+
     Raises:
         KernelError: the types have no task_struct as it should be.
     """
 
     def __init__(self, kernel: LinuxKernel, btf: Btf) -> None:
+        self.damage = ""
         self._kernel = kernel
         self._btf = btf
         self._pid = btf.offset("task_struct", "pid")
@@ -195,6 +198,7 @@ class Tasks:
         init_task = self._kernel.address("init_task")
         if init_task is None:
             return
+        self.damage = ""
         seen: set[int] = set()
         try:
             signal = self._btf.offset("task_struct", "signal")
@@ -205,9 +209,11 @@ class Tasks:
         for leader in self._list(init_task + self._tasks, self._tasks):
             threads: Iterable[int] = ()
             if signal is not None:
-                with contextlib.suppress(AddressError):
+                try:
                     head = self._kernel.pointer(leader + signal) + thread_head
                     threads = self._list(head, thread_node)
+                except AddressError as error:
+                    self.damage = str(error)
             for address in itertools.chain((leader,), threads):
                 if address in seen:
                     if address == leader:
@@ -220,8 +226,8 @@ class Tasks:
                 seen.add(address)
                 try:
                     yield self.at(address)
-                except AddressError:
-                    continue
+                except AddressError as error:
+                    self.damage = str(error)
 
     def _list(self, head: int, offset: int) -> Iterator[int]:
         """Yields what is on a list, up to its end or to where it leads nowhere or back."""
@@ -232,8 +238,10 @@ class Tasks:
                 seen.add(node)
                 yield node - offset
                 node = self._kernel.pointer(node)
-        except AddressError:
-            return
+            if node != head:
+                self.damage = f"the list of tasks leads nowhere at {node:#x}"
+        except AddressError as error:
+            self.damage = str(error)
 
 
 def kernel_gs_base(vcpu: VCPU) -> int:

@@ -93,7 +93,9 @@ class GuestDumpPlugin(interfaces.plugins.PluginInterface):
         windows = self.windows_kernel()
         if windows is not None:
             return f"this guest runs {windows.system}"
-        return "in the guest's memory there is none that can be recognised"
+        missing = self.machine.origin.missing_memory
+        found = "in the guest's memory no kernel can be recognised"
+        return f"{found}; {missing} bytes of it are missing" if missing > 0 else found
 
     def windows_symbols(self, kernel: WindowsKernel) -> Optional[windows_symbols.WindowsSymbols]:
         """Returns the symbols of a Windows kernel, when they are on this machine."""

@@ -154,7 +154,10 @@ class _Collector:
         ]
 
     def _read_log(self) -> Optional[Log]:
-        return None if self._linux is None else read_log(self._linux)
+        log = None if self._linux is None else read_log(self._linux)
+        if log is not None and log.lost:
+            self._attempts.note("Kernel log", f"{log.lost} records cannot be read")
+        return log
 
     def _panic_stack(self) -> Optional[Stack]:
         return None if self._stacks is None else self._stacks.of_panic()
@@ -273,6 +276,9 @@ class _Collector:
         if not tasks:
             self._attempts.note("Tasks", "none can be found")
             return None
+        if stacks.tasks.damage:
+            reason = f"some are missing, their lists are damaged: {stacks.tasks.damage}"
+            self._attempts.note("Tasks", reason)
         last_ran = {task.address: stacks.tasks.last_ran(task) or 0 for task in tasks}
         now = max(last_ran.values())
         if log is not None and log.records:
@@ -293,6 +299,7 @@ class _Collector:
             groups,
             len(waiting) - shown,
             self._attempts.make("Memory of tasks", lambda: self._largest(tasks)) or (),
+            not stacks.tasks.damage,
         )
 
     def _sane(self, now: int) -> int:

@@ -175,6 +175,7 @@ class Tasks:
         uninterruptible: those in uninterruptible sleep, the largest group first.
         not_shown: how many tasks in uninterruptible sleep are in none of the groups.
         largest: processes with the most resident memory.
+        complete: whether their lists are whole; otherwise there are more than these.
     """
 
     count: int
@@ -182,6 +183,7 @@ class Tasks:
     uninterruptible: Sequence[TaskGroup]
     not_shown: int
     largest: Sequence[Process]
+    complete: bool = True
 
 
 @dataclass(frozen=True)

@@ -95,10 +95,12 @@ class TaskCount:
     Attributes:
         all: of them.
         uninterruptible: those in uninterruptible sleep, state D; None when states are not known.
+        complete: whether their lists are whole.
     """
 
     all: int
     uninterruptible: Optional[int]
+    complete: bool = True
 
 
 @dataclass(frozen=True)
@@ -252,9 +254,10 @@ def _linux_symbols(kernel: LinuxKernel, installed: Optional[str]) -> Symbols:
 def _task_count(stacks: Optional[Stacks]) -> Optional[TaskCount]:
     states = [task.state for task in stacks.all_tasks] if stacks else []
     # There is always a first process.
-    if not states:
+    if not states or stacks is None or stacks.tasks is None:
         return None
-    return TaskCount(len(states), states.count("D") if any(states) else None)
+    uninterruptible = states.count("D") if any(states) else None
+    return TaskCount(len(states), uninterruptible, not stacks.tasks.damage)
 
 
 def _kdump(machine: Machine, kernel: LinuxKernel) -> Optional[Kdump]:
