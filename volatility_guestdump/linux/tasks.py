@@ -220,6 +220,7 @@ class Tasks:
                         continue
                     # A thread has one leader: what follows was walked before. Lists that run
                     # into each other would take the square of their length.
+                    self.damage = f"the lists of tasks run into each other at {address:#x}"
                     break
                 if len(seen) >= _MAXIMUM_TASKS:
                     return
