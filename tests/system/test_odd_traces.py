@@ -134,7 +134,7 @@ def test_kdump_with_one_vcpu() -> None:
     machine = guest_machine(guest)
     kernel = kernels.linux_kernel(machine)
     assert kernel is not None
-    facts = linux_facts(machine, kernel, Stacks(kernel, machine.vcpus), None)
+    facts = linux_facts(machine, kernel, Stacks(kernel, machine.vcpus), None, Attempts())
     assert facts.kdump is not None and facts.kdump.is_second
     assert facts.kdump.first_release == guest.expected["kernel_release"]
     assert facts.panic_task is None
