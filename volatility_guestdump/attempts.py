@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Callable, NamedTuple, Optional, TypeVar
 
 from volatility_guestdump.exceptions import GuestDumpError
+from volatility_guestdump.text import printable
 
 _logger = logging.getLogger(__name__)
 
@@ -70,6 +71,8 @@ class Attempts:
 
 def _reason(error: Exception) -> str:
     """Returns why something failed; an error that is not meant for it has a name worth telling."""
-    if isinstance(error, GuestDumpError) and str(error):
-        return str(error)
-    return f"{type(error).__name__}: {error}".removesuffix(": ")
+    reason = str(error)
+    if not isinstance(error, GuestDumpError) or not reason:
+        reason = f"{type(error).__name__}: {reason}".removesuffix(": ")
+    # What an error tells of may be the guest's.
+    return printable(reason.encode("utf-8", "replace"))

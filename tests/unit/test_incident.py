@@ -56,8 +56,9 @@ def vcpu(number: int, state: str, top: str = "schedule+0x1") -> document.Vcpu:
 def headline(kernel: KernelFacts = KERNEL, **known: Any) -> document.Headline:
     """Returns the headline of a guest that is idle, but for what is given."""
     evidence = incident.Evidence(
-        kernel, False, (), (record("booted", 1),), (), [vcpu(0, "idle")], True
+        kernel, False, (), (record("booted", 1),), (), [vcpu(0, "idle")], 1
     )
+    known.setdefault("vcpu_count", len(known.get("vcpus", evidence.vcpus)))
     return incident.linux_headline(dataclasses.replace(evidence, **known))
 
 
@@ -247,7 +248,6 @@ def test_tasks_that_are_not_known() -> None:
         ([vcpu(0, "unknown")], "unknown", "what vCPU 0 did is not known."),
         ([vcpu(0, "other kernel")], "running", "vCPU 0 ran another kernel."),
         ([vcpu(n, "user") for n in range(9)], "user mode", "6 more vCPUs were not idle either."),
-        ([], "unknown", "No vCPU is known"),
     ],
 )
 def test_a_guest_at_rest(vcpus: Sequence[document.Vcpu], kind: str, said: str) -> None:
@@ -256,9 +256,16 @@ def test_a_guest_at_rest(vcpus: Sequence[document.Vcpu], kind: str, said: str) -
     assert found.kind == kind and said in found.text and found.text.startswith("No panic. ")
 
 
+def test_vcpus_that_are_not_known() -> None:
+    """It is not said that all are idle."""
+    found = headline(vcpu_count=3)
+    assert found.kind == "unknown"
+    assert "1 of 3 vCPUs were idle 16 min 40 s after boot, the others are not known" in found.text
+
+
 def test_an_image_without_registers() -> None:
     """It is not said that anything was idle."""
-    found = headline(vcpus=(), registers=False, panicked=None)
+    found = headline(vcpus=(), panicked=None)
     assert found.kind == "unknown" and "idle" not in found.text
     assert found.text.startswith("The kernel does not tell whether it panicked. What the guest did")
 

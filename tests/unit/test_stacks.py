@@ -217,3 +217,22 @@ def test_a_cpu_that_runs_the_kernel_of_kdump() -> None:
     assert not list(stacks.of_tasks())
     found = stacks.panic_task()
     assert found is not None and (found.cpu, found.vcpu, found.place) == (0, None, "panic+0x5")
+
+
+def test_a_task_with_a_gap() -> None:
+    """What is shown of it is there though what lies between is not; else it is left out."""
+    kernel = FakeKernel(1)
+    kernel.task(7, "shell")
+    gap = kernel.task(8, "with a gap")
+    # In front of its state is its stack.
+    for place in range(gap + 64, gap + 72):
+        del kernel.bytes[place]
+    stacks = Stacks(kernel.kernel, [])
+    assert [(task.pid, task.comm, task.state) for task in stacks.all_tasks] == [
+        (7, "shell", "R"),
+        (8, "with a gap", "R"),
+    ]
+    for offset in (32, 36, 48, 76, 80):
+        value = kernel.bytes.pop(gap + offset)
+        assert [task.pid for task in Stacks(kernel.kernel, []).all_tasks] == [7]
+        kernel.bytes[gap + offset] = value

@@ -69,7 +69,7 @@ def test_plugins_are_on_top(name: str) -> None:
     [
         # What all may use: errors and attempts, text, data files, what is kept, and the machine.
         ("exceptions.py", ()),
-        ("attempts.py", ("exceptions",)),
+        ("attempts.py", ("exceptions", "text")),
         ("text.py", ()),
         ("kept.py", ()),
         ("resources.py", ()),

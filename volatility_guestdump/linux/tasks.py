@@ -11,7 +11,7 @@ import functools
 import itertools
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 from volatility_guestdump.exceptions import AddressError, BtfError, KernelError
 from volatility_guestdump.linux.btf import Btf
@@ -111,6 +111,13 @@ class Tasks:
         self._exit_state = self._field("exit_state")
         self._stack_users = self._field("stack_refcount")
         self._ran = self._field("se.exec_start")
+        shown = [(self._pid, 4), (self._tgid, 4), (self._comm, _COMM_SIZE)]
+        if self._state is not None and self._exit_state is not None:
+            shown += [self._state, self._exit_state]
+        #: Where what is shown of a task begins and ends.
+        self._shown = range(
+            min(offset for offset, _ in shown), max(offset + size for offset, size in shown)
+        )
 
     def _field(self, name: str) -> Optional[tuple[int, int]]:
         """Returns offset and size of a member that not every kernel's task_struct has, or None."""
@@ -130,15 +137,29 @@ class Tasks:
         Raises:
             AddressError: it is not in the dump.
         """
-        read = self._kernel.read
-        (pid,) = struct.unpack("<i", read(address + self._pid, 4))
-        (tgid,) = struct.unpack("<i", read(address + self._tgid, 4))
-        state = ""
+        part = self._parts(address)
+        (pid,) = struct.unpack("<i", part(self._pid, 4))
+        (tgid,) = struct.unpack("<i", part(self._tgid, 4))
+        letter = ""
         if self._state is not None and self._exit_state is not None:
-            state = _state_letter(
-                self._value(address, self._state), self._value(address, self._exit_state)
+            state, exit_state = (
+                int.from_bytes(part(*field), "little") for field in (self._state, self._exit_state)
             )
-        return Task(address, pid, tgid, printable(read(address + self._comm, _COMM_SIZE)), state)
+            letter = _state_letter(state, exit_state)
+        return Task(address, pid, tgid, printable(part(self._comm, _COMM_SIZE)), letter)
+
+    def _parts(self, address: int) -> Callable[[int, int], bytes]:
+        """Returns what reads a task's members by offset and size.
+
+        They are read all at once, as there may be many tasks; one by one where a page between them
+        is not in the dump.
+        """
+        read, start = self._kernel.read, self._shown.start
+        try:
+            data = read(address + start, len(self._shown))
+        except AddressError:
+            return lambda offset, size: read(address + offset, size)
+        return lambda offset, size: data[offset - start : offset - start + size]
 
     def stack(self, task: Task) -> Optional[range]:
         """Returns where the stack of a task lies; None when it is freed.

@@ -5,7 +5,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Callable, Optional
+from typing import Callable, Optional, TypeVar
 
 from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.linux import frames as kernel_frames
@@ -22,20 +22,32 @@ from volatility_guestdump.report import document, facts, incident, rows, traces
 from volatility_guestdump.x86 import registers
 from volatility_guestdump.x86.paging import find_paging
 
-#: What keeps the size of a report, and the time it takes, within bounds whatever the dump is.
+#: What keeps the time that a report takes within bounds whatever the dump is.
 _MAXIMUM_VCPUS = 512
 _MAXIMUM_FRAMES = 100
-_MAXIMUM_TEXT = 1000
 _WHOLE_LOG = 1000
 _LOG_END = 500
-_MAXIMUM_LOG_LINES = 4000
 _MAXIMUM_WAITING = 1000
 _MAXIMUM_GROUPS = 50
 _MAXIMUM_PIDS = 100
 _LARGEST = 15
 _MAXIMUM_RANGES = 200
 _MAXIMUM_MODULES = 1000
-_MAXIMUM_PROBLEMS = 200
+_MAXIMUM_PROBLEMS = 100
+
+#: In characters. A function's name has 512 at most, and few have 100.
+_MAXIMUM_TEXT = 1000
+_MAXIMUM_SYMBOL = 300
+_MAXIMUM_REASON = 300
+
+#: What keeps the size of a report below 10 MB: how many bytes there are for the parts that have
+#: many elements, see `document.weight`. All else has less than 2 MB in all.
+_ROOM_FOR_VCPUS = 4_500_000
+_ROOM_FOR_LOG = 1_800_000
+_ROOM_FOR_TASKS = 1_000_000
+_ROOM_FOR_MODULES = 500_000
+
+_T = TypeVar("_T")
 
 #: Bits of a module's taint: out of tree (TAINT_OOT_MODULE), proprietary (TAINT_PROPRIETARY_MODULE).
 _OUT_OF_TREE = 1 << 12 | 1 << 0
@@ -94,9 +106,10 @@ class _Collector:
         make("System", self._note_what_is_not_there)
         log = make("Kernel log", self._read_log)
         panic_stack = make("Panic", self._panic_stack)
-        vcpus = self._attempts.make_each("vCPUs", self._vcpu, self._machine.vcpus[:_MAXIMUM_VCPUS])
+        made = self._attempts.make_each("vCPUs", self._vcpu, self._machine.vcpus[:_MAXIMUM_VCPUS])
+        vcpus = _fitting(made, _ROOM_FOR_VCPUS)
         tasks = make("Tasks", lambda: self._tasks(log))
-        headline = make("Headline", lambda: self._headline(log, panic_stack, tasks, vcpus))
+        headline = make("Headline", lambda: self._headline(log, panic_stack, tasks, made))
         return document.Report(
             headline or document.Headline("unknown", "What happened is not known."),
             self._system(),
@@ -131,7 +144,7 @@ class _Collector:
     def _problems(self) -> list[document.Problem]:
         failures = self._attempts.failures
         found = [
-            document.Problem(failure.what, _short(failure.reason))
+            document.Problem(failure.what, _short(failure.reason, _MAXIMUM_REASON))
             for failure in failures[:_MAXIMUM_PROBLEMS]
         ]
         if len(failures) > len(found):
@@ -186,7 +199,7 @@ class _Collector:
             log.records if log else (),
             tasks.uninterruptible if tasks else None,
             vcpus,
-            bool(self._machine.vcpus),
+            len(self._machine.vcpus),
         )
         found = incident.linux_headline(evidence)
         return document.Headline(found.kind, _short(found.text))
@@ -204,11 +217,12 @@ class _Collector:
         compared = traces.compare(frames, printed)
         return document.Panic(
             message,
-            rows.panic_task(kernel.panic_task) if kernel.panic_task else None,
+            _short(rows.panic_task(kernel.panic_task)) if kernel.panic_task else None,
             _frames(frames, compared.in_log),
             [
                 document.LogFrame(
-                    _short(symbol), compared.in_stack[number] if compared.in_stack else None
+                    _short(symbol, _MAXIMUM_SYMBOL),
+                    compared.in_stack[number] if compared.in_stack else None,
                 )
                 for number, symbol in enumerate(printed)
             ],
@@ -228,7 +242,7 @@ class _Collector:
             self._state(vcpu, stack),
             task.pid if task else None,
             task.comm if task else None,
-            _short(top or ""),
+            _short(top or "", _MAXIMUM_SYMBOL),
             _frames(frames),
             make(name, lambda: self._registers(vcpu)) or (),
         )
@@ -262,7 +276,10 @@ class _Collector:
             document.Register(
                 name,
                 f"{vcpu[name]:#x}",
-                _short(registers.decode(vcpu, name, mode, user_half, self._subject.symbolize)),
+                _short(
+                    registers.decode(vcpu, name, mode, user_half, self._subject.symbolize),
+                    _MAXIMUM_SYMBOL,
+                ),
             )
             for name in (*REGISTERS, *OPTIONAL_REGISTERS)
             if vcpu.get(name) is not None
@@ -316,10 +333,9 @@ class _Collector:
         """Returns groups of tasks, and how many tasks are in them."""
         made = self._attempts.make_each
         found = made("Stacks of tasks", stacks.of_task, waiting[:_MAXIMUM_WAITING])
-        groups, shown = [], 0
+        groups = []
         for group in grouped(found)[:_MAXIMUM_GROUPS]:
             members = [task for task in group.tasks if task is not None]
-            shown += len(members)
             names = dict.fromkeys(task.comm for task in members)
             groups.append(
                 document.TaskGroup(
@@ -331,7 +347,8 @@ class _Collector:
                     self._waits_in(group.frames),
                 )
             )
-        return groups, shown
+        shown = _fitting(groups, _ROOM_FOR_TASKS)
+        return shown, sum(group.count for group in shown)
 
     def _waits_in(self, frames: Sequence[kernel_frames.Frame]) -> str:
         """Returns where a task waits, as the kernel itself finds it for /proc/PID/wchan."""
@@ -403,9 +420,6 @@ class _Collector:
         if modules is None:
             return None
         loaded = list(modules)
-        if len(loaded) > _MAXIMUM_MODULES:
-            more = len(loaded) - _MAXIMUM_MODULES
-            self._attempts.note("Modules", f"{more} more are not shown")
 
         def make(module: Module) -> document.Module:
             taint = modules.taint(module)
@@ -416,8 +430,12 @@ class _Collector:
                 None if taint is None else bool(taint & _OUT_OF_TREE),
             )
 
-        found = self._attempts.make_each("Modules", make, loaded[:_MAXIMUM_MODULES])
-        return sorted(found, key=lambda module: (not module.out_of_tree, not module.taint))
+        found = self._attempts.make_each("Modules", make, loaded)
+        found.sort(key=lambda module: (not module.out_of_tree, not module.taint))
+        shown = _fitting(found[:_MAXIMUM_MODULES], _ROOM_FOR_MODULES)
+        if len(shown) < len(found):
+            self._attempts.note("Modules", f"{len(found) - len(shown)} more are not shown")
+        return shown
 
 
 def _windows_headline(kernel: facts.KernelFacts) -> document.Headline:
@@ -442,26 +460,41 @@ def _frames(
     return [
         document.Frame(
             None if frame.ip is None else f"{frame.ip:#x}",
-            _short(frame.symbol),
-            _short(rows.notes(frame.notes)),
+            _short(frame.symbol, _MAXIMUM_SYMBOL),
+            _short(rows.notes(frame.notes), _MAXIMUM_SYMBOL),
             in_log[number] if in_log else None,
         )
         for number, frame in enumerate(frames[:_MAXIMUM_FRAMES])
     ]
 
 
+def _fitting(parts: Sequence[_T], room: int) -> list[_T]:
+    """Returns as many of the first parts as there is room for."""
+    left, shown = room, []
+    for part in parts:
+        left -= document.weight(part)
+        if left < 0:
+            break
+        shown.append(part)
+    return shown
+
+
 def _log(log: Optional[Log]) -> Optional[document.Log]:
     if log is None:
         return None
     whole = len(log.records) <= _WHOLE_LOG and not log.earlier
-    records = log.records if whole else log.records[-_LOG_END:]
-    lines = [
-        document.LogLine(record.level, record.stamp, _short(line))
-        for record in records
-        for line in record.lines
-    ]
-    left_out = log.earlier + len(log.records) - len(records)
-    return document.Log(lines[-_MAXIMUM_LOG_LINES:], left_out, log.lost)
+    lines: list[document.LogLine] = []
+    shown, left = 0, _ROOM_FOR_LOG
+    for record in reversed(log.records if whole else log.records[-_LOG_END:]):
+        found = [
+            document.LogLine(record.level, record.stamp, _short(line)) for line in record.lines
+        ]
+        left -= document.weight(found)
+        if left < 0:
+            break
+        lines += reversed(found)
+        shown += 1
+    return document.Log(lines[::-1], log.earlier + len(log.records) - shown, log.lost)
 
 
 def _range(kind: str, start: int, end: int) -> document.Range:

@@ -56,8 +56,8 @@ class Evidence:
         panic_frames: the stack of who panicked.
         records: of the kernel's log.
         waiting: groups of tasks in uninterruptible sleep; None when tasks are not known.
-        vcpus: what they do.
-        registers: whether the image has any.
+        vcpus: what they do, those that are known.
+        vcpu_count: how many there are; 0 of an image without registers.
     """
 
     kernel: KernelFacts
@@ -66,7 +66,7 @@ class Evidence:
     records: Sequence[Record]
     waiting: Optional[Sequence[document.TaskGroup]]
     vcpus: Sequence[document.Vcpu]
-    registers: bool
+    vcpu_count: int
 
 
 def linux_headline(evidence: Evidence) -> document.Headline:
@@ -210,7 +210,7 @@ def _hung(evidence: Evidence) -> Optional[str]:
 def _at_rest(evidence: Evidence, said: str) -> document.Headline:
     uptime = _uptime(evidence.kernel)
     after = f" {uptime} after boot" if uptime else ""
-    if not evidence.registers:
+    if not evidence.vcpu_count:
         return document.Headline(
             "unknown",
             f"{said}What the guest did is not known: the image has no registers."
@@ -218,11 +218,12 @@ def _at_rest(evidence: Evidence, said: str) -> document.Headline:
         )
     working = [vcpu for vcpu in evidence.vcpus if vcpu.state not in ("idle", "off")]
     if not working:
-        kind = "idle" if evidence.vcpus else "unknown"
-        words = "All vCPUs were idle" if evidence.vcpus else "No vCPU is known"
-        if any(vcpu.state == "off" for vcpu in evidence.vcpus):
-            words += " or off"
-        return document.Headline(kind, f"{said}{words}{after}.")
+        if len(evidence.vcpus) == evidence.vcpu_count:
+            off = " or off" * any(vcpu.state == "off" for vcpu in evidence.vcpus)
+            return document.Headline("idle", f"{said}All vCPUs were idle{off}{after}.")
+        of = f"{len(evidence.vcpus)} of {evidence.vcpu_count} vCPUs"
+        text = f"{said}{of} were idle{after}, the others are not known."
+        return document.Headline("unknown", text)
     doing = [_doing(vcpu) for vcpu in working[:3]]
     if len(working) > len(doing):
         doing.append(f"{len(working) - len(doing)} more vCPUs were not idle either")
