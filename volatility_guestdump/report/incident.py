@@ -40,7 +40,8 @@ _RCU_STALL = re.compile(
 )
 #: "INFO: task jbd2/sda1-8:93 blocked for more than 120 seconds."; new kernels may say in what.
 _HUNG_TASK = re.compile(r"INFO: (task .+:(\d+) blocked .{0,40}for more than \d+ seconds)")
-_LOCKUPS = (("soft lockup", _SOFT_LOCKUP), ("hard lockup", _HARD_LOCKUP), ("rcu stall", _RCU_STALL))
+#: What tells most comes first: a CPU that is locked up stalls RCU too.
+_LOCKUPS = (("hard lockup", _HARD_LOCKUP), ("soft lockup", _SOFT_LOCKUP), ("rcu stall", _RCU_STALL))
 
 #: Where a frozen task waits: it does not hang.
 _FROZEN = "__refrigerator+"
@@ -82,9 +83,10 @@ def linux_headline(evidence: Evidence) -> document.Headline:
         return document.Headline("unknown", f"{text}kernel wrote that cannot be told.")
     if kernel.panic is not None or evidence.panicked:
         return document.Headline("panic", _panic(evidence))
-    told = _told(evidence.records, _LOCKUPS)
-    if told is not None and _is_recent(told.record, evidence):
-        return document.Headline(told.kind, f"{told.sentence} {_NO_PANIC}")
+    for lockup in _LOCKUPS:
+        told = _told(evidence.records, (lockup,))
+        if told is not None and _is_recent(told.record, evidence):
+            return document.Headline(told.kind, f"{told.sentence} {_NO_PANIC}")
     hung = _hung(evidence)
     if hung is not None:
         return document.Headline("hung", f"{hung} {_NO_PANIC}")
