@@ -41,11 +41,11 @@ HEADLINES = {
         "hung",
         r"Task lab_hung \(pid <hung>\) hangs in uninterruptible sleep in th_hung\+\w+ \[crashme\],"
         r" for \d+ s at least\. Task lab_hung:<hung> blocked for more than \d+ seconds"
-        r" \(kernel log, \[ *\d+\.\d+\]\)\. No panic is known\.",
+        r" \(kernel log, \d+\.\d+\)\. No panic is known\.",
     ),
     "soft-lockup": (
         "soft lockup",
-        r"Soft lockup - CPU#\d stuck for \d+s! \[lab_lockup:\d+\] \(kernel log, \[ *\d+\.\d+\]\)\."
+        r"Soft lockup - CPU#\d stuck for \d+s! \[lab_lockup:\d+\] \(kernel log, \d+\.\d+\)\."
         r" No panic is known\.",
     ),
     "i686-pae": ("unknown", r"The kernel does not tell whether it panicked\. .*"),

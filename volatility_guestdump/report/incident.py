@@ -158,7 +158,7 @@ class _Told(NamedTuple):
         """It in words."""
         said = self.match[1]
         said = f"RCU stall: {said}" if self.kind == "rcu stall" else said[0].upper() + said[1:]
-        return f"{said} (kernel log, {self.record.stamp})."
+        return f"{said} (kernel log, {self.record.stamp.strip('[ ]')})."
 
 
 def _told(
