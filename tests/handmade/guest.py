@@ -89,7 +89,7 @@ class GuestStacks:
 
     def __init__(self, tasks: Sequence[Task], frames: Sequence[Frame]) -> None:
         self.tasks = self
-        self.tasks_missing = self.damage = ""
+        self.tasks_missing = self.broken = ""
         self.all_tasks = tasks
         self.frames = frames
 

@@ -89,14 +89,14 @@ class Tasks:
         btf: its types.
 
     Attributes:
-        damage: where the lists that were walked last are damaged; empty when they have their ends.
+        broken: why some task may be missing among those that were listed; empty when none is.
 
     Raises:
         KernelError: the types have no task_struct as it should be.
     """
 
     def __init__(self, kernel: LinuxKernel, btf: Btf) -> None:
-        self.damage = ""
+        self.broken = ""
         self._kernel = kernel
         self._btf = btf
         self._pid = btf.offset("task_struct", "pid")
@@ -219,7 +219,6 @@ class Tasks:
         init_task = self._kernel.address("init_task")
         if init_task is None:
             return
-        self.damage = ""
         seen: set[int] = set()
         try:
             signal = self._btf.offset("task_struct", "signal")
@@ -234,14 +233,14 @@ class Tasks:
                     head = self._kernel.pointer(leader + signal) + thread_head
                     threads = self._list(head, thread_node)
                 except AddressError as error:
-                    self.damage = str(error)
+                    self._note(str(error))
             for address in itertools.chain((leader,), threads):
                 if address in seen:
                     if address == leader:
                         continue
                     # A thread has one leader: what follows was walked before. Lists that run
                     # into each other would take the square of their length.
-                    self.damage = f"the lists of tasks run into each other at {address:#x}"
+                    self._note(f"lists of tasks run into each other at {address:#x}")
                     break
                 if len(seen) >= _MAXIMUM_TASKS:
                     return
@@ -249,7 +248,7 @@ class Tasks:
                 try:
                     yield self.at(address)
                 except AddressError as error:
-                    self.damage = str(error)
+                    self._note(str(error))
 
     def _list(self, head: int, offset: int) -> Iterator[int]:
         """Yields what is on a list, up to its end or to where it leads nowhere or back."""
@@ -260,10 +259,14 @@ class Tasks:
                 seen.add(node)
                 yield node - offset
                 node = self._kernel.pointer(node)
-            if node != head:
-                self.damage = f"the list of tasks leads nowhere at {node:#x}"
         except AddressError as error:
-            self.damage = str(error)
+            self._note(str(error))
+            return
+        if node != head:
+            self._note(f"a list of tasks leads back to {node:#x}")
+
+    def _note(self, reason: str) -> None:
+        self.broken = self.broken or reason
 
 
 def kernel_gs_base(vcpu: VCPU) -> int:

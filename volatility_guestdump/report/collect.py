@@ -293,9 +293,6 @@ class _Collector:
         if not tasks:
             self._attempts.note("Tasks", "none can be found")
             return None
-        if stacks.tasks.damage:
-            reason = f"some are missing, their lists are damaged: {stacks.tasks.damage}"
-            self._attempts.note("Tasks", reason)
         last_ran = {task.address: stacks.tasks.last_ran(task) or 0 for task in tasks}
         now = max(last_ran.values())
         if log is not None and log.records:
@@ -316,7 +313,7 @@ class _Collector:
             groups,
             len(waiting) - shown,
             self._attempts.make("Memory of tasks", lambda: self._largest(tasks)) or (),
-            not stacks.tasks.damage,
+            not stacks.tasks.broken,
         )
 
     def _sane(self, now: int) -> int:

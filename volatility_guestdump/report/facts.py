@@ -95,12 +95,12 @@ class TaskCount:
     Attributes:
         all: of them.
         uninterruptible: those in uninterruptible sleep, state D; None when states are not known.
-        complete: whether their lists are whole.
+        whole: whether there are no more, as far as the lists of them tell.
     """
 
     all: int
     uninterruptible: Optional[int]
-    complete: bool = True
+    whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ def linux_facts(
         make("Kernel banner", lambda: kernel.shown_banner),
         make("Kernel build id", lambda: kernel.build_id),
         system_facts(kernel, attempts),
-        make("Tasks", lambda: _task_count(stacks)),
+        make("Tasks", lambda: _task_count(stacks, attempts)),
         kernel.virtual_base,
         make("KASLR shift", lambda: kernel.kaslr_shift),
         make("Kernel physical base", lambda: kernel.physical_base),
@@ -251,13 +251,17 @@ def _linux_symbols(kernel: LinuxKernel, installed: Optional[str]) -> Symbols:
     return Symbols(installed, kernel.kallsyms is not None, has_types, missing)
 
 
-def _task_count(stacks: Optional[Stacks]) -> Optional[TaskCount]:
-    states = [task.state for task in stacks.all_tasks] if stacks else []
-    # There is always a first process.
-    if not states or stacks is None or stacks.tasks is None:
+def _task_count(stacks: Optional[Stacks], attempts: Attempts) -> Optional[TaskCount]:
+    if stacks is None or stacks.tasks is None:
         return None
-    uninterruptible = states.count("D") if any(states) else None
-    return TaskCount(len(states), uninterruptible, not stacks.tasks.damage)
+    states = [task.state for task in stacks.all_tasks]
+    broken = stacks.tasks.broken
+    if broken:
+        attempts.note("Tasks", f"not all can be listed: {broken}")
+    # There is always a first process.
+    if not states:
+        return None
+    return TaskCount(len(states), states.count("D") if any(states) else None, not broken)
 
 
 def _kdump(machine: Machine, kernel: LinuxKernel) -> Optional[Kdump]:

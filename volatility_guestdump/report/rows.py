@@ -93,7 +93,7 @@ def _told(facts: KernelFacts) -> dict[str, Optional[str]]:
     clock, load = told.clock, told.load
     counted = None
     if tasks:
-        counted = str(tasks.all) if tasks.complete else f"{tasks.all} at least"
+        counted = str(tasks.all) if tasks.whole else f"at least {tasks.all}"
         if tasks.uninterruptible is not None:
             counted += f" ({tasks.uninterruptible} in uninterruptible sleep)"
     return {
