@@ -27,6 +27,8 @@ _MAXIMUM_CPUS = 8192
 _MAXIMUM_TASKS = 1 << 20
 
 _COMM_SIZE = 16
+#: What has more bytes is no integer; a damaged type may say that it has gigabytes.
+_LARGEST_INTEGER = 8
 
 #: THREAD_SIZE of 64-bit kernels, where the kernel does not tell it. Source:
 #: arch/x86/include/asm/page_64_types.h.
@@ -113,9 +115,10 @@ class Tasks:
         """Returns offset and size of a member that not every kernel's task_struct has, or None."""
         try:
             member = self._btf.member("task_struct", name)
-            return member.bit_offset // 8, self._btf.size(self._btf.resolve(member.type))
+            size = self._btf.size(self._btf.resolve(member.type))
         except BtfError:
             return None
+        return (member.bit_offset // 8, size) if size <= _LARGEST_INTEGER else None
 
     def _value(self, address: int, field: tuple[int, int]) -> int:
         offset, size = field
@@ -185,7 +188,7 @@ class Tasks:
             AddressError: the task is not in the dump.
         """
         if self._on_cpu is None:
-            # The variable of the one CPU
+            # The variable of the one CPU.
             current = _current_task_variable(self._kernel, self._btf)
             return current is not None and self._kernel.pointer(current) == task.address
         return bool(self._value(task.address, self._on_cpu))
