@@ -115,7 +115,8 @@ def _adapt(layer: interfaces.layers.TranslationLayerInterface) -> Machine:
     ranges = memory.ranges
     size = sum(run.size for run in ranges)
     origin = Origin(_FORMATS.get(kind, f"{kind} of Volatility"), location, ranges, location, size)
-    return Machine(memory, (), (kind, tuple(files)), origin)
+    # Of memory that is in no file, nothing but itself tells it from another.
+    return Machine(memory, (), (kind, tuple(files) or object()), origin)
 
 
 def _mapped_memory(
