@@ -313,9 +313,9 @@ class Unwinder:
         border = _border(symbol)
         if border is not None:
             raise _EndOfTraceError(Note(border))
-        if state.exact and symbol.partition("+")[2].split(" ")[0] == "0x0":
-            return RETURN_ADDRESS, Note(Kind.FIRST_INSTRUCTION)
         start = self._start(state)
+        if state.exact and start == state.ip:
+            return RETURN_ADDRESS, Note(Kind.FIRST_INSTRUCTION)
         depth = None if start is None else self._instructions.call_on_stack(start, state.sp)
         if depth is None:
             raise _EndOfTraceError(Note(Kind.UNDESCRIBED))
