@@ -172,7 +172,7 @@ class GuestDumpLinuxStacker(interfaces.automagic.StackerLayerInterface):
         layer_name: str,
         progress_callback: constants.ProgressCallback = None,
     ) -> Optional[interfaces.layers.DataLayerInterface]:
-        """Attempts to find the kernel that the machine runs."""
+        """Attempts to find the kernel that the vCPUs run."""
         machine = machine_of(context.layers[layer_name])
         kernel = None if machine is None else cls._find(machine, progress_callback)
         if kernel is None:

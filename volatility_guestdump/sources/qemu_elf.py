@@ -189,7 +189,6 @@ def _parse(stream: BinaryIO) -> QemuElf:
     table = _read(stream, offset, count * entry_size)
     if len(table) < count * entry_size:
         raise UnrecognizedSource("an ELF core that ends in its program headers")
-    # Not bytes: many notes would be copied with each that is added.
     loads, notes = [], bytearray()
     for fields in form.program_header.iter_unpack(table):
         segment, place, physical, in_file, in_memory = (fields[index] for index in form.fields)
