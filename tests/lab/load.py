@@ -86,7 +86,9 @@ _INDIRECT_CALL = re.compile(
     rb"|[\x90-\x93\x95-\x97].{4}|\x94.{5})\Z",
     re.DOTALL,
 )
-_CALL, _JUMP, _SHORT_JUMP = 0xE8, 0xE9, 0xEB
+_CALL, _JUMP = 0xE8, 0xE9
+#: One that is taken always, and those by conditions.
+_SHORT_JUMPS = {0xEB, *range(0x70, 0x80)}
 _NEAR_JUMPS = {bytes((0x0F, 0x80 | condition)) for condition in range(16)}
 _CALL_SIZE = 5
 #: Functions that go on to wherever a register or a static call points.
@@ -229,8 +231,12 @@ class Checker:
             return []
         found = []
         for offset, byte in enumerate(code[:-1]):
-            size = 1 if byte == _SHORT_JUMP else 4
-            if byte in (_JUMP, _SHORT_JUMP) or (code[offset - 1 : offset + 1] in _NEAR_JUMPS):
+            size = 1 if byte in _SHORT_JUMPS else 4
+            if (
+                byte == _JUMP
+                or byte in _SHORT_JUMPS
+                or (code[offset - 1 : offset + 1] in _NEAR_JUMPS)
+            ):
                 operand = code[offset + 1 : offset + 1 + size]
                 distance = int.from_bytes(operand, "little", signed=True)
                 place = function.start + offset + 1 + size + distance

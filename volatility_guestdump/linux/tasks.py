@@ -350,6 +350,20 @@ class Cpus:
         number = self.number(vcpu)
         return None if number is None else self.task_of(number)
 
+    def chosen_task(self, vcpu: VCPU) -> Optional[int]:
+        """Returns the address of the task_struct that the scheduler chose for a vCPU, or None.
+
+        It differs from the current one while the vCPU changes from one task to another.
+        """
+        number, queues = self.number(vcpu), self._kernel.address("runqueues")
+        if number is None or queues is None or self._btf is None:
+            return None
+        try:
+            place = queues + self._offsets[number] + self._btf.offset("rq", "curr")
+            return self._kernel.pointer(place & ((1 << self._kernel.bits) - 1))
+        except (AddressError, KernelError):
+            return None
+
     def task_of(self, number: int) -> Optional[int]:
         """Returns the address of the task_struct that a CPU runs, or None."""
         try:
