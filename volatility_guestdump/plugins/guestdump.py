@@ -43,7 +43,7 @@ from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.stacks import Stack, Stacks, grouped
 from volatility_guestdump.linux.tasks import STATES
 from volatility_guestdump.machine import OPTIONAL_REGISTERS, REGISTERS, VCPU, Machine
-from volatility_guestdump.report import collect, evidence, facts, html, rows, summary
+from volatility_guestdump.report import facts, rows
 from volatility_guestdump.windows.kernel import WindowsKernel
 from volatility_guestdump.x86 import registers
 from volatility_guestdump.x86.paging import find_paging
@@ -447,6 +447,14 @@ class Report(GuestDumpPlugin):
         ]
 
     def _generator(self) -> Iterator[tuple[int, tuple[str, str, str]]]:
+        # Imported for this plugin alone, with a template engine: every start of vol would pay.
+        from volatility_guestdump.report import (  # noqa: PLC0415
+            collect,
+            evidence,
+            html,
+            summary,
+        )
+
         origin = self.machine.origin
         linux = self.linux_kernel()
         found = collect.collect(
