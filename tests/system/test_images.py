@@ -6,12 +6,15 @@ import gzip
 import os
 import pathlib
 import random
+import subprocess
 
 import pytest
 
+from benchmarks import processes
 from tests.conftest import Vol
 from tests.helpers import guest_machine, info, real_guest, rows, write_pair
 from tests.lab import formats
+from tests.lab.windows import missing_tools, stand_in
 from volatility_guestdump.linux import find
 from volatility_guestdump.linux.low_memory import low_memory_tables
 from volatility_guestdump.linux.search import search
@@ -138,21 +141,65 @@ def test_saved_configuration(vol: Vol, tmp_path: pathlib.Path) -> None:
     assert first and rows(vol("-r", "json", "-c", saved, "linux.pslist")) == first
 
 
-@pytest.mark.parametrize("size", [0, 4 << 30])
-def test_no_machine(vol: Vol, tmp_path: pathlib.Path, size: int) -> None:
-    """Volatility says what it says without this package, and searches nothing for ours."""
-    path = tmp_path / "image.raw"
+#: What is no memory of a Linux machine.
+NO_MACHINES = ("nothing", "zeros", "random bytes", "disk", "Windows")
+
+
+def _no_machine(kind: str, folder: pathlib.Path) -> pathlib.Path:
+    """Writes a file that is no memory of a Linux machine, and returns its path."""
+    path = folder / "image.raw"
+    if kind == "Windows":
+        if missing_tools():
+            pytest.skip("the stand-in needs clang and lld")
+        (folder / "windows").mkdir()
+        stand_in(folder / "windows", "x64").vmem_path.rename(path)
+        return path
     path.touch()
-    os.truncate(path, size)
+    if kind == "zeros":
+        os.truncate(path, 4 << 30)
+    elif kind == "random bytes":
+        path.write_bytes(random.Random(14).randbytes(16 << 20))
+    elif kind == "disk":
+        # A kernel as it is installed, with nothing around it that is made when it runs.
+        guest = real_guest("hole-pti")
+        banner = guest.expected["banner"].encode()
+        path.write_bytes(bytes(3 << 20) + banner + b"\n\0OSRELEASE=" + bytes(3 << 20))
+    return path
+
+
+@pytest.mark.parametrize("plugin", ["linux.pslist", "windows.info", "banners.Banners"])
+@pytest.mark.parametrize("kind", NO_MACHINES)
+def test_no_machine(vol: Vol, tmp_path: pathlib.Path, kind: str, plugin: str) -> None:
+    """Volatility says what it says without this package, and why there is no Linux kernel."""
+    if (kind, plugin) == ("zeros", "banners.Banners"):
+        pytest.skip("Volatility takes half a minute for it")
+    path = _no_machine(kind, tmp_path)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    stock = subprocess.run(
+        processes.stock(cache, "-f", path, plugin), capture_output=True, text=True, check=False
+    )
+    done = vol("-f", path, plugin)
+    assert (done.returncode, done.stdout) == (stock.returncode, stock.stdout)
+    said = done.stderr.splitlines()
+    if plugin == "linux.pslist":
+        assert said.pop().startswith("volatility_guestdump: image.raw shows no Linux kernel: ")
+    assert said == stock.stderr.splitlines()
+
+
+@pytest.mark.parametrize("kind", NO_MACHINES)
+def test_where_nothing_is_searched_for(vol: Vol, tmp_path: pathlib.Path, kind: str) -> None:
+    """Plugins for Windows get no search for Linux, and those of this package none for Windows."""
+    path = _no_machine(kind, tmp_path)
     done = vol("-vvvv", "-f", path, "guestdump.Info")
     assert done.returncode == 1 and "plugins.Info.primary" in done.stderr
-    assert "WindowsIntelStacker" not in done.stderr
-    done = vol("-vvvv", "-f", path, "linux.pslist")
-    assert "Unable to validate the plugin requirements" in done.stderr
     assert "using RawSearchStacker" in done.stderr
-    done = vol("-vvvv", "-f", path, "windows.info")
-    assert done.returncode == 1 and "Unable to validate the plugin requirements" in done.stderr
-    assert "using RawSearchStacker" not in done.stderr
+    assert "WindowsIntelStacker" not in done.stderr
+    if kind != "zeros":
+        done = vol("-vvvv", "-f", path, "windows.info")
+        assert done.returncode == 1 and "using WindowsIntelStacker" in done.stderr
+        assert "using RawSearchStacker" not in done.stderr
+        assert "using RawMemoryStacker" not in done.stderr
 
 
 def test_pages_of_another_moment(vol: Vol, tmp_path: pathlib.Path) -> None:

@@ -30,7 +30,7 @@ from volatility_guestdump.files.location import (
 )
 from volatility_guestdump.files.memory_file import Content, MemoryStream, open_memory_file
 from volatility_guestdump.files.physical import PhysicalMemory
-from volatility_guestdump.framework import stacking
+from volatility_guestdump.framework import reasons, stacking
 from volatility_guestdump.framework.layers import (
     FileMachineLayer,
     MemoryFileLayer,
@@ -387,5 +387,6 @@ class RawSearchStacker(ImageStacker):
     ) -> Optional[interfaces.layers.DataLayerInterface]:
         hole = hole_by_search(location, progress)
         if hole is None:
+            reasons.no_linux_kernel(location)
             return None
         return stacking.layer_of_file(context, RawMemoryLayer, location, hole=hole)
