@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import processes
 from tests.conftest import Vol
-from tests.helpers import guest_machine, info, real_guest, rows, write_pair
+from tests.helpers import guest_machine, guests, info, real_guest, rows, write_pair
 from tests.lab import formats
 from tests.lab.windows import missing_tools, stand_in
 from volatility_guestdump.linux import find
@@ -23,7 +23,7 @@ from volatility_guestdump.machine import PAGE_SIZE
 GUESTS = ("5.10", "hole-pti", "6.12", "newest", "la57", "nokaslr")
 
 
-@pytest.mark.parametrize("name", GUESTS)
+@pytest.mark.parametrize("name", [*GUESTS, *guests("kexec", "kdump-loaded")])
 def test_each_way_alone(name: str) -> None:
     """Low memory, VMCOREINFO and the banner lead to the same kernel as the registers."""
     machine = guest_machine(real_guest(name))
@@ -84,6 +84,36 @@ def test_32_bit(vol: Vol, tmp_path: pathlib.Path) -> None:
     shown = _info(vol, _write("i686-pae", "vmem", tmp_path))
     assert shown["Kernel found by"] == "VMCOREINFO" and shown["Paging"] == "PAE"
     assert shown["Kernel banner"] == real_guest("i686-pae").expected["banner"]
+
+
+@pytest.mark.parametrize("kind", ["raw", "lime-high"])
+@pytest.mark.parametrize("name", guests("kexec", "kdump-loaded"))
+def test_another_kernel_in_memory(vol: Vol, tmp_path: pathlib.Path, name: str, kind: str) -> None:
+    """It is the running kernel that is found, and nothing is said of another."""
+    guest = real_guest(name)
+    path = _write(name, kind, tmp_path)
+    done = vol("-r", "json", "-f", path, "guestdump.Info")
+    shown = info(done)
+    assert "WARNING" not in done.stderr and "Kdump" not in shown
+    assert shown["Kernel physical base"] == guest.expected["physical_base"]
+    assert shown["Kernel virtual base"] == guest.expected["symbols"]["_text"]
+    assert guest.expected["cmdline"] in shown["Command line"]
+    listed = {row["PID"] for row in rows(vol("-r", "json", "-f", path, "linux.pslist"))}
+    assert {each["pid"] for each in guest.expected["processes"]} <= listed
+
+
+@pytest.mark.parametrize("kind", ["raw", "lime-high"])
+def test_a_kernel_that_kdump_started(vol: Vol, tmp_path: pathlib.Path, kind: str) -> None:
+    """It is the one that runs; that there is the one that panicked is said."""
+    expected = real_guest("kdump").expected
+    done = vol("-r", "json", "-f", _write("kdump", kind, tmp_path), "guestdump.Info")
+    shown = info(done)
+    assert shown["Kernel physical base"] == expected["second_kernel"]["physical_base"]
+    assert expected["second_kernel"]["cmdline"] in shown["Command line"]
+    assert f"Linux {expected['kernel_release']} had panicked" in shown["Kdump"]
+    assert shown["Kernel found by"] == ("low memory" if kind == "raw" else "VMCOREINFO")
+    if kind == "lime-high":
+        assert done.stderr.count("There is more than one Linux kernel in memory") == 1
 
 
 def test_a_hole_behind_the_kernel(vol: Vol, tmp_path: pathlib.Path) -> None:
