@@ -168,9 +168,22 @@ def test_what_needs_registers(vol: Vol, tmp_path: pathlib.Path) -> None:
     assert "tasks that ran are not available" in done.stderr
 
 
-def test_saved_configuration(vol: Vol, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("kind", ["vmem", "lime-high"])
+def test_volshell(vol: Vol, tmp_path: pathlib.Path, kind: str) -> None:
+    """Volshell -l gets kernel, layers and symbols."""
+    path = _write("hole-pti", kind, tmp_path)
+    done = vol(
+        *("-l", "-f", path),
+        name="volshell",
+        stdin='print("TASK", self.context.modules["kernel"].object_from_symbol("init_task").pid)\n',
+    )
+    assert "TASK 0" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("kind", ["vmem", "lime-iomem", "avml-iomem"])
+def test_saved_configuration(vol: Vol, tmp_path: pathlib.Path, kind: str) -> None:
     """It is enough to make the layers and the table anew."""
-    path = _write("hole-pti", "vmem", tmp_path)
+    path = _write("hole-pti", kind, tmp_path)
     saved = tmp_path / "saved.json"
     first = rows(vol("-r", "json", "--save-config", saved, "-f", path, "linux.pslist"))
     assert first and rows(vol("-r", "json", "-c", saved, "linux.pslist")) == first
