@@ -89,7 +89,7 @@ class GuestStacks:
 
     def __init__(self, tasks: Sequence[Task], frames: Sequence[Frame]) -> None:
         self.tasks = self
-        self.tasks_missing = ""
+        self.tasks_missing = self.broken = ""
         self.all_tasks = tasks
         self.frames = frames
 
@@ -141,6 +141,9 @@ def guest(text: str = "x", counts: Counts = _FEW) -> Subject:
     encoded = text.encode("utf-8", "surrogatepass")
     name = printable(encoded) or "x"
     kernel = GuestKernel(_types(), _totalram_pages=0x100, vm_zone_stat=0x200, vm_node_stat=0x300)
+    # The first frame of each stack is the scheduler's.
+    kernel.symbols["__sched_text_start"] = kernel.virtual_base
+    kernel.symbols["__sched_text_end"] = kernel.virtual_base + 1
     kernel.panic_cpu = 0
     kernel.put(0x100, 100_000)
     kernel.put(0x200, *range(1000, 1010))

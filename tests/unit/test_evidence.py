@@ -43,7 +43,7 @@ def test_hashes(pair: tuple[pathlib.Path, pathlib.Path], with_hash: bool) -> Non
     assert first.sha256 == hashlib.sha256(GUEST).hexdigest() and not first.note
     assert (second.role, second.location, second.size) == ("Memory", memory.as_uri(), len(MEMORY))
     assert second.sha256 == (hashlib.sha256(MEMORY).hexdigest() if with_hash else None)
-    assert second.note == ("" if with_hash else "SHA-256 with --hash")
+    assert second.note == ("" if with_hash else "no SHA-256 without --hash")
     percent = [done for done, what in told if "debug.vmem" in what]
     assert percent == sorted(percent) and (percent or [0])[-1] == (100 if with_hash else 0)
     assert (found.command, found.versions) == ("vol -f 'a b'", {"Python": "3.9"})
@@ -63,7 +63,7 @@ def test_a_large_description(tmp_path: pathlib.Path) -> None:
     path.touch()
     os.truncate(path, (64 << 20) + 1)
     (file,) = evidence(origin(path.as_uri()), {}, "", False).files
-    assert file.sha256 is None and file.note == "SHA-256 with --hash"
+    assert file.sha256 is None and file.note == "no SHA-256 without --hash"
 
 
 def test_files_that_cannot_be_read(tmp_path: pathlib.Path) -> None:

@@ -138,7 +138,7 @@ def test_what_there_is() -> None:
     assert texts[0] == "debug.guest: report" and made.headline.text in texts
     for text in ("not in the log", "[ 0.000000]", "9: db1", ": a page is missing", "kernel"):
         assert text in texts
-    assert "out-of-tree" in source and "20 tasks: 2 D, 18 S." in texts
+    assert "out-of-tree" in source and "20 tasks: 2 uninterruptible (D), 18 sleeping (S)." in texts
 
 
 def test_nothing_is_there() -> None:

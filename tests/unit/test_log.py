@@ -82,6 +82,13 @@ def test_without_types() -> None:
     assert message(without_types(b"---[ end " + PANIC + b"x ]---")) is None
 
 
+@pytest.mark.parametrize("said", [b"sysrq triggered crash", b"abab", b"ab"])
+def test_what_printk_leaves_behind(said: bytes) -> None:
+    """The two last letters stand twice before the line break, in newer kernels."""
+    assert message(without_types(PANIC + said + said[-2:] + b"\n\0")) == said.decode()
+    assert message(without_types(PANIC + said + b"\0\0")) == said.decode()
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [

@@ -147,12 +147,15 @@ CPUS = (0x100000, 0x200000)
 COUNTERS = (1000, 200, 55, 7)
 
 
-def process(per_cpu: bool, counters: Sequence[int] = COUNTERS) -> tuple[HandmadeKernel, Task]:
+def process(
+    per_cpu: bool, counters: Sequence[int] = COUNTERS, own_counters: bool = False
+) -> tuple[HandmadeKernel, Task]:
     """Returns a kernel and a process of it.
 
     Args:
         per_cpu: whether its counters are those of kernels from 6.2 on.
         counters: their values.
+        own_counters: whether threads have some of their own too.
     """
     builder = BtfBuilder()
     word, pointer = builder.int_("long long", 8), builder.ptr(0)
@@ -168,7 +171,12 @@ def process(per_cpu: bool, counters: Sequence[int] = COUNTERS) -> tuple[Handmade
         values = builder.array(builder.typedef("atomic_long_t", atomic), 4)
         stat = builder.struct("mm_rss_stat", 40, [("count", values, 64)])
     builder.struct("mm_struct", 400, [("rss_stat", stat, 8 * 24)])
-    builder.struct("task_struct", 64, [("mm", pointer, 8 * 48)])
+    members = [("mm", pointer, 8 * 48)]
+    if own_counters:
+        number = builder.int_("int", 4)
+        of_thread = [("events", number, 0), ("count", builder.array(number, 4), 32)]
+        members.append(("rss_stat", builder.struct("task_rss_stat", 20, of_thread), 8 * 64))
+    builder.struct("task_struct", 128, members)
     kernel = HandmadeKernel(Btf(builder.build()))
     kernel.put(TASK + 48, MM)
     first = MM + 24 + 8
@@ -193,20 +201,34 @@ def resident(kernel: HandmadeKernel) -> ResidentMemory:
 def test_both_forms_of_resident_memory(per_cpu: bool, exact: int) -> None:
     """Up to 6.1 it is an array in a structure, then an array of counters with parts of CPUs."""
     kernel, task = process(per_cpu)
-    assert resident(kernel).of(task) == 1207 * PAGE_SIZE
-    assert resident(kernel).of(task, exact=True) == exact * PAGE_SIZE
+    assert resident(kernel).of([task]) == 1207 * PAGE_SIZE
+    assert resident(kernel).of([task], exact=True) == exact * PAGE_SIZE
 
 
 @pytest.mark.parametrize("per_cpu", [False, True])
 def test_resident_memory_that_is_none(per_cpu: bool) -> None:
     """A thread of the kernel has none, less than none is none, and what is missing an error."""
     kernel, task = process(per_cpu, (-5, 3, 9, 1))
-    assert resident(kernel).of(task) == 0
+    assert resident(kernel).of([task]) == 0
     kernel.put(TASK + 48, 0)
-    assert resident(kernel).of(task) is None
+    assert resident(kernel).of([task]) is None
     kernel.put(TASK + 48, 0xDEAD0000)
     with pytest.raises(AddressError):
-        resident(kernel).of(task)
+        resident(kernel).of([task])
+
+
+def test_what_threads_counted_for_themselves() -> None:
+    """Up to 6.1 each thread has counters of its own that belong to those of the process."""
+    kernel, task = process(False, own_counters=True)
+    threads = [task, Task(task.address + 0x1000, 2, 1, "init"), Task(0x1F000, 3, 1, "init")]
+    for number, thread in enumerate(threads):
+        kernel.write(thread.address + 64, struct.pack("<5i", 9, 100 + number, -1, 5, 10))
+    # The first two have exited.
+    for thread, mm in zip(threads, (0, 0, MM)):
+        kernel.put(thread.address + 48, mm)
+    expected = 1207 + sum(100 + number - 1 + 10 for number in range(3))
+    assert resident(kernel).of(threads) == expected * PAGE_SIZE
+    assert resident(kernel).of(threads[:2]) is None
 
 
 def test_resident_memory_without_types() -> None:

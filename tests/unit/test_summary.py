@@ -27,7 +27,7 @@ def test_every_row() -> None:
         ("Kernel log", "Lines", "14 (8 errors or worse)"),
         ("Kernel log", "Left out", "0"),
         ("Tasks", "States", "2 D, 18 S"),
-        ("Tasks", "Uninterruptible", "1: db1, panic+0x3"),
+        ("Tasks", "Uninterruptible", "1: db1 in db1+0x1"),
         ("Memory", "free", "3.9 MiB"),
         ("Memory", "swap total", "-"),
         ("Modules", "db1", "16384 bytes, O out-of-tree module"),

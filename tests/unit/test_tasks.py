@@ -181,6 +181,29 @@ def test_a_list_that_is_broken(following: int, found: list[int]) -> None:
     assert tasks_of(kernel, whole=False) == found
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "found", "damage"),
+    [
+        (0, None, [1, 2, 3], ""),
+        # The next process, and the second's thread: not in the dump.
+        (0x100, 0xDEAD0000, [1, 2], "0xdea"),
+        (0x100 + 16, 0xDEAD0000, [1, 3], "0xdea"),
+        # No signal_struct, and a list that does not end where it began.
+        (0x100 + 32, 0, [1, 3], "0x"),
+        (0x300, BASE + 0x300, [1, 2, 3], f"leads back to {BASE + 0x300:#x}"),
+        (0x410, BASE + 0x110, [1, 2, 3], f"run into each other at {BASE + 0x100:#x}"),
+    ],
+)
+def test_what_is_damaged(place: int, value: Optional[int], found: list[int], damage: str) -> None:
+    """Lists that are not whole are told from those that are."""
+    kernel = with_tasks()
+    if value is not None:
+        kernel.put(BASE + place, value)
+    tasks = Tasks(cast(LinuxKernel, cast(Any, kernel)), cast(Btf, cast(Any, FakeBtf())))
+    assert [task.pid for task in tasks] == found
+    assert damage in tasks.broken and bool(damage) == bool(tasks.broken)
+
+
 def test_lists_that_run_into_each_other() -> None:
     """The time grows with their length, and not with its square."""
     reads = []
@@ -235,6 +258,18 @@ def test_states(state: int, exit_state: int, shown: str) -> None:
     assert tasks.at(task.address).state == shown
     kernel, tasks, task = one_task("exit_state")
     assert tasks.at(task.address).state == ""
+
+
+def test_a_state_that_is_no_integer() -> None:
+    """A damaged type may say that a state has gigabytes: it is not known then."""
+
+    class Huge(FakeBtf):
+        def size(self, number: int) -> int:
+            return 1 << 32
+
+    kernel = with_tasks()
+    btf = cast(Btf, cast(Any, Huge()))
+    assert [each.state for each in Tasks(cast(LinuxKernel, cast(Any, kernel)), btf)] == [""] * 3
 
 
 def test_the_stack_of_a_task() -> None:

@@ -115,7 +115,7 @@ SAME = ("panic+0x118", "sysrq_handle_crash+0x16 [crash me]", "native_safe_halt+0
             [True, False, True],
             "1 frames below panic() are the same, 2 are in one of them alone",
         ),
-        (SAME, (), (), (), "the kernel's log has no trace of it"),
+        (SAME, (), (), (), "the kernel's log has no frame of it that is certain"),
         ((), SAME, (), (), "there is no stack to compare it with"),
         (("a+0x1",), SAME, (), (), "not compared: one of them does not lead through panic()"),
     ],

@@ -65,7 +65,7 @@ class LinuxKernel:
         banner: linux_banner, without the newline at its end.
         kallsyms: its symbols, or None when they cannot be read.
         kallsyms_error: why there are none.
-        found_by: how it was found: "registers", "low memory".
+        found_by: how it was found: "registers", "low memory", "VMCOREINFO" or "banner".
 
     Attributes:
         tables: as given.
@@ -293,6 +293,8 @@ class LinuxKernel:
                 break
         else:
             found = self._search_btf() if self.has_code_alone else None
+            if self.kallsyms is None:
+                raise BtfError("without symbols no type information (BTF) can be found")
             if found is None:
                 also = f", and its {CODE_ALONE}" if self.has_code_alone else ""
                 raise BtfError(f"the kernel has no type information (BTF){also}")

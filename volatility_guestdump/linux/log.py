@@ -24,7 +24,12 @@ from volatility_guestdump.text import printable
 #: What the message of a panic starts with.
 PANIC = "Kernel panic - not syncing: "
 #: Not the line "---[ end Kernel panic" with which a panic ends.
-_PANIC = re.compile(rb"(?<!---\[ end )Kernel panic - not syncing: ([\x20-\x7e\x80-\xff]{1,1000})")
+#: In 6.1 and later, not in 5.10, its last two letters stand there twice, with a line break behind:
+#: the text was moved over the two of its level, and its end was left (printk_sprint).
+_PANIC = re.compile(
+    rb"(?<!---\[ end )Kernel panic - not syncing: "
+    rb"(?:([\x20-\x7e\x80-\xff]{0,998}([\x20-\x7e\x80-\xff]{2}))\2\n|([\x20-\x7e\x80-\xff]{1,1000}))"
+)
 _MAXIMUM_MESSAGE = 1000
 
 #: CONFIG_LOG_BUF_SHIFT is at most 25, which is 32 MiB; log_buf_len= could make it longer.
@@ -70,5 +75,5 @@ def _message_in_buffer(kernel: LinuxKernel) -> Optional[str]:
     log, _ = read_padded(kernel.read, kernel.pointer(pointer), length)
     message = None
     for match in _PANIC.finditer(log):
-        message = printable(match[1]).strip()
+        message = printable(match[1] or match[3]).strip()
     return message

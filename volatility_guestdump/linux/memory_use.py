@@ -10,12 +10,14 @@ a while, so each is exact to some dozens of pages for each CPU.
 A counter that cannot be read, or is larger than all memory, is not known.
 """
 
-from collections.abc import Sequence
+import contextlib
+import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Callable, Optional
 
 from volatility_guestdump.attempts import Attempts
-from volatility_guestdump.exceptions import KernelError
+from volatility_guestdump.exceptions import BtfError, KernelError
 from volatility_guestdump.linux.btf import ENUMS, Btf, Kind
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.tasks import Task
@@ -174,13 +176,15 @@ class _Counters:
 
 
 class ResidentMemory:
-    """How much memory tasks have resident.
+    """How much memory processes have resident.
 
-    A process's counters are in mm_struct.rss_stat: plain ones to 6.1, from 6.2 (f1a7941243c1) on
-    struct percpu_counter, a count with a part of each CPU on top.
+    A process's counters are in mm_struct.rss_stat: plain ones to 6.1, to which each thread brings
+    forward from time to time what it has counted for itself, in task_struct.rss_stat
+    (SPLIT_RSS_COUNTING, until then all pages of a small process may be there); from 6.2
+    (f1a7941243c1) on struct percpu_counter, a count with a part of each CPU on top.
 
     Args:
-        kernel: that the tasks are of.
+        kernel: that the processes are of.
         btf: its types.
         cpu_offsets: what added to the address of a per-CPU variable gives that of each CPU.
 
@@ -196,6 +200,7 @@ class ResidentMemory:
         member = btf.member("mm_struct", "rss_stat")
         self._counters = member.bit_offset // 8
         self._per_cpu: Optional[int] = None
+        self._of_thread: Optional[int] = None
         if btf.kind(btf.resolve(member.type)) is Kind.ARRAY:
             self._size = btf.size_of("percpu_counter")
             self._count = btf.offset("percpu_counter", "count")
@@ -204,22 +209,27 @@ class ResidentMemory:
         else:
             self._counters += btf.offset("mm_rss_stat", "count")
             self._size, self._count, self._width = self._word, 0, self._word
+            # Kernels for few CPUs do without (CONFIG_SPLIT_PTLOCK_CPUS).
+            with contextlib.suppress(BtfError):
+                self._of_thread = btf.offset("task_struct", "rss_stat.count")
 
-    def of(self, task: Task, exact: bool = False) -> Optional[int]:
-        """Returns the resident memory of a task in bytes; None for a thread of the kernel.
+    def of(self, threads: Sequence[Task], exact: bool = False) -> Optional[int]:
+        """Returns the resident memory of a process in bytes; None when it has none of its own.
 
         Args:
-            task: whose memory it is.
+            threads: all of the process.
             exact: add what the CPUs have on top, which for each is some dozens of pages at most.
 
         Raises:
             AddressError: the counters are not in the dump.
         """
-        mm = self._kernel.pointer(task.address + self._mm)
-        if not mm:
+        # The first thread may have exited while others run on.
+        mms = (self._kernel.pointer(thread.address + self._mm) for thread in threads)
+        mm = next(filter(None, mms), None)
+        if mm is None:
             return None
         data = self._kernel.read(mm + self._counters, _RSS_COUNTERS * self._size)
-        pages = 0
+        pages = sum(self._of_threads(threads))
         for counter in _RESIDENT:
             at = counter * self._size
             first = at + self._count
@@ -229,6 +239,15 @@ class ResidentMemory:
                 variable = int.from_bytes(data[place : place + self._word], "little")
                 pages += self._of_cpus(variable)
         return max(0, pages) * PAGE_SIZE
+
+    def _of_threads(self, threads: Sequence[Task]) -> Iterator[int]:
+        if self._of_thread is None:
+            return
+        counters = struct.Struct(f"<{_RSS_COUNTERS}i")
+        for thread in threads:
+            data = self._kernel.read(thread.address + self._of_thread, counters.size)
+            counts = counters.unpack(data)
+            yield sum(counts[counter] for counter in _RESIDENT)
 
     def _of_cpus(self, variable: int) -> int:
         mask = (1 << self._kernel.bits) - 1

@@ -44,7 +44,7 @@ from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.stacks import Stack, Stacks, grouped
 from volatility_guestdump.linux.tasks import STATES
 from volatility_guestdump.machine import OPTIONAL_REGISTERS, REGISTERS, VCPU, Machine
-from volatility_guestdump.report import collect, evidence, facts, html, rows, summary
+from volatility_guestdump.report import collect, evidence, facts, rows, summary
 from volatility_guestdump.report.document import Evidence
 from volatility_guestdump.windows.kernel import WindowsKernel
 from volatility_guestdump.x86 import registers
@@ -93,7 +93,9 @@ class GuestDumpPlugin(interfaces.plugins.PluginInterface):
         windows = self.windows_kernel()
         if windows is not None:
             return f"this guest runs {windows.system}"
-        return "in the guest's memory there is none that can be recognised"
+        missing = self.machine.origin.missing_memory
+        found = "in the guest's memory no kernel can be recognised"
+        return f"{found}; {missing} bytes of it are missing" if missing > 0 else found
 
     def windows_symbols(self, kernel: WindowsKernel) -> Optional[windows_symbols.WindowsSymbols]:
         """Returns the symbols of a Windows kernel, when they are on this machine."""
@@ -458,6 +460,9 @@ class Report(GuestDumpPlugin):
         ]
 
     def _generator(self) -> Iterator[tuple[int, tuple[str, str, str]]]:
+        # Imported for this plugin alone, with a template engine: every start of vol would pay.
+        from volatility_guestdump.report import html  # noqa: PLC0415
+
         attempts = Attempts()
         found = collect.collect(self._subject(attempts), self._evidence(), attempts)
         origin = self.machine.origin

@@ -167,7 +167,10 @@ class _Collector:
         ]
 
     def _read_log(self) -> Optional[Log]:
-        return None if self._linux is None else read_log(self._linux)
+        log = None if self._linux is None else read_log(self._linux)
+        if log is not None and log.lost:
+            self._attempts.note("Kernel log", f"{log.lost} records cannot be read")
+        return log
 
     def _panic_stack(self) -> Optional[Stack]:
         return None if self._stacks is None else self._stacks.of_panic()
@@ -310,6 +313,7 @@ class _Collector:
             groups,
             len(waiting) - shown,
             self._attempts.make("Memory of tasks", lambda: self._largest(tasks)) or (),
+            not stacks.tasks.broken,
         )
 
     def _sane(self, now: int) -> int:
@@ -337,28 +341,44 @@ class _Collector:
                     list(names)[:_MAXIMUM_PIDS],
                     seconds.get(members[0].address),
                     _frames(group.frames),
+                    self._waits_in(group.frames),
                 )
             )
         shown = _fitting(groups, _ROOM_FOR_TASKS)
         return shown, sum(group.count for group in shown)
+
+    def _waits_in(self, frames: Sequence[kernel_frames.Frame]) -> str:
+        """Returns where a task waits, as the kernel itself finds it for /proc/PID/wchan."""
+        linux = self._linux
+        assert linux is not None, "it has tasks"
+        # What may sleep on behalf of others is kept apart by __sched (include/linux/sched/debug.h).
+        start, end = (linux.address(f"__sched_text_{edge}") for edge in ("start", "end"))
+        if start is None or end is None:
+            return ""
+        places = (frame.symbol for frame in frames if frame.ip and not start <= frame.ip < end)
+        return _short(next(places, ""))
 
     def _largest(self, tasks: Sequence[Task]) -> list[document.Process]:
         linux = self._linux
         assert linux is not None, "it has tasks"
         offsets = Cpus(linux, linux.types, self._machine.vcpus).offsets
         memory = ResidentMemory(linux, linux.btf, offsets)
+        threads: dict[int, list[Task]] = {}
+        for task in tasks:
+            threads.setdefault(task.tgid, []).append(task)
 
-        def make(exact: bool, tasks: Sequence[Task]) -> list[tuple[int, Task]]:
+        def make(exact: bool, found: Sequence[list[Task]]) -> list[tuple[int, list[Task]]]:
             made = self._attempts.make_each(
-                "Memory of tasks", lambda task: (memory.of(task, exact) or 0, task), tasks
+                "Memory of tasks", lambda process: (memory.of(process, exact) or 0, process), found
             )
             return sorted(made, key=lambda pair: -pair[0])
 
-        roughly = make(False, [task for task in tasks if task.pid == task.tgid])
-        exactly = make(True, [task for size, task in roughly[: 2 * _LARGEST] if size])
+        roughly = make(False, list(threads.values()))
+        exactly = make(True, [process for size, process in roughly[: 2 * _LARGEST] if size])
         return [
-            document.Process(task.pid, task.comm, size)
-            for size, task in exactly
+            # The thread that leads a process comes first.
+            document.Process(process[0].tgid, process[0].comm, size)
+            for size, process in exactly
             # A damaged counter may have any value.
             if 0 < size <= self._memory_size
         ][:_LARGEST]

@@ -144,6 +144,8 @@ class TaskGroup:
         names: theirs.
         seconds: for how long the longest of them has not run, at least; None when not known.
         frames: of each of them.
+        waits_in: the first of these that is not of the scheduler, nor of a lock or completion;
+            empty when it is not known.
     """
 
     count: int
@@ -151,6 +153,7 @@ class TaskGroup:
     names: Sequence[str]
     seconds: Optional[int]
     frames: Sequence[Frame]
+    waits_in: str = ""
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,7 @@ class Tasks:
         uninterruptible: those in uninterruptible sleep, the largest group first.
         not_shown: how many tasks in uninterruptible sleep are in none of the groups.
         largest: processes with the most resident memory.
+        complete: whether their lists are whole; otherwise there are more than these.
     """
 
     count: int
@@ -179,6 +183,7 @@ class Tasks:
     uninterruptible: Sequence[TaskGroup]
     not_shown: int
     largest: Sequence[Process]
+    complete: bool = True
 
 
 @dataclass(frozen=True)

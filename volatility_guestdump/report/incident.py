@@ -40,7 +40,7 @@ _RCU_STALL = re.compile(
 )
 #: "INFO: task jbd2/sda1-8:93 blocked for more than 120 seconds."; new kernels may say in what.
 _HUNG_TASK = re.compile(r"INFO: (task .+:(\d+) blocked .{0,40}for more than \d+ seconds)")
-#: What says most comes first: RCU stalls on a CPU that is locked up, too.
+#: What tells most comes first: a CPU that is locked up stalls RCU too.
 _LOCKUPS = (("hard lockup", _HARD_LOCKUP), ("soft lockup", _SOFT_LOCKUP), ("rcu stall", _RCU_STALL))
 
 #: Where a frozen task waits: it does not hang.
@@ -84,7 +84,7 @@ def linux_headline(evidence: Evidence) -> document.Headline:
     if kernel.panic is not None or evidence.panicked:
         return document.Headline("panic", _panic(evidence))
     for lockup in _LOCKUPS:
-        told = _told(evidence.records, [lockup])
+        told = _told(evidence.records, (lockup,))
         if told is not None and _is_recent(told.record, evidence):
             return document.Headline(told.kind, f"{told.sentence} {_NO_PANIC}")
     hung = _hung(evidence)
@@ -104,6 +104,9 @@ def _panic(evidence: Evidence) -> str:
     kernel = evidence.kernel
     said = f"Kernel panic - not syncing: {kernel.panic}" if kernel.panic else "Kernel panic"
     # What the message says may have an end of its own.
+    if kernel.panic and kernel.panic.startswith(traces.AFTER_OOPS):
+        cause = traces.oops(evidence.records)
+        said += f" ({cause})" * bool(cause)
     sentences = [said if said.endswith((".", "!")) else f"{said}."]
     sentences += filter(None, [_who(evidence)])
     if kernel.kdump:
@@ -155,7 +158,7 @@ class _Told(NamedTuple):
         """It in words."""
         said = self.match[1]
         said = f"RCU stall: {said}" if self.kind == "rcu stall" else said[0].upper() + said[1:]
-        return f"{said} (kernel log, {self.record.stamp})."
+        return f"{said} (kernel log, {self.record.stamp.strip('[ ]')})."
 
 
 def _told(
@@ -196,10 +199,11 @@ def _hung(evidence: Evidence) -> Optional[str]:
         return None
     count = sum(group.count for group in waiting)
     task = f"{longest.names[0]} (pid {longest.pids[0]})"
+    place = f" in {longest.waits_in}" * bool(longest.waits_in)
     lasting = f"for {duration(timedelta(seconds=longest.seconds or 0))} at least"
-    text = f"Task {task} hangs in uninterruptible sleep, {lasting}."
+    text = f"Task {task} hangs in uninterruptible sleep{place}, {lasting}."
     if count > 1:
-        text = f"{count} tasks are in uninterruptible sleep, the longest, {task}, {lasting}."
+        text = f"{count} tasks are in uninterruptible sleep, the longest, {task}, {lasting}{place}."
     if told is not None and any(int(told.match[2]) in group.pids for group in waiting):
         text += f" {told.sentence}"
     return text
@@ -217,7 +221,8 @@ def _at_rest(evidence: Evidence, said: str) -> document.Headline:
     working = [vcpu for vcpu in evidence.vcpus if vcpu.state not in ("idle", "off")]
     if not working:
         if len(evidence.vcpus) == evidence.vcpu_count:
-            return document.Headline("idle", f"{said}All vCPUs were idle{after}.")
+            off = " or off" * any(vcpu.state == "off" for vcpu in evidence.vcpus)
+            return document.Headline("idle", f"{said}All vCPUs were idle{off}{after}.")
         of = f"{len(evidence.vcpus)} of {evidence.vcpu_count} vCPUs"
         text = f"{said}{of} were idle{after}, the others are not known."
         return document.Headline("unknown", text)
@@ -225,7 +230,10 @@ def _at_rest(evidence: Evidence, said: str) -> document.Headline:
     if len(working) > len(doing):
         doing.append(f"{len(working) - len(doing)} more vCPUs were not idle either")
     states = {vcpu.state for vcpu in working}
-    kind = "user mode" if states == {"user"} else "unknown" if "unknown" in states else "running"
+    kind = "user mode" if states == {"user"} else "running"
+    # One of them may be in the midst of a panic.
+    if "unknown" in states or (evidence.panicked is None and kind == "running"):
+        kind = "unknown"
     return document.Headline(kind, f"{said}The guest was stopped{after}: {', '.join(doing)}.")
 
 
