@@ -138,6 +138,23 @@ def stack(
     return stacker.stack(context, "FileLayer")
 
 
+def write_file(path: pathlib.Path, kind: str, files: formats.Files) -> None:
+    """Writes a file of the guest with a hole, of another one, or a state that it was in later."""
+    guest = real_guest("hole-pti")
+    if kind == "less":
+        low, (start, size) = formats.source(guest).memory.regions
+        state = vmware_state.State(regions=[low, (start, size // 2)])
+        vmware_state.write(path, formats.source(guest), state)
+    elif kind == "later":
+        source = formats.source(guest)
+        vcpus = [{**registers, "rax": registers["rax"] ^ 1} for registers in source.vcpus]
+        vmware_state.write(path, formats.Source(source.memory, vcpus))
+    elif kind == "6.12":
+        path.symlink_to(files(real_guest("6.12"), "vmsn"))
+    else:
+        path.symlink_to(guest.vmem_path if kind == "vmem" else files(guest, kind))
+
+
 @pytest.mark.parametrize(
     ("names", "opened", "expected"),
     [
@@ -156,6 +173,16 @@ def stack(
             "x.vmem",
             "x-Snapshot2.vmsn",
         ),
+        # Both have them: the one whose memory has just that size.
+        ({"x.vmss": "less", "x.vmsn": "vmsn", "x.vmem": "vmem"}, "x.vmem", "x.vmsn"),
+        # Both say the same, or not.
+        ({"x.vmss": "vmss", "x.vmsn": "vmsn", "x.vmem": "vmem"}, "x.vmem", "x.vmss"),
+        ({"x.vmss": "later", "x.vmsn": "vmsn", "x.vmem": "vmem"}, "x.vmem", None),
+        (
+            {"x-Snapshot1.vmsn": "later", "x-Snapshot2.vmsn": "vmsn", "x.vmem": "vmem"},
+            "x.vmem",
+            None,
+        ),
         # A state of another guest, with its memory inside, or without any.
         ({"x-Snapshot1.vmsn": "6.12", "x.vmem": "vmem"}, "x.vmem", None),
         ({"x.vmsn": "vmsn-inside", "x.vmem": "vmem"}, "x.vmem", None),
@@ -173,10 +200,9 @@ def test_which_files_belong_together(
     expected: Optional[str],
 ) -> None:
     """VMware's habits, whichever of the files is opened."""
-    hole, other = real_guest("hole-pti"), real_guest("6.12")
+    hole = real_guest("hole-pti")
     for name, kind in names.items():
-        path = files(other, "vmsn") if kind == "6.12" else files(hole, kind)
-        (tmp_path / name).symlink_to(hole.vmem_path if kind == "vmem" else path)
+        write_file(tmp_path / name, kind, files)
     layer = stack(tmp_path / opened, VmwareStateStacker)
     if expected is None:
         assert layer is None
@@ -186,6 +212,23 @@ def test_which_files_belong_together(
     memory = [name for name, kind in names.items() if kind == "vmem"] or [expected]
     assert layer.machine.origin.memory_location == (tmp_path / memory[0]).as_uri()
     assert stacked_kernel(layer.machine) == hole.expected["banner"]
+
+
+def test_more_than_one_state(vol: Vol, files: formats.Files, tmp_path: pathlib.Path) -> None:
+    """Where nothing tells them apart memory is shown and registers are not; a line says why."""
+    for name, kind in {"x.vmss": "later", "x.vmsn": "vmsn", "x.vmem": "vmem"}.items():
+        write_file(tmp_path / name, kind, files)
+    expected = {task["pid"] for task in real_guest("hole-pti").expected["processes"]}
+    done = vol("-r", "json", "-f", tmp_path / "x.vmem", "linux.pslist")
+    assert expected <= {row["PID"] for row in rows(done)}
+    done = vol("-r", "json", "-f", tmp_path / "x.vmem", "guestdump.Registers")
+    assert rows(done) == []
+    assert (
+        done.stderr.count("x.vmem may be the memory of more than one state (x.vmss, x.vmsn)") == 1
+    )
+    assert "To choose one: vol -f x.vmss PLUGIN" in done.stderr
+    shown = rows(vol("-r", "json", "-f", tmp_path / "x.vmsn", "guestdump.Registers"))
+    assert {row["vCPU"] for row in shown} == {0, 1}
 
 
 def stacked_kernel(machine: Machine) -> str:
