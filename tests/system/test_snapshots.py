@@ -253,6 +253,29 @@ def test_memory_that_the_user_names(
     assert "gone: no such file. Only registers can be shown" in caplog.text
 
 
+@pytest.mark.parametrize("kind", ["vmsn-inside", "vmss", "elf-qemu", "lime", "raw"])
+def test_named_memory_that_is_not_used(
+    vol: Vol, files: formats.Files, tmp_path: pathlib.Path, kind: str
+) -> None:
+    """A file that has its own memory is not read with another one, and a line says so."""
+    path = files(real_guest("hole-pti"), kind)
+    if kind == "vmss":
+        # Whoever opens the memory file has named it already.
+        path = path.with_suffix(".vmem")
+    other = tmp_path / "other.vmem"
+    other.write_bytes(bytes(4096))
+    command = ("-r", "json", "--guest-memory", other, "-f", path, "guestdump.Info")
+    done = vol(*command)
+    assert info(done)["Memory file"] == f"{path.as_uri()} (complete)"
+    message = (
+        f"other.vmem, which --guest-memory names, is not used: memory is read from {path.name}"
+    )
+    assert done.stderr.count(message) == 1 and done.stderr.count("WARNING") == 1
+    other.unlink()
+    other.symlink_to(path)
+    assert "WARNING" not in vol(*command).stderr
+
+
 def test_a_vcpu_without_all_registers(
     files: formats.Files, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,6 +12,7 @@ from volatility3.framework.configuration import requirements
 
 from volatility_guestdump import kernels
 from volatility_guestdump.exceptions import GuestDumpError
+from volatility_guestdump.files.location import display_name, file_state, location_of
 from volatility_guestdump.framework.images import ImageStacker
 from volatility_guestdump.framework.machines import MachineRequirement, machine_below
 from volatility_guestdump.framework.stacking import MEMORY_OPTION
@@ -83,8 +84,8 @@ class GuestDumpStackers(stacker.LayerStacker):
             # Not a URIRequirement: of a file that is not there vol would only show a traceback.
             requirements.StringRequirement(
                 name=MEMORY_OPTION.rpartition(".")[2],
-                description="Memory file of a guest dump, where it is not beside debug.guest under "
-                "the same name",
+                description="Memory file of a debug.guest, .vmsn or .vmss, where it is not beside "
+                "that under the same name",
                 optional=True,
             )
         ]
@@ -110,6 +111,43 @@ class GuestDumpOtherStackers(interfaces.automagic.AutomagicInterface):
                 context.config[kept]
             )
             del context.config[kept]
+
+
+class GuestDumpMemoryOption(interfaces.automagic.AutomagicInterface):
+    """Says when the file that --guest-memory names is not what memory is read from."""
+
+    # Behind LayerStacker (10): the layers are there.
+    priority = stacker.LayerStacker.priority + 2
+
+    def __call__(
+        self,
+        context: interfaces.context.ContextInterface,
+        config_path: str,
+        requirement: interfaces.configuration.RequirementInterface,
+        progress_callback: constants.ProgressCallback = None,
+    ) -> None:
+        """Runs the automagic over the configurable."""
+        option = context.config.get(MEMORY_OPTION, None)
+        said = join(self.config_path, "said")
+        if not option or said in context.config:
+            return
+        named = location_of(str(option))
+        found: Any = self.find_requirements(
+            *(context, config_path, requirement, requirements.TranslationLayerRequirement),
+            shortcut=False,
+        )
+        for path, _ in found:
+            machine = machine_below(context, str(context.config.get(path, None)))
+            used = None if machine is None else machine.origin.memory_location
+            if used is None or used == named or file_state(used) == file_state(named):
+                continue
+            # Plugins that run others run this for each.
+            context.config[said] = True
+            vollog.warning(
+                f"{display_name(named)}, which --guest-memory names, is not used: memory is read "
+                f"from {display_name(used)}"
+            )
+            return
 
 
 def _missing_tables(
