@@ -170,7 +170,10 @@ class GuestDumpLinuxStacker(interfaces.automagic.StackerLayerInterface):
         progress_callback: constants.ProgressCallback = None,
     ) -> Optional[interfaces.layers.DataLayerInterface]:
         """Attempts to find the kernel that the vCPUs run."""
-        machine = machine_of(context.layers[layer_name])
+        layer = context.layers[layer_name]
+        machine = machine_of(layer)
+        if machine is not None and not isinstance(layer, MachineLayer):
+            cls._report(machine)
         kernel = None if machine is None else cls._find(machine, progress_callback)
         if kernel is None:
             return None
@@ -191,6 +194,11 @@ class GuestDumpLinuxStacker(interfaces.automagic.StackerLayerInterface):
     def _find(cls, machine: Machine, progress: constants.ProgressCallback) -> Optional[LinuxKernel]:
         return kernels.linux_kernel(machine)
 
+    @classmethod
+    def _report(cls, machine: Machine) -> None:
+        """Says of a layer of Volatility's own what our stackers say of theirs."""
+        report(machine)
+
 
 class GuestDumpSearchStacker(GuestDumpLinuxStacker):
     """Stacks the same layer after a search of all memory."""
@@ -200,6 +208,10 @@ class GuestDumpSearchStacker(GuestDumpLinuxStacker):
     @classmethod
     def _find(cls, machine: Machine, progress: constants.ProgressCallback) -> Optional[LinuxKernel]:
         return kernels.search_linux(machine, progress)
+
+    @classmethod
+    def _report(cls, machine: Machine) -> None:
+        """Says nothing: it was said before the search."""
 
 
 class GuestDumpSystemStacker(interfaces.automagic.StackerLayerInterface):

@@ -359,6 +359,8 @@ class _Collector:
         ranges.sort(key=lambda piece: int(piece.start, 16))
         if self._machine.origin.missing_memory > 0 and origin.memory_location is not None:
             self._problem("Memory", f"the file lacks {origin.missing_memory} bytes")
+        elif origin.damage:
+            self._problem("Memory", origin.damage)
         counters = self._section("Memory counters", self._counters)
         shown = ranges[:_MAXIMUM_RANGES]
         return document.Memory(
