@@ -12,7 +12,13 @@ from volatility3.framework.configuration import requirements
 
 from volatility_guestdump import kernels
 from volatility_guestdump.exceptions import GuestDumpError
-from volatility_guestdump.files.location import display_name, file_state, location_of
+from volatility_guestdump.files.location import (
+    display_name,
+    file_state,
+    is_pipe,
+    local_path,
+    location_of,
+)
 from volatility_guestdump.framework.images import ImageStacker
 from volatility_guestdump.framework.machines import MachineRequirement, machine_below
 from volatility_guestdump.framework.stacking import MEMORY_OPTION
@@ -52,14 +58,33 @@ class GuestDumpStackers(stacker.LayerStacker):
         progress_callback: constants.ProgressCallback = None,
     ) -> Optional[list[str]]:
         """Runs the automagic over the configurable."""
-        if not self.find_requirements(context, config_path, requirement, MachineRequirement):
+        if self._refuse_pipe() or not self.find_requirements(
+            context, config_path, requirement, MachineRequirement
+        ):
             return None
-        found: Optional[list[str]] = super().__call__(
-            context, config_path, requirement, progress_callback
-        )
+        try:
+            found: Optional[list[str]] = super().__call__(
+                context, config_path, requirement, progress_callback
+            )
+        except OSError as error:
+            # LayerStacker cannot open the file either; once is enough to say so.
+            vollog.debug(f"The file cannot be opened: {error}")
+            return None
         if requirement.unsatisfied(context, config_path):
             self._set_aside_others()
         return found
+
+    def _refuse_pipe(self) -> bool:
+        """Lets no stacker open a pipe: that may wait forever, and memory is not read in order."""
+        location = str(self.config.get("single_location", None) or "")
+        path = local_path(location)
+        if path is None or not is_pipe(path):
+            return False
+        vollog.warning(
+            f"{display_name(location)} is a pipe, which has no random access: write it to a file"
+        )
+        del self.config["single_location"]
+        return True
 
     def _set_aside_others(self) -> None:
         """Lets LayerStacker, which comes next, stack nothing: it would search in vain.

@@ -116,9 +116,12 @@ def _report_reading(state: VmwareState, machine: Machine) -> None:
     """Warns when neither the file nor the guest's memory tells RSP from RBP."""
     readings = state.vcpus, state.vcpus_by_number
     if readings[1] and stack_pointer.likelier(machine.memory.read, *readings) is None:
+        memory = "nor does the guest's memory"
+        if machine.origin.memory_location is None:
+            memory = "the guest's memory, which may, is not there"
         vollog.warning(
-            f"{display_name(machine.origin.location)} does not tell RSP from RBP, and nor does the "
-            f"guest's memory: they may be exchanged"
+            f"{display_name(machine.origin.location)} does not tell RSP from RBP, and {memory}: "
+            f"they may be exchanged"
         )
 
 
