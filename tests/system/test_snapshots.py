@@ -2,6 +2,7 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """VMware's snapshots and QEMU's ELF of real guests: the same as what debug.guest shows of them."""
 
+import gzip
 import os
 import pathlib
 import struct
@@ -212,6 +213,56 @@ def test_which_files_belong_together(
     memory = [name for name, kind in names.items() if kind == "vmem"] or [expected]
     assert layer.machine.origin.memory_location == (tmp_path / memory[0]).as_uri()
     assert stacked_kernel(layer.machine) == hole.expected["banner"]
+
+
+@pytest.fixture(scope="module")
+def packed(
+    files: formats.Files, tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, pathlib.Path]:
+    """A state file and its memory, as they are and compressed, by suffix; none beside another."""
+    guest = real_guest("hole-pti")
+    found = {".vmsn": files(guest, "vmsn"), ".vmem": guest.vmem_path}
+    for suffix, path in list(found.items()):
+        found[f"{suffix}.gz"] = tmp_path_factory.mktemp("packed") / "packed.gz"
+        found[f"{suffix}.gz"].write_bytes(gzip.compress(path.read_bytes(), 1))
+    return found
+
+
+@pytest.mark.parametrize("packing", [("", ""), (".gz", ""), ("", ".gz"), (".gz", ".gz")])
+@pytest.mark.parametrize(
+    ("state", "memory"),
+    [
+        ("x-Snapshot1.vmsn", "x-Snapshot1.vmem"),
+        ("x-Snapshot12.vmsn", "x.vmem"),
+        ("x-1a2b3c4d.vmss", "x-1a2b3c4d.vmem"),
+        ("x-1A2B3C4D.vmss", "x.vmem"),
+        ("x.vmsn", "x.vmem"),
+        ("X.VMSS", "X.VMEM"),
+        ("X-SNAPSHOT2.VMSN", "X.VMEM"),
+        ("a b%20c#1\u540d.vmsn", "a b%20c#1\u540d.vmem"),
+    ],
+)
+def test_names_from_either_side(
+    packed: Mapping[str, pathlib.Path],
+    tmp_path: pathlib.Path,
+    caplog: pytest.LogCaptureFixture,
+    state: str,
+    memory: str,
+    packing: tuple[str, str],
+) -> None:
+    """Whichever file is opened, however both are called and packed, the other one is found."""
+    paths = []
+    for name, kind, suffix in zip((state, memory), (".vmsn", ".vmem"), packing):
+        path = tmp_path / f"{name}{suffix.upper() if name.isupper() else suffix}"
+        path.symlink_to(packed[kind + suffix])
+        paths.append(path)
+    for path in paths:
+        layer = stack(path, VmwareStateStacker)
+        assert isinstance(layer, VmwareStateLayer)
+        origin = layer.machine.origin
+        assert [origin.location, origin.memory_location] == [each.as_uri() for each in paths]
+        assert len(layer.machine.vcpus) == 2 and not origin.missing_memory
+    assert not caplog.messages
 
 
 def test_more_than_one_state(vol: Vol, files: formats.Files, tmp_path: pathlib.Path) -> None:
