@@ -126,3 +126,32 @@ def test_a_folder(vol: Vol, tmp_path: pathlib.Path, plugin: str) -> None:
     done = vol("-f", tmp_path, plugin)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.count("WARNING") == 1 and done.stderr.count(str(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("name", ["debug.guest", "debug.vmsn", "debug.vmss.gz"])
+@pytest.mark.parametrize("is_loop", [False, True])
+def test_registers_that_cannot_be_read(
+    vol: Vol, guest: pathlib.Path, name: str, is_loop: bool
+) -> None:
+    """What lies beside a memory file, and cannot be opened, is said."""
+    guest.unlink()
+    beside = guest.with_name(name)
+    if is_loop:
+        beside.symlink_to(beside)
+    else:
+        beside.mkdir()
+    done = vol("-f", guest.with_suffix(".vmem"), "guestdump.Registers")
+    message = f"The guest's registers cannot be read, only its memory: {name}: "
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"volatility_guestdump: {message}")
+
+
+@pytest.mark.parametrize("size", [0, 31])
+@pytest.mark.parametrize("name", ["memory.raw", "memory.lime", "dump.elf"])
+def test_hardly_a_file(vol: Vol, tmp_path: pathlib.Path, name: str, size: int) -> None:
+    """A copy that failed at once."""
+    (tmp_path / name).write_bytes(b"EMiL"[:size] + bytes(max(0, size - 4)))
+    done = vol("-f", tmp_path / name, "guestdump.Info")
+    last = f"volatility_guestdump: {name} has {size} bytes, too few for any memory image"
+    assert done.stderr.splitlines()[-1].startswith(last)
+    assert done.stderr.count("WARNING") == 1

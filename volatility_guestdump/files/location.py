@@ -274,6 +274,19 @@ def is_readable(location: str) -> bool:
     return True
 
 
+def why_unreadable(location: str) -> Optional[str]:
+    """Returns why a local file that is there cannot be read, in words; None for any other."""
+    path = local_path(location)
+    if path is None or not os.path.lexists(path):
+        return None
+    try:
+        with open_location(location) as stream:
+            stream.read(1)
+    except STREAM_ERRORS as error:
+        return f"{display_name(location)}: {getattr(error, 'strerror', None) or error}"
+    return None
+
+
 def file_state(location: str) -> Optional[tuple[int, ...]]:
     """Returns what changes when a local file does; None for what is not local or not there."""
     path = local_path(location)

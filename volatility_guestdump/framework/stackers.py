@@ -43,6 +43,7 @@ from volatility_guestdump.framework.stacking import (
     memory_candidates,
     read_through_memory_file,
     report,
+    report_unreadable,
 )
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.machine import Machine
@@ -109,6 +110,7 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
             return None
         for guest in guest_locations(location):
             if not is_readable(guest):
+                report_unreadable(guest)
                 continue
             stem = without_gzip(location)[: -len(MEMORY_SUFFIX)]
             if is_readable(stem + ".vmss") or is_readable(stem + ".vmsn"):

@@ -11,7 +11,12 @@ from volatility3.framework import constants, interfaces
 from volatility3.framework.layers import physical
 
 from volatility_guestdump.exceptions import MemoryFileError, MissingMemoryFile
-from volatility_guestdump.files.location import display_name, location_of, packed_locations
+from volatility_guestdump.files.location import (
+    display_name,
+    location_of,
+    packed_locations,
+    why_unreadable,
+)
 from volatility_guestdump.files.memory_file import MemoryStream, open_memory_file
 from volatility_guestdump.framework.layers import FileMachineLayer, MemoryFileLayer
 from volatility_guestdump.machine import Machine
@@ -243,6 +248,13 @@ def report(machine: Machine, left_out: Sequence[str] = ()) -> None:
         vollog.warning(f"So are those of {len(left_out) - _LINES} more vCPUs")
     _report_size(machine)
     _report_match(machine)
+
+
+def report_unreadable(location: str) -> None:
+    """Warns of a file with registers that is there, and cannot be opened."""
+    reason = why_unreadable(location)
+    if reason is not None:
+        vollog.warning(f"The guest's registers cannot be read, only its memory: {reason}")
 
 
 def _report_size(machine: Machine) -> None:

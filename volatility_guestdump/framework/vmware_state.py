@@ -253,7 +253,10 @@ def _usable_states(locations: Sequence[str]) -> list[str]:
     Of a file that is there under several names, as symbolic links are, it returns the first.
     """
     found: dict[Hashable, str] = {}
-    for location in filter(is_readable, locations):
+    for location in locations:
+        if not is_readable(location):
+            stacking.report_unreadable(location)
+            continue
         try:
             state = open_state(location)
         except SourceError as error:
