@@ -14,11 +14,12 @@ import pytest
 
 from tests import lab
 from tests.conftest import Vol
-from tests.helpers import guests, real_guest, rows, write_pair
+from tests.helpers import guests, info, real_guest, rows, write_pair
 from tests.lab import formats
 from tests.lab.windows import KERNEL, USER, missing_tools, stand_in
 from tests.unit.test_collect import LARGEST, SCHEMA
 from tests.unit.test_html import Parsed
+from volatility_guestdump.machine import PAGE_SIZE
 
 #: A guest -> what its headline is: by its state, and by what it said when it was harmed.
 KINDS = {
@@ -280,6 +281,50 @@ def test_memory_that_is_missing(vol: Vol, tmp_path: pathlib.Path) -> None:
     assert made.problems["Memory"].startswith("the file lacks ")
     assert "missing" in {piece["kind"] for piece in made.json["memory"]["ranges"]}
     assert [vcpu["registers"] for vcpu in made.json["vcpus"] if vcpu["registers"]]
+
+
+def test_a_page_that_is_missing(vol: Vol, tmp_path: pathlib.Path) -> None:
+    """It costs what is on it, which guestdump.Info warns of and the report lists."""
+    guest = real_guest("6.12")
+    symbols = {name: int(value, 16) for name, value in guest.expected["symbols"].items()}
+    base = int(guest.expected["physical_base"], 16)
+    page = (base + symbols["init_uts_ns"] - symbols["_text"]) & -PAGE_SIZE
+    folder = tmp_path / "image"
+    folder.mkdir()
+    path = folder / "torn.lime"
+    memory = formats.source(guest).memory
+    ranges = []
+    for start, size in memory.regions:
+        for first, end in (
+            (start, min(page, start + size)),
+            (max(start, page + PAGE_SIZE), start + size),
+        ):
+            if first < end:
+                ranges.append((first, end - first))
+    assert sum(size for _, size in ranges) == memory.size - PAGE_SIZE
+    formats.lime.write(path, memory, ranges)
+    done = vol("-r", "json", "-f", path, "guestdump.Info")
+    shown = info(done)
+    assert shown["Host name"] == "-" and shown["Uptime"] != "-" and shown["Command line"] != "-"
+    assert re.search(r"WARNING .*: Host name: .* is not in the dump", done.stderr)
+    made = write(vol, tmp_path, path, json=True)
+    assert made.problems["Host name"].endswith("is not in the dump")
+    assert made.json["headline"]["kind"] == "panic" and made.json["log"]["lines"]
+
+
+@pytest.mark.parametrize("name", guests("hung", "soft-lockup"))
+def test_the_headline_of_a_watchdog(vol: Vol, tmp_path: pathlib.Path, name: str) -> None:
+    """It is the last of its messages that the console has, with its stamp."""
+    guest = real_guest(name)
+    console = (guest.guest_path.parent / "console.log").read_text(errors="replace")
+    said = (
+        r"(soft lockup - CPU#\d+ stuck for \d+s! \[.*?\])|INFO: (task \S+ blocked for .* seconds)\."
+    )
+    *_, last = re.finditer(rf"^(\[ *[0-9.]+\]).*?(?:{said})", console, re.M)
+    words = last[2] or last[3]
+    text = write(vol, tmp_path, guest.guest_path, json=True).json["headline"]["text"]
+    assert f"{words[0].upper()}{words[1:]} (kernel log, {last[1]})." in text
+    assert text.endswith("No panic is known.")
 
 
 def _cut(guest: lab.Guest, folder: pathlib.Path) -> pathlib.Path:

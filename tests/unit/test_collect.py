@@ -243,6 +243,14 @@ def test_none_hangs_among_some_of_the_tasks(monkeypatch: pytest.MonkeyPatch) -> 
     assert found.tasks is not None and not found.tasks.complete
 
 
+def test_a_list_of_tasks_that_is_broken() -> None:
+    """Their number is not said to be that of all."""
+    subject = guest()
+    kernel = dataclasses.replace(subject.kernel, tasks=facts.TaskCount(20, 2, whole=False))
+    system = report(dataclasses.replace(subject, kernel=kernel)).system
+    assert document.Item("Tasks", "at least 20 (2 in uninterruptible sleep)") in system
+
+
 def test_other_guests() -> None:
     """Windows, no kernel and no registers are told, and what they do not have is not made up."""
     bare = dataclasses.replace(guest(), linux=None, stacks=None, kernel=KernelFacts())

@@ -170,16 +170,6 @@ def test_a_watchdog_that_has_barked(kind: str, message: str, said: str) -> None:
     assert found == document.Headline(kind, f"{said}950.000000). No panic is known.")
 
 
-def test_several_watchdogs() -> None:
-    """A CPU that is locked up stalls RCU too: what tells most is the headline, if it is recent."""
-    messages = [message for _, message, _ in MESSAGES]
-    soft, hard, rcu = (next(m for m in messages if word in m) for word in ("soft", "hard", "rcu"))
-    log = [record(hard, 300), record(soft, 940), record(rcu, 960)]
-    assert headline(records=log).kind == "soft lockup"
-    assert headline(records=[*log, record(hard, 970), record(rcu, 980)]).kind == "hard lockup"
-    assert headline(records=[record(soft, 300), record(rcu, 960)]).kind == "rcu stall"
-
-
 @pytest.mark.parametrize(("kind", "message", "said"), MESSAGES)
 def test_a_watchdog_that_barked_long_ago(kind: str, message: str, said: str) -> None:
     """It is told, but as what was."""
