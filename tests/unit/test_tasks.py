@@ -252,6 +252,18 @@ def test_states(state: int, exit_state: int, shown: str) -> None:
     assert tasks.at(task.address).state == ""
 
 
+def test_a_state_that_is_no_integer() -> None:
+    """A damaged type may say that a state has gigabytes: it is not known then."""
+
+    class Huge(FakeBtf):
+        def size(self, number: int) -> int:
+            return 1 << 32
+
+    kernel = with_tasks()
+    btf = cast(Btf, cast(Any, Huge()))
+    assert [each.state for each in Tasks(cast(LinuxKernel, cast(Any, kernel)), btf)] == [""] * 3
+
+
 def test_the_stack_of_a_task() -> None:
     """It is where task_struct says, as large as the first task's in the image."""
     bounds = {"__start_init_stack": 0x100000, "__end_init_stack": 0x108000}

@@ -424,6 +424,17 @@ def test_registers_that_are_none() -> None:
     assert kinds(frame) == [Kind.EXCEPTION, Kind.BAD_REGISTERS]
 
 
+def test_registers_that_are_zero() -> None:
+    """Where a thread of the kernel begins that is its end; elsewhere the stack was overwritten."""
+    name = "ret_from_fork_asm"
+    registers = (0, 0, orc.flags(3, "registers"))
+    kernel = FakeKernel({"asm_exc_page_fault": registers, name: registers, TOP: END})
+    (frame,) = trace(kernel, name, 0x100)
+    assert kinds(frame) == []
+    (frame,) = trace(kernel, "asm_exc_page_fault", 0x100)
+    assert kinds(frame) == [Kind.EXCEPTION, Kind.BAD_REGISTERS]
+
+
 def test_a_cpu_that_is_offline() -> None:
     """It waits in a function that is for nothing else; once is enough to say so."""
     kernel = FakeKernel({"hlt_play_dead": CALL, "native_play_dead": CALL, TOP: END})

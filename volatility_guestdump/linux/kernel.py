@@ -65,7 +65,7 @@ class LinuxKernel:
         banner: linux_banner, without the newline at its end.
         kallsyms: its symbols, or None when they cannot be read.
         kallsyms_error: why there are none.
-        found_by: how it was found: "registers", "low memory".
+        found_by: how it was found: "registers", "low memory", "VMCOREINFO" or "banner".
 
     Attributes:
         tables: as given.

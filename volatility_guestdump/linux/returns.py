@@ -148,7 +148,7 @@ def _starts_in_words(kernel: LinuxKernel, stack: int, current: int) -> Iterator[
     """Yields where entries of the function graph tracer start among longs, the newest first."""
     while 0 < current <= _MAXIMUM_WORDS:
         offset = kernel.pointer(stack + (current - 1) * _WORD) & _OFFSET_MASK
-        # An entry takes three longs at least, so this ends.
+        # Each entry lies below the one before, so this ends.
         if not 0 < offset < current:
             return
         current -= offset

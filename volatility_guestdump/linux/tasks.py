@@ -10,7 +10,7 @@ plus that CPU's entry in __per_cpu_offset, which in kernel mode is also what gs_
 import functools
 import itertools
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Callable, NamedTuple, Optional
 
 from volatility_guestdump.exceptions import AddressError, BtfError, KernelError
@@ -26,6 +26,8 @@ _MAXIMUM_CPUS = 8192
 _MAXIMUM_TASKS = 1 << 20
 
 _COMM_SIZE = 16
+#: What has more bytes is no integer; a damaged type may say that it has gigabytes.
+_LARGEST_INTEGER = 8
 
 #: THREAD_SIZE of 64-bit kernels, where the kernel does not tell it. Source:
 #: arch/x86/include/asm/page_64_types.h.
@@ -123,9 +125,10 @@ class Tasks:
         """Returns offset and size of a member that not every kernel's task_struct has, or None."""
         try:
             member = self._btf.member("task_struct", name)
-            return member.bit_offset // 8, self._btf.size(self._btf.resolve(member.type))
+            size = self._btf.size(self._btf.resolve(member.type))
         except BtfError:
             return None
+        return (member.bit_offset // 8, size) if size <= _LARGEST_INTEGER else None
 
     def _value(self, address: int, field: tuple[int, int]) -> int:
         offset, size = field
@@ -209,7 +212,7 @@ class Tasks:
             AddressError: the task is not in the dump.
         """
         if self._on_cpu is None:
-            # The variable of the one CPU
+            # The variable of the one CPU.
             current = _current_task_variable(self._kernel, self._btf)
             return current is not None and self._kernel.pointer(current) == task.address
         return bool(self._value(task.address, self._on_cpu))
@@ -297,7 +300,9 @@ class Cpus:
             for vcpu in vcpus
             if kernel_gs_base(vcpu) in numbers and kernel.runs_on(vcpu) is not False
         }
-        self._taken = set(self._told.values())
+        taken = set(self._told.values())
+        #: CPUs of which no base of GS tells which vCPU they are.
+        self._free = [number for number in range(len(self._offsets)) if number not in taken]
         self._page_map = functools.lru_cache(maxsize=_MAXIMUM_CPUS)(self._read_page_map)
 
     def _count(self) -> int:
@@ -344,18 +349,27 @@ class Cpus:
         told = self._told.get(vcpu.number)
         if told is not None:
             return told
-        free = [number for number in range(len(self._offsets)) if number not in self._taken]
         root = self._kernel.tables.mode.root(vcpu["cr3"])
-        free.sort(key=lambda number: number != vcpu.number)
         # Where page tables are not isolated, one may lie where the user half of a pair would.
         for page_map in (root, root & ~PTI_USER_HALF):
-            for number in free:
-                if self._page_map(number) == page_map:
-                    return number
-        if not free or (free[0] != vcpu.number and len(free) > 1):
+            found = self._by_page_map.get(page_map)
+            if found:
+                return vcpu.number if vcpu.number in found else found[0]
+        own = self._free[0] if len(self._free) == 1 else vcpu.number
+        if own not in self._free or self._page_map(own) is not None:
+            # Its current task has other page tables: this vCPU runs another kernel, as kdump's.
             return None
-        # Its current task has other page tables: this vCPU runs another kernel, as kdump's.
-        return free[0] if self._page_map(free[0]) is None else None
+        return own
+
+    @functools.cached_property
+    def _by_page_map(self) -> Mapping[int, Sequence[int]]:
+        """Page map of a current task -> those of the free CPUs that have it."""
+        found: dict[int, list[int]] = {}
+        for number in self._free:
+            page_map = self._page_map(number)
+            if page_map is not None:
+                found.setdefault(page_map, []).append(number)
+        return found
 
     def _read_page_map(self, number: int) -> Optional[int]:
         """Returns the physical address of the page map that a CPU's current task has, or None."""

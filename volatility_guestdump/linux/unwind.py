@@ -317,15 +317,14 @@ class Unwinder:
         Raises:
             _EndOfTraceError: no caller can be told, or there is none.
         """
-        name, _, offset = symbol.partition("+")
-        if name in _BEGINNINGS:
+        if _is_beginning(symbol):
             raise _EndOfTraceError
         border = _border(symbol)
         if border is not None:
             raise _EndOfTraceError(Note(border))
-        if state.exact and offset.split(" ")[0] == "0x0":
-            return RETURN_ADDRESS, Note(Kind.FIRST_INSTRUCTION)
         start = self._start(state)
+        if state.exact and start == state.ip:
+            return RETURN_ADDRESS, Note(Kind.FIRST_INSTRUCTION)
         depth = None if start is None else self._instructions.call_on_stack(start, state.sp)
         if depth is None:
             raise _EndOfTraceError(Note(Kind.UNDESCRIBED))
@@ -341,7 +340,7 @@ class Unwinder:
         Raises:
             _EndOfTraceError: a thread began there.
         """
-        if symbol.partition("+")[0] in _BEGINNINGS:
+        if _is_beginning(symbol):
             raise _EndOfTraceError
         note = Note(Kind.FRAME_POINTER, detail=self.orc_missing)
         if state.bp is not None and state.bp & 1:
@@ -375,7 +374,7 @@ class Unwinder:
                 raise _EndOfTraceError(*how, Note(Kind.NO_RETURN_ADDRESS, after.ip))
         else:
             note = Note(_border(symbol) or Kind.EXCEPTION)
-            after = self._interrupted(state, entry, cfa, note)
+            after = self._interrupted(state, entry, cfa, note, _is_beginning(symbol))
         if entry.bp_reg is Register.PREV_SP:
             after = after._replace(bp=self._word(cfa + entry.bp_offset))
         elif entry.bp_reg is Register.BP:
@@ -418,7 +417,9 @@ class Unwinder:
             raise _EndOfTraceError(Note(Kind.UNKNOWN_REGISTER, detail=register.value))
         return cfa & _MASK
 
-    def _interrupted(self, state: _State, entry: Entry, cfa: int, note: Note) -> _State:
+    def _interrupted(
+        self, state: _State, entry: Entry, cfa: int, note: Note, is_beginning: bool
+    ) -> _State:
         """Returns the state of what was interrupted.
 
         Raises:
@@ -434,7 +435,7 @@ class Unwinder:
             for name, at in ((name, pt_regs.OFFSETS[name] - first) for name in names)
         }
         selector = saved["cs"] & _SELECTOR_MASK
-        if not any(saved.values()):
+        if is_beginning and not any(saved.values()):
             # The registers of a thread that has never been in user mode.
             raise _EndOfTraceError
         if selector & 3 == 3:
@@ -452,6 +453,11 @@ def _known_bp(state: _State) -> int:
     if state.bp is None:
         raise _EndOfTraceError(Note(Kind.UNKNOWN_REGISTER, detail="rbp"))
     return state.bp
+
+
+def _is_beginning(symbol: str) -> bool:
+    """Whether a thread of the kernel, or a CPU, began at a place."""
+    return symbol.partition("+")[0] in _BEGINNINGS
 
 
 def _border(symbol: str) -> Optional[Kind]:

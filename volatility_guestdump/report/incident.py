@@ -40,7 +40,7 @@ _RCU_STALL = re.compile(
 )
 #: "INFO: task jbd2/sda1-8:93 blocked for more than 120 seconds."; new kernels may say in what.
 _HUNG_TASK = re.compile(r"INFO: (task .+:(\d+) blocked .{0,40}for more than \d+ seconds)")
-#: What says most comes first: RCU stalls on a CPU that is locked up, too.
+#: What tells most comes first: a CPU that is locked up stalls RCU too.
 _LOCKUPS = (("hard lockup", _HARD_LOCKUP), ("soft lockup", _SOFT_LOCKUP), ("rcu stall", _RCU_STALL))
 
 #: Where a frozen task waits: it does not hang.
@@ -84,7 +84,7 @@ def linux_headline(evidence: Evidence) -> document.Headline:
     if kernel.panic is not None or evidence.panicked:
         return document.Headline("panic", _panic(evidence))
     for lockup in _LOCKUPS:
-        told = _told(evidence.records, [lockup])
+        told = _told(evidence.records, (lockup,))
         if told is not None and _is_recent(told.record, evidence):
             return document.Headline(told.kind, f"{told.sentence} {_NO_PANIC}")
     hung = _hung(evidence)

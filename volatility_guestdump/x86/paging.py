@@ -268,6 +268,13 @@ class PageTables:
             yield run
 
 
+def loaded_tables(read: Read, vcpu: VCPU) -> Iterator[PageTables]:
+    """Yields what CR3 of a vCPU points to, in each paging mode that its registers allow."""
+    for mode in possible_modes(vcpu):
+        if mode is not PagingMode.OFF:
+            yield PageTables(read, mode, vcpu["cr3"], bool(vcpu["cr4"] & CR4_PSE))
+
+
 def candidate_tables(read: Read, vcpus: Iterable[VCPU]) -> Iterator[tuple[VCPU, PageTables]]:
     """Yields the page tables that the vCPUs point to, each once.
 
@@ -277,24 +284,26 @@ def candidate_tables(read: Read, vcpus: Iterable[VCPU]) -> Iterator[tuple[VCPU, 
     """
     seen = set()
     for vcpu in vcpus:
-        for mode in possible_modes(vcpu):
-            if mode is PagingMode.OFF:
-                continue
-            cr3 = vcpu["cr3"]
-            for root in (cr3 & ~PTI_USER_HALF, cr3):
-                tables = PageTables(read, mode, root, bool(vcpu["cr4"] & CR4_PSE))
-                if (mode, tables.root) not in seen:
-                    seen.add((mode, tables.root))
+        for loaded in loaded_tables(read, vcpu):
+            for tables in (_kernel_half(loaded), loaded):
+                if (tables.mode, tables.root) not in seen:
+                    seen.add((tables.mode, tables.root))
                     yield vcpu, tables
+
+
+def _kernel_half(tables: PageTables) -> PageTables:
+    return tables.at(tables.root & ~PTI_USER_HALF)
 
 
 def find_paging(read: Read, vcpu: VCPU) -> tuple[PagingMode, Optional[PageTables]]:
     """Returns the paging mode of a vCPU, and its page tables when they make sense.
 
-    They do when they map what the vCPU runs, its stack or its IDT. Where no memory tells, the
-    mode is the likeliest that the registers allow.
+    They do when they map what the vCPU runs, its stack or its IDT. Those that are loaded come
+    first: without page-table isolation the page before them may be the root of another process.
+    Where no memory tells, the mode is the likeliest that the registers allow.
     """
-    for _, tables in candidate_tables(read, [vcpu]):
-        if any(tables.maps(vcpu[register]) for register in ("rip", "rsp", "idt_base")):
-            return tables.mode, tables
+    for loaded in loaded_tables(read, vcpu):
+        for tables in (loaded, _kernel_half(loaded)):
+            if any(tables.maps(vcpu[register]) for register in ("rip", "rsp", "idt_base")):
+                return tables.mode, tables
     return possible_modes(vcpu)[0], None
