@@ -8,6 +8,7 @@ import pytest
 
 from tests.helpers import guest_machine, guests, real_guest
 from volatility_guestdump import kernels
+from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.linux.frames import Kind
 from volatility_guestdump.linux.stacks import Stack, Stacks
 from volatility_guestdump.report.facts import linux_facts
@@ -115,7 +116,7 @@ def test_kdump() -> None:
     machine = guest_machine(real_guest("kdump"))
     kernel = kernels.linux_kernel(machine)
     assert kernel is not None
-    facts = linux_facts(machine, kernel, Stacks(kernel, machine.vcpus), None)
+    facts = linux_facts(machine, kernel, Stacks(kernel, machine.vcpus), None, Attempts())
     assert facts.kdump is not None and not facts.kdump.is_second
     assert facts.panic_task is not None and facts.panic_task.place.startswith("panic+")
     others = [
@@ -133,7 +134,7 @@ def test_kdump_with_one_vcpu() -> None:
     machine = guest_machine(guest)
     kernel = kernels.linux_kernel(machine)
     assert kernel is not None
-    facts = linux_facts(machine, kernel, Stacks(kernel, machine.vcpus), None)
+    facts = linux_facts(machine, kernel, Stacks(kernel, machine.vcpus), None, Attempts())
     assert facts.kdump is not None and facts.kdump.is_second
     assert facts.kdump.first_release == guest.expected["kernel_release"]
     assert facts.panic_task is None

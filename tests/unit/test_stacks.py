@@ -10,7 +10,7 @@ import pytest
 from tests.handmade.btf import BtfBuilder
 from tests.handmade.kernel import HandmadeKernel
 from tests.helpers import IDLE_VCPU
-from volatility_guestdump.exceptions import BtfError, OrcError
+from volatility_guestdump.exceptions import OrcError
 from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.frames import Kind
 from volatility_guestdump.linux.orc import OrcTable
@@ -74,13 +74,6 @@ class FakeKernel(HandmadeKernel):
 
     generated = modules = None
     virtual_base, virtual_end = CODE, CODE + 16 * len(NAMES)
-
-    @property
-    def btf(self) -> Btf:
-        """Its types."""
-        if self.types is None:
-            raise BtfError("there are no types")
-        return self.types
 
     @property
     def orc(self) -> OrcTable:
@@ -250,3 +243,22 @@ def test_a_cpu_that_runs_the_kernel_of_kdump() -> None:
     assert not list(stacks.of_tasks())
     found = stacks.panic_task()
     assert found is not None and (found.cpu, found.vcpu, found.place) == (0, None, "panic+0x5")
+
+
+def test_a_task_with_a_gap() -> None:
+    """What is shown of it is there though what lies between is not; else it is left out."""
+    kernel = FakeKernel(1)
+    kernel.task(7, "shell")
+    gap = kernel.task(8, "with a gap")
+    # In front of its state is its stack.
+    for place in range(gap + 64, gap + 72):
+        del kernel.bytes[place]
+    stacks = Stacks(kernel.kernel, [])
+    assert [(task.pid, task.comm, task.state) for task in stacks.all_tasks] == [
+        (7, "shell", "R"),
+        (8, "with a gap", "R"),
+    ]
+    for offset in (32, 36, 48, 76, 80):
+        value = kernel.bytes.pop(gap + offset)
+        assert [task.pid for task in Stacks(kernel.kernel, []).all_tasks] == [7]
+        kernel.bytes[gap + offset] = value

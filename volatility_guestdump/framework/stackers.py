@@ -26,6 +26,7 @@ from volatility_guestdump.files.location import (
     packed_guest_dump,
     without_gzip,
 )
+from volatility_guestdump.framework import reasons
 from volatility_guestdump.framework.installed import linux_isf
 from volatility_guestdump.framework.intel import (
     GuestDumpIntel,
@@ -202,7 +203,11 @@ class GuestDumpSearchStacker(GuestDumpLinuxStacker):
 
     @classmethod
     def _find(cls, machine: Machine, progress: constants.ProgressCallback) -> Optional[LinuxKernel]:
-        return kernels.search_linux(machine, progress)
+        found = kernels.search_linux(machine, progress)
+        # Of another system's kernel GuestDumpSystemStacker has spoken.
+        if kernels.kernel(machine) is None and machine.origin.memory_location is not None:
+            reasons.no_linux_kernel(machine.origin.memory_location)
+        return found
 
 
 class GuestDumpSystemStacker(interfaces.automagic.StackerLayerInterface):

@@ -260,7 +260,7 @@ def find_kallsyms(
     Raises:
         KallsymsError: there is no table, or none that gives a known symbol its address.
     """
-    reason = "the kernel has no symbol table (kallsyms)"
+    reason = "the kernel has no symbol table (kallsyms), or a damaged one"
     work = _Work()
     for unit in (8, 4) if bits == 64 else (4,):
         tables = _Tables(image, base, bits, unit, work)

@@ -213,17 +213,14 @@ class _Ring:
         infos = self._slots(self._infos, first, count, info_size)
         records, lost = [], 0
         for number in range(count):
+            descriptor = descriptors[number * descriptor_size : (number + 1) * descriptor_size]
+            info = infos[number * info_size : (number + 1) * info_size]
             with contextlib.suppress(_NoRecordError):
                 try:
-                    text = self._record_text(
-                        (first + number) & ids,
-                        descriptors[number * descriptor_size :][:descriptor_size],
-                        infos[number * info_size :][:info_size],
-                    )
+                    text = self._record_text((first + number) & ids, descriptor, info)
                 except AddressError:
                     lost += 1
                     continue
-                info = infos[number * info_size :][:info_size]
                 records.append(self._info.record(info, text))
         return Log(records, lost, there - count)
 

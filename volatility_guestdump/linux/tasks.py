@@ -7,12 +7,11 @@ The current task of a CPU is a per-CPU variable: current_task up to 6.1, a membe
 plus that CPU's entry in __per_cpu_offset, which in kernel mode is also what gs_base holds.
 """
 
-import contextlib
 import functools
 import itertools
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 from volatility_guestdump.exceptions import AddressError, BtfError, KernelError
 from volatility_guestdump.linux.btf import Btf
@@ -91,11 +90,15 @@ class Tasks:
         kernel: in whose memory they are.
         btf: its types.
 
+    Attributes:
+        broken: why some task may be missing among those that were listed; empty when none is.
+
     Raises:
         KernelError: the types have no task_struct as it should be.
     """
 
     def __init__(self, kernel: LinuxKernel, btf: Btf) -> None:
+        self.broken = ""
         self._kernel = kernel
         self._btf = btf
         self._pid = btf.offset("task_struct", "pid")
@@ -110,6 +113,13 @@ class Tasks:
         self._exit_state = self._field("exit_state")
         self._stack_users = self._field("stack_refcount")
         self._ran = self._field("se.exec_start")
+        shown = [(self._pid, 4), (self._tgid, 4), (self._comm, _COMM_SIZE)]
+        if self._state is not None and self._exit_state is not None:
+            shown += [self._state, self._exit_state]
+        #: Where what is shown of a task begins and ends.
+        self._shown = range(
+            min(offset for offset, _ in shown), max(offset + size for offset, size in shown)
+        )
 
     def _field(self, name: str) -> Optional[tuple[int, int]]:
         """Returns offset and size of a member that not every kernel's task_struct has, or None."""
@@ -130,15 +140,29 @@ class Tasks:
         Raises:
             AddressError: it is not in the dump.
         """
-        read = self._kernel.read
-        (pid,) = struct.unpack("<i", read(address + self._pid, 4))
-        (tgid,) = struct.unpack("<i", read(address + self._tgid, 4))
-        state = ""
+        part = self._parts(address)
+        (pid,) = struct.unpack("<i", part(self._pid, 4))
+        (tgid,) = struct.unpack("<i", part(self._tgid, 4))
+        letter = ""
         if self._state is not None and self._exit_state is not None:
-            state = _state_letter(
-                self._value(address, self._state), self._value(address, self._exit_state)
+            state, exit_state = (
+                int.from_bytes(part(*field), "little") for field in (self._state, self._exit_state)
             )
-        return Task(address, pid, tgid, printable(read(address + self._comm, _COMM_SIZE)), state)
+            letter = _state_letter(state, exit_state)
+        return Task(address, pid, tgid, printable(part(self._comm, _COMM_SIZE)), letter)
+
+    def _parts(self, address: int) -> Callable[[int, int], bytes]:
+        """Returns what reads a task's members by offset and size.
+
+        They are read all at once, as there may be many tasks; one by one where a page between them
+        is not in the dump.
+        """
+        read, start = self._kernel.read, self._shown.start
+        try:
+            data = read(address + start, len(self._shown))
+        except AddressError:
+            return lambda offset, size: read(address + offset, size)
+        return lambda offset, size: data[offset - start : offset - start + size]
 
     def stack(self, task: Task) -> Optional[range]:
         """Returns where the stack of a task lies; None when it is freed.
@@ -208,23 +232,26 @@ class Tasks:
         for leader in self._list(init_task + self._tasks, self._tasks):
             threads: Iterable[int] = ()
             if signal is not None:
-                with contextlib.suppress(AddressError):
+                try:
                     head = self._kernel.pointer(leader + signal) + thread_head
                     threads = self._list(head, thread_node)
+                except AddressError as error:
+                    self._note(str(error))
             for address in itertools.chain((leader,), threads):
                 if address in seen:
                     if address == leader:
                         continue
                     # A thread has one leader: what follows was walked before. Lists that run
                     # into each other would take the square of their length.
+                    self._note(f"lists of tasks run into each other at {address:#x}")
                     break
                 if len(seen) >= _MAXIMUM_TASKS:
                     return
                 seen.add(address)
                 try:
                     yield self.at(address)
-                except AddressError:
-                    continue
+                except AddressError as error:
+                    self._note(str(error))
 
     def _list(self, head: int, offset: int) -> Iterator[int]:
         """Yields what is on a list, up to its end or to where it leads nowhere or back."""
@@ -235,8 +262,14 @@ class Tasks:
                 seen.add(node)
                 yield node - offset
                 node = self._kernel.pointer(node)
-        except AddressError:
+        except AddressError as error:
+            self._note(str(error))
             return
+        if node != head:
+            self._note(f"a list of tasks leads back to {node:#x}")
+
+    def _note(self, reason: str) -> None:
+        self.broken = self.broken or reason
 
 
 def kernel_gs_base(vcpu: VCPU) -> int:
