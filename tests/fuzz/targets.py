@@ -20,7 +20,9 @@ from tests.handmade import pe as handmade_pe
 from tests.handmade import vmware as handmade_vmware
 from tests.helpers import IDLE_VCPU, machine
 from tests.lab import GUESTS, Guest, existing, writer
+from tests.lab.formats import avml as avml_writer
 from tests.lab.formats import elf_core, vmware_state
+from tests.lab.formats import lime as lime_writer
 from tests.unit import (
     test_btf,
     test_kallsyms,
@@ -33,7 +35,7 @@ from tests.unit import (
 from volatility_guestdump.exceptions import AddressError, GuestDumpError
 from volatility_guestdump.files import memory_file
 from volatility_guestdump.files.location import file_state
-from volatility_guestdump.files.memory_file import MemoryFile, open_memory_file
+from volatility_guestdump.files.memory_file import Content, MemoryFile, open_memory_file
 from volatility_guestdump.files.physical import PhysicalMemory
 from volatility_guestdump.framework import layers
 from volatility_guestdump.framework.symbol_table import _GuestDumpFormat
@@ -48,6 +50,8 @@ from volatility_guestdump.linux.stacks import Stacks
 from volatility_guestdump.machine import PAGE_SIZE, REGISTERS, VCPU, MemoryRange
 from volatility_guestdump.plugins.guestdump import Backtrace, Info, Registers, Report
 from volatility_guestdump.report import rows
+from volatility_guestdump.sources import lime
+from volatility_guestdump.sources.avml import AvmlFile
 from volatility_guestdump.sources.debug_guest import GuestFile
 from volatility_guestdump.sources.qemu_elf import QemuElf
 from volatility_guestdump.sources.vmware_state import VmwareState
@@ -124,6 +128,30 @@ def elf_notes(rng: random.Random) -> None:
     _look_at_source(rng, found.ranges, found.vcpus, _BytesFile(whole))
 
 
+def image_file(rng: random.Random) -> None:
+    """A file of LiME or AVML, damaged or cut off."""
+    pieces = [(0, 0x20000), (0x20000, 0x1000), (1 << 32, 0x8000)][: rng.randint(1, 3)]
+    data = rng.randbytes(0x1000) + bytes(0x1F000)
+    if rng.random() < 0.5:
+        whole = b"".join(lime_writer.header(start, size) + data[:size] for start, size in pieces)
+    else:
+        whole = b"".join(avml_writer.block(start, data[:size]) for start, size in pieces)
+    place = rng.choice((0, 0, 32, 0x20020, max(0, len(whole) - 100)))
+    whole = whole[:place] + mutate(rng, whole[place : place + 100], 3) + whole[place + 100 :]
+    if rng.random() < 0.3:
+        whole = whole[: rng.randrange(len(whole) + 1)]
+    file: Content = _BytesFile(whole)
+    try:
+        if whole[:4] == lime.MAGIC:
+            ranges, _ = lime.parse(io.BytesIO(whole), len(whole), "fuzz")
+        else:
+            packed = AvmlFile(_BytesFile(whole), "fuzz")
+            ranges, file = packed.ranges, packed
+    except GuestDumpError:
+        return
+    _look_at_source(rng, ranges, (), file)
+
+
 class _BytesFile(MemoryFile):
     """A file in memory."""
 
@@ -144,7 +172,7 @@ def _look_at_source(
     rng: random.Random,
     ranges: Sequence[MemoryRange],
     vcpus: Sequence[VCPU],
-    file: Optional[MemoryFile],
+    file: Optional[Content],
 ) -> None:
     """Checks what a source says, and reads memory as it says."""
     for low, high in zip(ranges, ranges[1:]):
@@ -451,6 +479,7 @@ TARGETS: dict[str, tuple[Target, int]] = {
     "guest_file": (guest_file, 60),
     "state_file": (state_file, 60),
     "elf_notes": (elf_notes, 60),
+    "image_file": (image_file, 60),
     "page_tables": (page_tables, 30),
     "kallsyms": (kallsyms, 20),
     "btf": (btf, 20),

@@ -44,8 +44,7 @@ from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.stacks import Stack, Stacks, grouped
 from volatility_guestdump.linux.tasks import STATES
 from volatility_guestdump.machine import OPTIONAL_REGISTERS, REGISTERS, VCPU, Machine
-from volatility_guestdump.report import collect, evidence, facts, rows, summary
-from volatility_guestdump.report.document import Evidence
+from volatility_guestdump.report import facts, rows
 from volatility_guestdump.windows.kernel import WindowsKernel
 from volatility_guestdump.x86 import registers
 from volatility_guestdump.x86.paging import find_paging
@@ -461,11 +460,34 @@ class Report(GuestDumpPlugin):
 
     def _generator(self) -> Iterator[tuple[int, tuple[str, str, str]]]:
         # Imported for this plugin alone, with a template engine: every start of vol would pay.
-        from volatility_guestdump.report import html  # noqa: PLC0415
+        from volatility_guestdump.report import (  # noqa: PLC0415
+            collect,
+            evidence,
+            html,
+            summary,
+        )
 
         attempts = Attempts()
-        found = collect.collect(self._subject(attempts), self._evidence(), attempts)
-        origin = self.machine.origin
+        make, origin = attempts.make, self.machine.origin
+        linux = make("Kernel", self.linux_kernel)
+        windows = None if linux else make("Kernel", self.windows_kernel)
+        subject = collect.Subject(
+            self.machine,
+            linux,
+            make("Stacks", lambda: self.stacks) if linux else None,
+            make("System", lambda: self.kernel_facts(attempts)) or facts.KernelFacts(),
+            "" if linux else make("Kernel", self.no_kernel) or "the search for it failed",
+            windows is not None,
+            make("Symbols", self.symbolize) or _no_symbol,
+        )
+        versions = {
+            "volatility_guestdump": volatility_guestdump.__version__,
+            "Volatility": constants.PACKAGE_VERSION,
+            "Python": platform.python_version(),
+        }
+        hashed, progress = bool(self.config.get("hash", False)), self._progress_callback
+        files = evidence.evidence(origin, versions, shlex.join(sys.argv), hashed, progress)
+        found = collect.collect(subject, files, attempts)
         yield from ((0, row) for row in summary.summary(found))
         name = evidence.report_name(origin)
         if self.config.get("format", "html") == "json":
@@ -475,33 +497,6 @@ class Report(GuestDumpPlugin):
         # What is no character of the guest's may be one half of a pair.
         written = self.write_file(name, text.encode("utf-8", "replace"))
         yield 0, ("Report", "File output", written)
-
-    def _subject(self, attempts: Attempts) -> collect.Subject:
-        make = attempts.make
-        linux = make("Kernel", self.linux_kernel)
-        windows = None if linux else make("Kernel", self.windows_kernel)
-        return collect.Subject(
-            self.machine,
-            linux,
-            make("Stacks", lambda: self.stacks) if linux else None,
-            make("System", lambda: self.kernel_facts(attempts)) or facts.KernelFacts(),
-            "" if linux else make("Kernel", self.no_kernel) or "the search for it failed",
-            windows is not None,
-            make("Symbols", self.symbolize) or _no_symbol,
-        )
-
-    def _evidence(self) -> Evidence:
-        return evidence.evidence(
-            self.machine.origin,
-            {
-                "volatility_guestdump": volatility_guestdump.__version__,
-                "Volatility": constants.PACKAGE_VERSION,
-                "Python": platform.python_version(),
-            },
-            shlex.join(sys.argv),
-            bool(self.config.get("hash", False)),
-            self._progress_callback,
-        )
 
     def run(self) -> renderers.TreeGrid:
         """Returns the rows."""

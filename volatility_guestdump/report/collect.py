@@ -140,6 +140,8 @@ class _Collector:
         origin = subject.machine.origin
         if origin.missing_memory > 0 and origin.memory_location is not None:
             note("Memory", f"the file lacks {origin.missing_memory} bytes")
+        elif origin.damage:
+            note("Memory", origin.damage)
 
     def _problems(self) -> list[document.Problem]:
         failures = self._attempts.failures

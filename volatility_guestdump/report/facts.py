@@ -30,6 +30,7 @@ class FileState(enum.Enum):
     MISSING = "missing"
     UNREADABLE = "unreadable"
     SHORT = "short"
+    DAMAGED = "damaged"
     COMPLETE = "complete"
 
 
@@ -182,7 +183,9 @@ def _memory_file(machine: Machine) -> MemoryFileFacts:
     origin = machine.origin
     missing = origin.missing_memory
     if origin.memory_location is not None:
-        state = FileState.SHORT if missing > 0 else FileState.COMPLETE
+        state = FileState.DAMAGED if origin.damage else FileState.COMPLETE
+        if missing > 0:
+            state = FileState.SHORT
         first = machine.first_missing_address if missing > 0 else None
         return MemoryFileFacts(origin.memory_location, state, missing, first)
     expected = origin.expected_memory or [origin.location]
