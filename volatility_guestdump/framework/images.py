@@ -37,6 +37,7 @@ from volatility_guestdump.framework.layers import (
     kept_machine,
     opened_source,
 )
+from volatility_guestdump.framework.reasons import warn_of_file
 from volatility_guestdump.kept import Kept
 from volatility_guestdump.linux import memory_map, vmcoreinfo
 from volatility_guestdump.linux.find import maps_an_image, search_kernel
@@ -293,7 +294,7 @@ class ImageStacker(interfaces.automagic.StackerLayerInterface):
         except UnrecognizedSource as error:
             vollog.log(constants.LOGLEVEL_VV, f"Not an image for {cls.__name__}: {error}")
         except (SourceError, MemoryFileError) as error:
-            vollog.warning(f"Not a usable memory image: {error}")
+            warn_of_file("Not a usable memory image", error)
         return None
 
     @classmethod

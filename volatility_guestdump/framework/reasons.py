@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 from volatility3.framework import constants, interfaces
 
+vollog = logging.getLogger(__name__)
+
 #: More would not be read.
 _MAXIMUM_REASONS = 8
 
@@ -38,6 +40,19 @@ class _Warnings(logging.Handler):
 
 _warnings = _Warnings()
 logging.getLogger(__package__.partition(".")[0]).addHandler(_warnings)
+
+
+def warn_of_file(what: str, error: Exception) -> None:
+    """Warns of a file that cannot be used, unless that was said of it in this run of a plugin.
+
+    Several stackers try to open the same file.
+
+    Args:
+        what: it is not, in words.
+        error: names the file and the reason.
+    """
+    if not any(str(error) in message for message in _warnings.messages):
+        vollog.warning(f"{what}: {error}")
 
 
 class GuestDumpReasons(interfaces.automagic.AutomagicInterface):
