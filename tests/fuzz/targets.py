@@ -9,7 +9,7 @@ import io
 import os
 import random
 from collections.abc import Sequence
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 from volatility3.framework import automagic, contexts, exceptions, interfaces, plugins
 from volatility3.plugins.linux import pslist  # type: ignore[attr-defined]
@@ -48,7 +48,7 @@ from volatility_guestdump.linux.log import panic_message
 from volatility_guestdump.linux.orc import OrcTable, find_form
 from volatility_guestdump.linux.stacks import Stacks
 from volatility_guestdump.machine import PAGE_SIZE, REGISTERS, VCPU, MemoryRange
-from volatility_guestdump.plugins.guestdump import Backtrace, Info, Registers
+from volatility_guestdump.plugins.guestdump import Backtrace, Info, Registers, Report
 from volatility_guestdump.report import rows
 from volatility_guestdump.sources import lime
 from volatility_guestdump.sources.avml import AvmlFile
@@ -323,6 +323,11 @@ def _structures() -> list[tuple[int, int]]:
         found.append((address(name) or 0, 0x1000))
     for name in ("__start_BTF", "__start_orc_unwind", "__start_orc_unwind_ip"):
         found.append((address(name) or 0, 0x10000))
+    for name in ("tk_core", "init_uts_ns", "vm_node_stat", "saved_command_line"):
+        found.append((address(name) or 0, 0x200))
+    # The ring of the log, and the modules.
+    found.append((kernel.pointer(address("prb") or 0), 0x100))
+    found += [(module.address, 0x400) for module in kernel.modules or ()]
     found += [(vcpu["rsp"], 0x400) for vcpu in guest.vcpus]
     real = Stacks(kernel, guest.vcpus)
     for stack in [*map(real.of_vcpu, guest.vcpus), *real.of_tasks()]:
@@ -339,7 +344,11 @@ def _structures() -> list[tuple[int, int]]:
 
 
 class _DamagedFile(MemoryFile):
-    """The memory of the real guest with damage in the structures that are decoded."""
+    """The memory of the real guest with damage in the structures that are decoded.
+
+    Attributes:
+        reads: how many there were.
+    """
 
     def __init__(self, rng: random.Random) -> None:
         _, _, memory = _real()
@@ -350,6 +359,7 @@ class _DamagedFile(MemoryFile):
         self._descriptor = None
         self._error_shown = False
         self._patches: dict[int, bytes] = {}
+        self.reads = 0
         for _ in range(rng.randint(1, 3)):
             place, size = rng.choice(_structures())
             place += rng.randrange(size) & -64
@@ -357,6 +367,7 @@ class _DamagedFile(MemoryFile):
             self._patches[place] = part
 
     def read(self, offset: int, length: int) -> bytes:
+        self.reads += 1
         data = self._sound.read(offset, length)
         for place, part in self._patches.items():
             if offset < place + len(part) and place < offset + length:
@@ -375,6 +386,13 @@ def real_kernel(rng: random.Random) -> None:
         _look_at(rng, damaged, guest)
 
 
+class _Nowhere(interfaces.plugins.FileHandlerInterface):
+    """A file that a plugin writes, and nobody keeps."""
+
+    def write(self, data: Any) -> int:
+        return len(data)
+
+
 def _forget_all() -> None:
     memory_file._opened.clear()
     layers._machines.clear()
@@ -383,22 +401,25 @@ def _forget_all() -> None:
 
 def volatility(rng: random.Random) -> None:
     """The same damage, looked at by a plugin in Volatility."""
-    guest, _, _ = _real()
+    guest, parsed, _ = _real()
     location = guest.vmem_path.as_uri()
     context = contexts.Context()
     context.config["automagic.LayerStacker.single_location"] = guest.guest_path.as_uri()
-    plugin = rng.choice((Info, Registers, Backtrace, pslist.PsList))
+    plugin = rng.choice((Info, Registers, Backtrace, Report, pslist.PsList))
     context.config["plugins.Backtrace.tasks"] = True
+    available: Any = automagic.available(context)
+    chosen: Any = automagic.choose_automagic(available, plugin)
     try:
         _forget_all()
         damaged = _DamagedFile(rng)
-        key = (location, os.getpid(), file_state(location))
+        key = (location, parsed.memory_size, os.getpid(), file_state(location))
         memory_file._opened.get(key, lambda: damaged)
         grid = plugins.construct_plugin(
-            *(context, automagic.available(context), plugin, "plugins", None),
-            interfaces.plugins.FileHandlerInterface,  # type: ignore[type-abstract]
+            *(context, chosen, plugin, "plugins", None),
+            _Nowhere,  # type: ignore[type-abstract]
         ).run()
         grid.populate(lambda node, _: str(node.values))
+        assert damaged.reads, "the plugin has read another file"
     except exceptions.VolatilityException:
         # What vol says in words.
         pass

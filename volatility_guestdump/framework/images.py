@@ -30,14 +30,13 @@ from volatility_guestdump.files.location import (
 )
 from volatility_guestdump.files.memory_file import Content, MemoryStream, open_memory_file
 from volatility_guestdump.files.physical import PhysicalMemory
-from volatility_guestdump.framework import stacking
+from volatility_guestdump.framework import reasons, stacking
 from volatility_guestdump.framework.layers import (
     FileMachineLayer,
     MemoryFileLayer,
     kept_machine,
     opened_source,
 )
-from volatility_guestdump.framework.reasons import warn_of_file
 from volatility_guestdump.kept import Kept
 from volatility_guestdump.linux import memory_map, vmcoreinfo
 from volatility_guestdump.linux.find import maps_an_image, search_kernel
@@ -193,6 +192,7 @@ def _checked_hole(location: str, kernel: LinuxKernel, hole: int, file: Content) 
         hole: where it starts, 0 for none.
         file: the raw file.
     """
+    told_by = "page tables"
     ends = memory_map.end_of_memory(kernel)
     if ends is None and kernel.address("e820_table") is not None:
         # What the kernel has allocated may lie behind the hole, and only make sense with it.
@@ -210,10 +210,13 @@ def _checked_hole(location: str, kernel: LinuxKernel, hole: int, file: Content) 
         start = file.size - (end - (4 << 30))
         if end > 4 << 30 and end > file.size and low <= start < low + _FIRMWARE_LIMIT:
             hole = start
+            told_by = "memory map"
     if hole:
-        vollog.info(
-            f"{display_name(location)}: the guest's page tables or memory map tell that its "
-            f"memory has a hole at {hole:#x}-0xffffffff, which the file has not"
+        # A warning: whoever knows better should see it.
+        vollog.warning(
+            f"{display_name(location)}: by the guest's {told_by} its memory has a hole at "
+            f"{hole:#x}-0xffffffff that the file has not; what the file has from {hole:#x} on is "
+            f"taken for memory from 0x100000000 on"
         )
     return hole
 
@@ -294,7 +297,7 @@ class ImageStacker(interfaces.automagic.StackerLayerInterface):
         except UnrecognizedSource as error:
             vollog.log(constants.LOGLEVEL_VV, f"Not an image for {cls.__name__}: {error}")
         except (SourceError, MemoryFileError) as error:
-            warn_of_file("Not a usable memory image", error)
+            reasons.warn_of_file("Not a usable memory image", error)
         return None
 
     @classmethod
@@ -395,5 +398,6 @@ class RawSearchStacker(ImageStacker):
     ) -> Optional[interfaces.layers.DataLayerInterface]:
         hole = hole_by_search(location, progress)
         if hole is None:
+            reasons.no_linux_kernel(location)
             return None
         return stacking.layer_of_file(context, RawMemoryLayer, location, hole=hole)

@@ -1,9 +1,10 @@
 # This file is licensed under the Volatility Software License 1.0
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
-"""From Volatility's layers to machines: the one place where sources of machines are added.
+"""From Volatility's layers to machines.
 
-A layer of ours knows its machine. Whoever wants the machine of a guest asks `machine_below`, with
-any layer that stands on it.
+A layer of ours (`MachineLayer`) knows its machine; of a physical layer of Volatility's own one
+without vCPUs is made. Whoever wants the machine of a guest asks `machine_below`, with any layer
+that stands on it.
 """
 
 import functools
@@ -114,7 +115,8 @@ def _adapt(layer: interfaces.layers.TranslationLayerInterface) -> Machine:
     memory, ranges = _mapped_memory(layer) or _read_memory(layer)
     size = sum(run.size for run in memory.ranges)
     origin = Origin(_FORMATS.get(kind, f"{kind} of Volatility"), location, ranges, location, size)
-    return Machine(memory, (), (kind, tuple(files)), origin)
+    # Of memory that is in no file, nothing but itself tells it from another.
+    return Machine(memory, (), (kind, tuple(files) or object()), origin)
 
 
 def _read_memory(

@@ -1,6 +1,9 @@
 # This file is licensed under the Volatility Software License 1.0
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
-"""Stackers: debug.guest or debug.vmem -> GuestDumpLayer -> the kernel's Intel layer."""
+"""Stackers: from debug.guest or debug.vmem to GuestDumpLayer, and from any machine to its kernel.
+
+Those of the other formats stand beside their layers: `vmware_state`, `qemu_elf`, `images`.
+"""
 
 import logging
 from typing import Optional
@@ -23,6 +26,7 @@ from volatility_guestdump.files.location import (
     packed_guest_dump,
     without_gzip,
 )
+from volatility_guestdump.framework import reasons
 from volatility_guestdump.framework.installed import linux_isf
 from volatility_guestdump.framework.intel import (
     GuestDumpIntel,
@@ -126,7 +130,7 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
 
 
 class GuestDumpWindowsStacker(interfaces.automagic.StackerLayerInterface):
-    """Stacks Volatility's Intel layer for Windows on a GuestDumpLayer, from the registers."""
+    """Stacks Volatility's Intel layer for Windows on a machine's memory, from the registers."""
 
     stack_order = Order.WINDOWS
     exclusion_list = ["mac", "linux"]
@@ -160,7 +164,7 @@ class GuestDumpWindowsStacker(interfaces.automagic.StackerLayerInterface):
 
 
 class GuestDumpLinuxStacker(interfaces.automagic.StackerLayerInterface):
-    """Stacks the Linux kernel's Intel layer on a GuestDumpLayer, from the vCPUs' registers."""
+    """Stacks the Linux kernel's Intel layer on a machine's memory, from registers or low memory."""
 
     stack_order = Order.LINUX
     exclusion_list = ["mac", "windows"]
@@ -210,7 +214,11 @@ class GuestDumpSearchStacker(GuestDumpLinuxStacker):
 
     @classmethod
     def _find(cls, machine: Machine, progress: constants.ProgressCallback) -> Optional[LinuxKernel]:
-        return kernels.search_linux(machine, progress)
+        found = kernels.search_linux(machine, progress)
+        # Of another system's kernel GuestDumpSystemStacker has spoken.
+        if kernels.kernel(machine) is None and machine.origin.memory_location is not None:
+            reasons.no_linux_kernel(machine.origin.memory_location)
+        return found
 
     @classmethod
     def _report(cls, machine: Machine) -> None:
