@@ -63,11 +63,16 @@ def warn_of_file(what: str, error: Exception) -> None:
 def no_linux_kernel(location: str) -> None:
     """Keeps that a search was in vain: no warning, since other plugins do without a kernel.
 
+    Of a file that cannot be read, as was said already, there is no more to say.
+
     Args:
         location: URL of what was searched.
     """
+    name = display_name(location)
+    if any(name in message for message in _warnings.messages):
+        return
     _warnings.keep(
-        f"{display_name(location)} shows no Linux kernel: neither page tables below 1 MiB, nor "
+        f"{name} shows no Linux kernel: neither page tables below 1 MiB, nor "
         "VMCOREINFO, nor a banner lead to one. It is not all of a Linux machine's memory, or in a "
         "format that is not known"
     )
