@@ -31,6 +31,10 @@ HEADLINES = {
         "panic",
         r"Kernel panic - .*: sysrq .*\. Another kernel, as kdump .* has taken over.*",
     ),
+    "kdump-one-vcpu": (
+        "kdump",
+        r"The kernel that kdump started when Linux \S+ had panicked runs\. This report is of it\.",
+    ),
     "idle-mix": ("running", r"No panic\. .*vCPU 1 ran task sh \(pid \d+\) in user mode, vCPU 2 .*"),
     "user-mode": (
         "user mode",

@@ -320,7 +320,7 @@ def test_the_headline_of_a_watchdog(vol: Vol, tmp_path: pathlib.Path, name: str)
     said = (
         r"(soft lockup - CPU#\d+ stuck for \d+s! \[.*?\])|INFO: (task \S+ blocked for .* seconds)\."
     )
-    *_, last = re.finditer(rf"^(\[ *[0-9.]+\]).*?(?:{said})", console, re.M)
+    *_, last = re.finditer(rf"^\[ *([0-9.]+)\].*?(?:{said})", console, re.M)
     words = last[2] or last[3]
     text = write(vol, tmp_path, guest.guest_path, json=True).json["headline"]["text"]
     assert f"{words[0].upper()}{words[1:]} (kernel log, {last[1]})." in text

@@ -228,6 +228,21 @@ def test_a_damaged_counter_is_no_process(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found.tasks is not None and not found.tasks.largest
 
 
+def test_none_hangs_among_some_of_the_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where their list is broken, what the log says of one that hangs counts."""
+    text = "INFO: task a:93 blocked for more than 120 seconds."
+    log = Log([Record(4_999 * 10**9, 0, 3, "", (text,))], 0, 0)
+    monkeypatch.setattr(collect, "read_log", lambda kernel: log)
+    made = guest(counts=Counts(waiting=0))
+    subject = dataclasses.replace(made, kernel=dataclasses.replace(made.kernel, panic=None))
+    cast(Any, subject.linux).panic_cpu = -1
+    assert report(subject).headline.kind == "running"
+    cast(Any, subject.stacks).broken = "a page is missing"
+    found = report(subject)
+    assert found.headline.kind == "hung"
+    assert found.tasks is not None and not found.tasks.complete
+
+
 def test_a_list_of_tasks_that_is_broken() -> None:
     """Their number is not said to be that of all."""
     subject = guest()

@@ -170,32 +170,6 @@ def test_a_watchdog_that_has_barked(kind: str, message: str, said: str) -> None:
     assert found == document.Headline(kind, f"{said}950.000000). No panic is known.")
 
 
-def test_several_watchdogs() -> None:
-    """A CPU that is locked up stalls RCU too: what tells most is the headline, if it is recent."""
-    messages = [message for _, message, _ in MESSAGES]
-    soft, hard, rcu = (next(m for m in messages if word in m) for word in ("soft", "hard", "rcu"))
-    log = [record(hard, 300), record(soft, 940), record(rcu, 960)]
-    assert headline(records=log).kind == "soft lockup"
-    assert headline(records=[*log, record(hard, 970), record(rcu, 980)]).kind == "hard lockup"
-    assert headline(records=[record(soft, 300), record(rcu, 960)]).kind == "rcu stall"
-
-
-def test_the_watchdog_that_says_most() -> None:
-    """An RCU stall on a CPU that is locked up hides neither lockup, whatever came last."""
-    rcu, soft, hard = (
-        next(message for kind, message, _ in MESSAGES if kind == wanted)
-        for wanted in ("rcu stall", "soft lockup", "hard lockup")
-    )
-    for log, kind in (
-        ((soft, rcu), "soft lockup"),
-        ((rcu, soft), "soft lockup"),
-        ((hard, soft, rcu), "hard lockup"),
-    ):
-        assert headline(records=[record(message) for message in log]).kind == kind
-    # One that is over does not hide one that goes on.
-    assert headline(records=[record(hard, 100), record(rcu, 990)]).kind == "rcu stall"
-
-
 @pytest.mark.parametrize(("kind", "message", "said"), MESSAGES)
 def test_a_watchdog_that_barked_long_ago(kind: str, message: str, said: str) -> None:
     """It is told, but as what was."""

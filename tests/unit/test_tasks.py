@@ -173,14 +173,6 @@ def test_a_leader_whose_threads_are_lost() -> None:
     assert tasks_of(kernel, whole=False) == [1, 3]
 
 
-@pytest.mark.parametrize(("following", "found"), [(0xDEAD0000, [1, 2]), (BASE + 0x100, [1, 2])])
-def test_a_list_that_is_broken(following: int, found: list[int]) -> None:
-    """It is told from one that is at its end."""
-    kernel = with_tasks()
-    kernel.put(BASE + 0x100, following)
-    assert tasks_of(kernel, whole=False) == found
-
-
 @pytest.mark.parametrize(
     ("place", "value", "found", "damage"),
     [

@@ -199,7 +199,8 @@ class _Collector:
             self._panicked(),
             panic_stack.frames if panic_stack else (),
             log.records if log else (),
-            tasks.uninterruptible if tasks else None,
+            # That none hangs among some of the tasks says nothing.
+            tasks.uninterruptible if tasks and (tasks.complete or tasks.uninterruptible) else None,
             vcpus,
             len(self._machine.vcpus),
         )
