@@ -22,7 +22,15 @@ from hypothesis import strategies as st
 from volatility3 import schemas
 from volatility3.framework import contexts, exceptions, interfaces, objects
 from volatility3.framework.layers import physical
-from volatility3.framework.objects import Array, PrimitiveObject, StructType, templates
+from volatility3.framework.objects import (
+    Array,
+    Boolean,
+    Char,
+    Integer,
+    PrimitiveObject,
+    StructType,
+    templates,
+)
 from volatility3.framework.symbols import intermed
 
 from tests.handmade.btf import BOOL, SIGNED, BtfBuilder
@@ -731,6 +739,31 @@ def test_objects_hold_what_those_of_volatility_hold(tmp_path: pathlib.Path, memb
             copied = pickle.loads(pickle.dumps(both[1]))
             assert copied == both[0]
             assert {k: copied.vol[k] for k in VALUES[:7]} == {k: first[k] for k in VALUES[:7]}
+
+
+def test_members_are_what_volatility_makes(tmp_path: pathlib.Path) -> None:
+    """Those that its constructors do not make too, with all that these would give them."""
+    context = loaded(view_of(FakeKernel(sample())).expanded(), tmp_path, bytes(range(256)) * 2)
+    info = interfaces.objects.ObjectInformation("m", 8, "m", "of", size=256)
+    theirs: Any = context.symbol_space.get_type("t!task_struct")(context, info)
+    ours = quick_task(tmp_path)(8)
+    assert vars(ours).keys() == vars(theirs).keys()
+    names = [*theirs.vol.members]
+    assert len(names) > 10
+    for name in names:
+        pair: list[Any] = [getattr(task, name) for task in (ours, theirs)]
+        if name == "parent":
+            pair += [each.dereference() for each in pair]
+        for first, second in zip(pair[::2], pair[1::2]):
+            assert vars(first).keys() == vars(second).keys()
+            assert {*VALUES[:7]} <= {key for key in VALUES if key in first.vol}
+            for key in VALUES[:5]:
+                assert first.vol[key] == second.vol[key]
+            assert first.vol.size == second.vol.size
+            if isinstance(first, PrimitiveObject):
+                assert first == second
+            if type(second) in (Boolean, Char, Integer):
+                assert copy.copy(first) == second
 
 
 @pytest.mark.parametrize("length", [7, 9])

@@ -143,6 +143,9 @@ PRIVATE = (
         "_context",
         "framework/mends.py framework/templates.py",
     ),
+    Private(
+        "volatility3.framework.objects:PrimitiveObject", "_data_format", "framework/templates.py"
+    ),
     Private("volatility3.framework.objects:Pointer", "_cache", "framework/templates.py"),
     Private(
         "volatility3.framework.objects:AggregateType",

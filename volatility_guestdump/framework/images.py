@@ -60,11 +60,17 @@ class ImageFormatException(exceptions.LayerException):
 
 
 def _machine(
-    kind: str, location: str, ranges: Sequence[MemoryRange], file: Content, identity: Hashable
+    kind: str,
+    location: str,
+    ranges: Sequence[MemoryRange],
+    file: Content,
+    identity: Hashable,
+    damage: str = "",
 ) -> Machine:
     memory = PhysicalMemory(ranges, file)
     size = sum(run.size for run in memory.ranges)
-    return Machine(memory, (), identity, Origin(kind, location, ranges, location, size))
+    origin = Origin(kind, location, ranges, location, size, damage=damage)
+    return Machine(memory, (), identity, origin)
 
 
 def open_lime(location: str) -> Machine:
@@ -79,8 +85,8 @@ def open_lime(location: str) -> Machine:
     def make(identity: Hashable) -> Machine:
         with opened_source(location, [lime.MAGIC], "not in LiME's format") as file:
             stream: Any = MemoryStream(file)
-            ranges = lime.parse(stream, file.size, display_name(location))
-        return _machine("LiME", location, ranges, file, identity)
+            ranges, damage = lime.parse(stream, file.size, display_name(location))
+        return _machine("LiME", location, ranges, file, identity, damage)
 
     return kept_machine([location], make, "LiME")
 
@@ -90,7 +96,7 @@ def open_avml(location: str) -> Machine:
 
     def make(identity: Hashable) -> Machine:
         file = open_avml_file(location)
-        return _machine("AVML", location, file.ranges, file, identity)
+        return _machine("AVML", location, file.ranges, file, identity, file.damage)
 
     return kept_machine([location], make, "AVML")
 
@@ -307,7 +313,8 @@ class ImageStacker(interfaces.automagic.StackerLayerInterface):
         )
         for open_machine, layer_class in layers:
             with contextlib.suppress(UnrecognizedSource):
-                open_machine(location)
+                machine = open_machine(location)
+                stacking.report(machine)
                 return stacking.layer_of_file(context, layer_class, location)
         return None
 

@@ -14,8 +14,13 @@ it, and the cycles keep the garbage collector busy. Here an object holds only wh
 `vol` holds; when the parent itself is asked for and is gone, it is made again, at the same place
 of a memory that does not change.
 
-What all that relies on is private to Volatility: `_vol` of objects and templates, `_cache` of
-pointers and `_concrete_members` of structures. Nothing else of ours uses these.
+Nor does an object need its constructors. Integers, pointers and structures, which nearly all
+objects are, get what Volatility's constructors would give them by functions of their own; a test
+compares the two.
+
+What all that relies on is private to Volatility: `_vol` of objects and templates, `_data_format` of
+primitives, `_cache` of pointers and `_concrete_members` of structures. Nothing else of ours uses
+these.
 """
 
 import abc
@@ -24,7 +29,7 @@ import copyreg
 import functools
 import weakref
 from collections.abc import Mapping, MutableMapping, Sequence
-from typing import Any, Optional, Union
+from typing import Any, Callable, Optional, Union
 
 from volatility3.framework import interfaces, objects
 from volatility3.framework.objects import templates
@@ -118,6 +123,16 @@ class _Values(dict[str, Any]):
         return collections.ChainMap, tuple(self.maps)
 
 
+class _View(interfaces.objects.ReadOnlyMapping):
+    """What an object shows of its values: an attribute is looked up once."""
+
+    def __getattr__(self, attr: str) -> Any:
+        try:
+            return self[attr]
+        except KeyError:
+            return super().__getattr__(attr)
+
+
 class _Holder(_Object):
     """Takes the place of `ObjectInterface` in constructing an object, with one dictionary.
 
@@ -134,27 +149,40 @@ class _Holder(_Object):
     ) -> None:
         values = _Values(arguments)
         values.update(vars(object_info))
-        parent = values.pop("parent")
         values["type_name"] = type_name
         values["offset"] &= context.layers[values["layer_name"]].address_mask
         values.owner = values.template = None
         values.context = context
-        values.parent = parent
-        if parent is not None:
-            held: object = parent._vol
-            if isinstance(held, _Values) and held.template is not None:
-                if held.owner is None:
-                    held.belongs_to(parent)
-                values.parent = held
+        values.parent = _held(values.pop("parent"))
         self._vol: Any = values
         self._context = context
 
+    @property
+    def vol(self) -> interfaces.objects.ReadOnlyMapping:
+        """What Volatility knows of the object."""
+        return _View(self._vol)
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         # Objects that are copied to another process are plain ones of Volatility.
-        stock = type(self).__bases__[-2]
+        stock = _stock_class(type(self))
         # Primitives alone say what they are constructed with anew.
         arguments: tuple[Any, ...] = getattr(self, "__getnewargs_ex__", tuple)()
         return _stock_object, (stock, *arguments), self.__dict__
+
+
+def _stock_class(object_class: type[Any]) -> type[Any]:
+    """Returns the class that one of `quick_class` is made of."""
+    return object_class.__bases__[-2]
+
+
+def _held(parent: Optional[_Object]) -> Union[_Values, _Object, None]:
+    """Returns what an object holds of the one that it is a part of."""
+    held: object = None if parent is None else parent._vol
+    if not isinstance(held, _Values) or held.template is None:
+        return parent
+    if held.owner is None:
+        held.belongs_to(parent)  # type: ignore[arg-type] # it has values
+    return held
 
 
 def _stock_object(
@@ -171,26 +199,164 @@ def _merged(chain: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return merged
 
 
+#: Volatility's constructors, which quick ones take the place of.
+_NEW_PRIMITIVE: Any = objects.PrimitiveObject.__new__
+_INIT_AGGREGATE: Any = objects.AggregateType.__init__
+
+
+def _primitive(
+    object_class: type[Any],
+    context: interfaces.context.ContextInterface,
+    values: _Values,
+    value: int,
+) -> Any:
+    """Constructs what `PrimitiveObject.__init__` would of an integer that is read."""
+    data_format = values["data_format"]
+    made = _NEW_PRIMITIVE(object_class, context, values["type_name"], None, data_format, value)
+    state = made.__dict__
+    state["_vol"], state["_context"], state["_data_format"] = values, context, data_format
+    return made
+
+
+def _integer(
+    object_class: type[Any],
+    context: interfaces.context.ContextInterface,
+    layer: interfaces.layers.DataLayerInterface,
+    values: _Values,
+) -> Any:
+    """Reads and constructs an integer."""
+    length, order, signed = values["data_format"]
+    value = int.from_bytes(layer.read(values["offset"], length), order, signed=signed)
+    return _primitive(object_class, context, values, value)
+
+
+def _pointer(
+    object_class: type[Any],
+    context: interfaces.context.ContextInterface,
+    layer: interfaces.layers.DataLayerInterface,
+    values: _Values,
+) -> Any:
+    """Reads a pointer, and constructs what `Pointer.__init__` would."""
+    length, order, _ = values["data_format"]
+    native = context.layers[values["native_layer_name"]]
+    value = int.from_bytes(layer.read(values["offset"], length), order) & native.address_mask
+    made = _primitive(object_class, context, values, value)
+    made.__dict__["_cache"] = {}
+    return made
+
+
+def _aggregate(
+    object_class: type[Any],
+    context: interfaces.context.ContextInterface,
+    layer: interfaces.layers.DataLayerInterface,
+    values: _Values,
+) -> Any:
+    """Constructs what `AggregateType.__init__` would."""
+    made: Any = object.__new__(object_class)
+    state = made.__dict__
+    state["_vol"], state["_context"] = values, context
+    state["_concrete_members"] = _members_at(layer, object_class, values)
+    return made
+
+
+def _members_at(
+    layer: interfaces.layers.DataLayerInterface,
+    object_class: type[_Object],
+    values: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Returns the members of a structure that are made.
+
+    Structures at the same address share them: lists of open files, for one, lead to the same
+    directories again and again.
+    """
+    if not isinstance(layer, KeepsMembers):
+        return {}
+    key = object_class, values["type_name"], values["offset"], values["native_layer_name"]
+    return layer.kept_members.get(key, dict)
+
+
+#: Constructs an object in a layer that has certain values.
+_Construct = Callable[
+    [
+        type[Any],
+        interfaces.context.ContextInterface,
+        interfaces.layers.DataLayerInterface,
+        _Values,
+    ],
+    Any,
+]
+
+
+def _constructor(object_class: type[Any], arguments: Mapping[str, Any]) -> Optional[_Construct]:
+    """Returns what constructs the objects of a class as Volatility's constructors do, but quickly.
+
+    None where these have more to do, or refuse.
+    """
+    if not issubclass(object_class, _Holder):
+        return None
+    if object_class.__init__ is _INIT_AGGREGATE:
+        return _aggregate if {"size", "members"} <= arguments.keys() else None
+    stock = _stock_class(object_class)
+    length, _, signed = arguments.get("data_format", (0, "", False))
+    if not length:
+        return None
+    if stock is objects.Pointer:
+        return _pointer if "subtype" in arguments and not signed else None
+    return _integer if stock in (objects.Integer, objects.Char, objects.Boolean) else None
+
+
 class ObjectTemplate(templates.ObjectTemplate):
     """A template of any object."""
 
-    #: Class of the objects, what they are constructed with, and their size; None: not known yet.
-    _made_of: Optional[tuple[type[_Object], dict[str, Any]]] = None
+    #: Class of the objects, what they are constructed with and by, and their size; None: not known
+    #: yet.
+    _made_of: Optional[tuple[type[_Object], dict[str, Any], Optional[_Construct]]] = None
     _size: Optional[int] = None
     #: Whether a weak reference to the objects is possible, once one was made. Not to integers,
     #: strings and bytes.
     makes_referable = False
 
+    def _prepare(self) -> tuple[type[_Object], dict[str, Any], Optional[_Construct]]:
+        arguments = _merged(self._vol.maps)
+        object_class = arguments.pop("object_class")
+        self.makes_referable = not issubclass(object_class, objects.PrimitiveObject)
+        self._made_of = object_class, arguments, _constructor(object_class, arguments)
+        return self._made_of
+
+    def make(
+        self,
+        context: interfaces.context.ContextInterface,
+        layer_name: str,
+        offset: int,
+        native_layer_name: str,
+        member_name: Optional[str],
+        parent: Optional[_Object],
+    ) -> _Object:
+        """Constructs an object as `__call__` does, for who has masked the offset."""
+        object_class, arguments, construct = self._made_of or self._prepare()
+        if construct is None:
+            return self(
+                context,
+                _Information(layer_name, offset, native_layer_name, member_name, parent, self.size),
+            )
+        values = _Values(arguments)
+        values["layer_name"] = layer_name
+        values["offset"] = offset
+        values["native_layer_name"] = native_layer_name
+        values["member_name"] = member_name
+        values["size"] = self.size
+        values.parent = _held(parent)
+        values.owner = None
+        values.template = self
+        values.context = context
+        made: _Object = construct(object_class, context, context.layers[layer_name], values)
+        return made
+
     def __call__(
         self, context: interfaces.context.ContextInterface, object_info: _Information
     ) -> _Object:
         """Constructs the object."""
-        if self._made_of is None:
-            arguments = _merged(self._vol.maps)
-            object_class = arguments.pop("object_class")
-            self.makes_referable = not issubclass(object_class, objects.PrimitiveObject)
-            self._made_of = object_class, arguments
-        object_class, arguments = self._made_of
+        object_class, arguments, _ = self._made_of or self._prepare()
         made = object_class(context=context, object_info=object_info, **arguments)
         # A string that ends before its length is a plain one.
         values: object = getattr(made, "_vol", None)
@@ -246,14 +412,11 @@ def _part(
     if isinstance(template, templates.ReferenceTemplate):
         template = context.symbol_space.get_type(template.vol.type_name)
     layer_name = values["layer_name"]
-    information = _Information(
-        layer_name,
-        context.layers[layer_name].address_mask & (values["offset"] + offset),
-        values["native_layer_name"] or layer_name,
-        name,
-        whole,
-        template.size,
-    )
+    place = context.layers[layer_name].address_mask & (values["offset"] + offset)
+    native_layer_name = values["native_layer_name"] or layer_name
+    if isinstance(template, ObjectTemplate):
+        return template.make(context, layer_name, place, native_layer_name, name, whole)
+    information = _Information(layer_name, place, native_layer_name, name, whole, template.size)
     made: _Object = template(context=context, object_info=information)
     return made
 
@@ -271,10 +434,14 @@ class _QuickPointer(objects.Pointer):
         if found is None:
             context, template = self._context, values["subtype"]
             offset = self & context.layers[layer_name].address_mask
-            information = _Information(
-                layer_name, offset, layer_name, parent=self, size=template.size
-            )
-            found = self._cache[layer_name] = template(context=context, object_info=information)
+            if isinstance(template, ObjectTemplate):
+                found = template.make(context, layer_name, offset, layer_name, None, self)
+            else:
+                information = _Information(
+                    layer_name, offset, layer_name, parent=self, size=template.size
+                )
+                found = template(context=context, object_info=information)
+            self._cache[layer_name] = found
         return found
 
     def is_readable(self, layer_name: Optional[str] = None) -> bool:
@@ -317,6 +484,10 @@ class _QuickMembers(objects.AggregateType):
                     member = made[attr] = _part(self, values, offset, template, attr)
                     return member
         return super().__getattr__(attr)
+
+    def has_member(self, member_name: str) -> bool:
+        """Returns whether there is a member of a name."""
+        return member_name in self._vol["members"]
 
 
 #: Volatility's class -> ours with quick ways to what it leads to.
@@ -364,25 +535,28 @@ copyreg.pickle(_QuickClass, _reduce_class)  # type: ignore[arg-type] # it is a c
 
 
 class StructureTemplate(ObjectTemplate):
-    """A structure, for the symbol space without children: it would resolve them all at once.
-
-    Structures at the same address share their members: lists of open files, for one, lead to the
-    same directories again and again.
-    """
+    """A structure, for the symbol space without children: it would resolve them all at once."""
 
     def __call__(
         self, context: interfaces.context.ContextInterface, object_info: _Information
     ) -> _Object:
         """Constructs the object."""
-        made = super().__call__(context, object_info)
-        layer = context.layers[object_info.layer_name]
-        if isinstance(layer, KeepsMembers):
-            values = made._vol
-            state: dict[str, Any] = made.__dict__
-            state["_concrete_members"] = layer.kept_members.get(
-                (type(made), values["type_name"], values["offset"], values["native_layer_name"]),
-                dict,
+        layer_name = object_info.layer_name
+        layer = context.layers[layer_name]
+        if (self._made_of or self._prepare())[2] is not None:
+            made = self.make(
+                context,
+                layer_name,
+                object_info.offset & layer.address_mask,
+                object_info.native_layer_name,
+                object_info.member_name,
+                object_info.parent,
             )
+            made._vol["size"] = object_info.size
+            return made
+        made = super().__call__(context, object_info)
+        state: dict[str, Any] = made.__dict__
+        state["_concrete_members"] = _members_at(layer, type(made), made._vol)
         return made
 
     @property

@@ -306,9 +306,10 @@ def _order(sequences: bytes, count: int) -> Optional["array.array[int]"]:
     order = array.array("I", bytes(words))
     if sys.byteorder == "big":
         order.byteswap()
-    if max(order, default=0) >= count:
-        return None
     seen = bytearray(count)
-    for number in order:
-        seen[number] = 1
+    try:
+        for number in order:
+            seen[number] = 1
+    except IndexError:
+        return None
     return None if 0 in seen else order
