@@ -30,6 +30,7 @@ class Row(NamedTuple):
         first: whether the cache is empty before every run.
         stock: whether stock Volatility runs it too.
         most: how often at most, for it takes long.
+        image: one of `guests.IMAGES`, that both read; empty: we read debug.guest, stock raw memory.
     """
 
     guest: str
@@ -37,6 +38,12 @@ class Row(NamedTuple):
     first: bool = False
     stock: bool = True
     most: int = 1000
+    image: str = ""
+
+    @property
+    def subject(self) -> str:
+        """The guest, and what of it is read, in words."""
+        return f"{self.guest}, {self.image}" if self.image else self.guest
 
 
 PSLIST, INFO = "linux.pslist", "guestdump.Info"
@@ -45,6 +52,13 @@ FURTHER = tuple(
     f"linux.{name}" for name in ("pagecache.Files", "sockstat", "psaux", "envars", "elfs")
 )
 ALL_TRACES = "guestdump.Backtrace --tasks"
+
+#: Without registers, the kernel is found by low memory.
+IMAGES = tuple(
+    Row(guest, PSLIST, most=most, image=image)
+    for image in guests.IMAGES
+    for guest, most in (("6.12", 1000), ("big", 2))
+)
 
 ROWS = (
     Row("6.12", "frameworkinfo.FrameworkInfo"),
@@ -60,6 +74,7 @@ ROWS = (
     Row("busy", INFO, stock=False),
     *(Row("large", plugin, most=2) for plugin in (*BOTH, *FURTHER)),
     *(Row("large", plugin, stock=False, most=2) for plugin in (INFO, ALL_TRACES)),
+    *IMAGES,
 )
 
 VCPUS = (2, 16, 128, 768)
@@ -91,14 +106,16 @@ class Benchmark:
         return pathlib.Path(tempfile.mkdtemp(dir=self._folder))
 
     def _measure(self, row: Row) -> dict[str, Run]:
-        _progress(f"{row.guest}: {row.plugin}, {'first' if row.first else 'later'} runs")
+        _progress(f"{row.subject}: {row.plugin}, {'first' if row.first else 'later'} runs")
         subject = self.subject(row.guest)
 
         def ours() -> Sequence[str]:
-            return subject.ours(self._empty() if row.first else subject.caches[0], row.plugin)
+            cache = self._empty() if row.first else subject.caches[0]
+            return subject.ours(cache, row.plugin, row.image)
 
         def stock() -> Sequence[str]:
-            return subject.stock(self._empty() if row.first else subject.caches[1], row.plugin)
+            cache = self._empty() if row.first else subject.caches[1]
+            return subject.stock(cache, row.plugin, row.image or guests.RAW)
 
         commands = {"ours": ours, **({"stock": stock} if row.stock else {})}
         return processes.alternate(commands, min(self._runs, row.most), self._folder)
@@ -114,7 +131,7 @@ class Benchmark:
                 printed += f" / {stock.rows}"
             lines.append(
                 (
-                    *(row.guest, row.plugin, "first" if row.first else "later"),
+                    *(row.subject, row.plugin, "first" if row.first else "later"),
                     f"{ours.seconds:.2f}",
                     f"{stock.seconds:.2f}" if stock else "",
                     f"{stock.seconds / ours.seconds:.1f}" if stock else "",
@@ -127,10 +144,11 @@ class Benchmark:
         print("## Whole processes\n")
         print(
             "Medians; ours and stock in turn. Stock Volatility reads the same memory as one raw "
-            "file, with the ISF that `guestdump.Isf` wrote, and without this package and without "
-            "jsonschema, which the tests install (with it, Volatility checks an ISF on its first "
-            "run for most of a minute). First: Volatility's cache is empty; later: runs before "
-            "have filled it. MB: the peak; pages of the memory file count in it where it is mapped."
+            "file, or the image that is named, with the ISF that `guestdump.Isf` wrote, and "
+            "without this package and without jsonschema, which the tests install (with it, "
+            "Volatility checks an ISF on its first run for most of a minute). First: Volatility's "
+            "cache is empty; later: runs before have filled it. MB: the peak; pages of the memory "
+            "file count in it where it is mapped."
             " Rows: that were printed, ours / stock where they differ.\n"
         )
         for name in dict.fromkeys(row.guest for row in rows):
@@ -144,6 +162,22 @@ class Benchmark:
             ),
             lines,
         )
+
+    def images(self) -> None:
+        """Prints what more memory costs where there are no registers."""
+        lines = []
+        for image in guests.IMAGES:
+            of_small = None
+            for row in IMAGES:
+                if row.image == image:
+                    seconds = self._medians[row]["ours"].seconds
+                    of_small = of_small or seconds
+                    memory = self.subject(row.guest).memory
+                    ratio = f"{seconds / of_small:.2f}"
+                    lines.append((image, row.guest, memory, f"{seconds:.2f}", ratio))
+        print(f"## Images without registers: {PSLIST}\n")
+        print("Medians in seconds, ours, later runs; the kernel is found by low memory.\n")
+        _table(("image", "guest", "memory", "s", "of the smaller's"), lines)
 
     def reads(self) -> None:
         """Prints what reads of memory take."""
@@ -255,6 +289,7 @@ def main(arguments: Optional[list[str]] = None) -> int:
         benchmark.whole_processes(quick if options.quick else ROWS)
         benchmark.reads()
         if not options.quick:
+            benchmark.images()
             benchmark.symbol_table()
             benchmark.growth()
     return 0

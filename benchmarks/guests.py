@@ -11,10 +11,15 @@ from dataclasses import dataclass
 
 from benchmarks import processes
 from tests import lab
+from tests.lab import formats
+from tests.lab.formats import lime
 from tests.lab.writer import pack_guest
 from volatility_guestdump.sources.debug_guest import GuestFile
 
 _CHUNK = 1 << 20
+
+#: Images without registers.
+RAW, LIME = IMAGES = ("raw", "LiME")
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class Subject:
         file: what its debug.guest says.
         guest: its debug.guest.
         raw: the same memory as one file, where the offset is the guest-physical address.
+        lime: the same memory in LiME's format.
         symbols: folder for Volatility's -s, with the ISF that guestdump.Isf writes.
         caches: folders for Volatility's cache that runs before have filled, of ours and of stock.
     """
@@ -36,6 +42,7 @@ class Subject:
     file: GuestFile
     guest: pathlib.Path
     raw: pathlib.Path
+    lime: pathlib.Path
     symbols: pathlib.Path
     caches: tuple[pathlib.Path, pathlib.Path]
 
@@ -45,13 +52,17 @@ class Subject:
         mebibytes = self.file.memory_size >> 20
         return f"{mebibytes >> 10} GiB" if mebibytes >= 1 << 10 else f"{mebibytes} MiB"
 
-    def ours(self, cache: pathlib.Path, plugin: str) -> list[str]:
-        """Returns the command that runs a plugin, with its options, on the guest dump."""
-        return processes.ours(cache, "-f", self.guest, *plugin.split())
+    def image(self, name: str) -> pathlib.Path:
+        """Returns one of `IMAGES`, or debug.guest for an empty name."""
+        return {"": self.guest, RAW: self.raw, LIME: self.lime}[name]
 
-    def stock(self, cache: pathlib.Path, plugin: str) -> list[str]:
+    def ours(self, cache: pathlib.Path, plugin: str, image: str = "") -> list[str]:
+        """Returns the command that runs a plugin, with its options, on the guest dump."""
+        return processes.ours(cache, "-f", self.image(image), *plugin.split())
+
+    def stock(self, cache: pathlib.Path, plugin: str, image: str = RAW) -> list[str]:
         """Returns the command that runs a plugin, with its options, on the raw memory."""
-        return processes.stock(cache, "-s", self.symbols, "-f", self.raw, *plugin.split())
+        return processes.stock(cache, "-s", self.symbols, "-f", self.image(image), *plugin.split())
 
 
 def prepare(name: str, folder: pathlib.Path) -> Subject:
@@ -70,10 +81,12 @@ def prepare(name: str, folder: pathlib.Path) -> Subject:
         file=file,
         guest=made.guest_path,
         raw=home / "memory.raw",
+        lime=home / "memory.lime",
         symbols=symbols,
         caches=caches,
     )
     _write_raw(file, made.vmem_path, subject.raw)
+    lime.write(subject.lime, formats.source(made).memory)
     options = ("-o", symbols / "linux", "-f", subject.guest)
     for command in (
         processes.ours(caches[0], *options, "guestdump.Isf"),

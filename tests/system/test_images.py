@@ -15,6 +15,7 @@ from tests.conftest import Vol
 from tests.helpers import guest_machine, guests, info, real_guest, rows, write_pair
 from tests.lab import formats
 from tests.lab.windows import missing_tools, stand_in
+from volatility_guestdump.framework import images
 from volatility_guestdump.linux import find
 from volatility_guestdump.linux.low_memory import low_memory_tables
 from volatility_guestdump.linux.search import search
@@ -42,6 +43,48 @@ def test_each_way_alone(name: str) -> None:
         assert each.page_map == kernel.page_map
         assert each.banner == kernel.banner
         assert each.kallsyms.index == kernel.kallsyms.index
+
+
+def _write_host(folder: pathlib.Path, guest: str, copies: int) -> pathlib.Path:
+    """Writes a raw image of hole-pti with more in its hole, before its kernel in memory.
+
+    Args:
+        folder: that gets the file.
+        guest: whose memory is in it, as in that of a hypervisor; empty for none.
+        copies: of the kernel's own banner that are in it.
+    """
+    path = _write("hole-pti", "raw", folder)
+    banner = real_guest("hole-pti").expected["banner"].encode() + b"\n\0"
+    with path.open("r+b") as stream:
+        for number in range(copies):
+            stream.seek((1 << 30) + number * 3 * PAGE_SIZE + 0x340 * (number % 2))
+            stream.write(banner)
+        if guest:
+            stream.seek(2 << 30)
+            memory = formats.source(real_guest(guest)).memory
+            memory.copy(*memory.regions[0], stream)
+    return path
+
+
+@pytest.mark.parametrize(("guest", "copies"), [("6.12", 0), ("5.10", 0), ("", 40)])
+def test_what_looks_like_a_kernel_in_memory(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, guest: str, copies: int
+) -> None:
+    """A hypervisor's guest, or copies of the banner: the running kernel is found by each way."""
+    memory = images.open_raw(_write_host(tmp_path, guest, copies).as_uri(), 0).memory
+    expected = real_guest("hole-pti").expected
+    traces = search(memory)
+    assert len(traces.banners) >= copies + 2 * bool(guest) + 1
+    assert len(traces.vmcoreinfo) == 1 + bool(guest)
+    low = find._first(((tables, {}) for tables in low_memory_tables(memory)), "low memory")
+    found = [low, find.search_kernel(memory, traces=traces)]
+    traces.vmcoreinfo.clear()
+    found.append(find.search_kernel(memory, traces=traces))
+    for each, way in zip(found, ("low memory", "VMCOREINFO", "banner")):
+        assert each is not None and each.found_by == way
+        assert each.physical_base == int(expected["physical_base"], 16)
+        assert each.banner.decode() == expected["banner"]
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("name", ["hole-pti", "newest"])

@@ -7,7 +7,6 @@ linux_banner. The distance between linux_banner and the top-level page table is 
 spaces of addresses, and so the page table is found.
 """
 
-import itertools
 import re
 from collections.abc import Iterator
 
@@ -55,8 +54,15 @@ class _Places:
         )
 
 
-def banner_tables(memory: Memory, address: int) -> Iterator[tuple[PageTables, int]]:
+def banner_tables(
+    memory: Memory, address: int, reach: tuple[int, int]
+) -> Iterator[tuple[PageTables, int]]:
     """Yields the page tables of a kernel whose banner is at a guest-physical address.
+
+    Args:
+        memory: that is looked at.
+        address: of the banner.
+        reach: how far before and behind it kallsyms are looked for, one of `RODATA_REACHES`.
 
     Yields:
         Page tables that may be the kernel's, and the virtual address of its banner; for tables of
@@ -66,7 +72,8 @@ def banner_tables(memory: Memory, address: int) -> Iterator[tuple[PageTables, in
     if run is None:
         return
     first = -(-run.start // PAGE_SIZE) * PAGE_SIZE
-    for bits, (before, behind) in itertools.product((64, 32), RODATA_REACHES):
+    before, behind = reach
+    for bits in (64, 32):
         start = max(first, (address - before) & -PAGE_SIZE)
         end = min(run.end, address + behind)
         image, _ = read_padded(memory.read, start, end - start)

@@ -61,8 +61,10 @@ _CHUNK = 256 << 10
 _ATTEMPTS = 4
 #: The same after a search, where several with symbols are looked for.
 _ATTEMPTS_IN_ALL = 64
-#: Banners that are tried after a search, each by decoding kallsyms around it.
-_BANNER_ATTEMPTS = 16
+#: Banners around which kallsyms are looked for after a search, for each of `RODATA_REACHES`.
+#: Copies of the banner may be many, and a near look at one takes a tenth of a second, a far one a
+#: whole.
+_BANNER_ATTEMPTS = (256, 16)
 
 #: Addresses that symbols of the kernel may have.
 _Known = Mapping[str, Sequence[int]]
@@ -100,9 +102,10 @@ def search_kernel(
         an earlier kernel left in memory, it is the first, and a warning says so.
     """
     traces = search(memory, progress) if traces is None else traces
-    return _chosen(_by_vmcoreinfo(memory, traces), "VMCOREINFO") or _chosen(
-        _by_banner(memory, traces), "banner"
-    )
+    found = _chosen(_by_vmcoreinfo(memory, traces), "VMCOREINFO")
+    for reach, attempts in zip(RODATA_REACHES, _BANNER_ATTEMPTS):
+        found = found or _chosen(_by_banner(memory, traces.banners[:attempts], reach), "banner")
+    return found
 
 
 def _by_registers(machine: Machine) -> Iterator[tuple[PageTables, _Known]]:
@@ -119,9 +122,11 @@ def _by_vmcoreinfo(memory: Memory, traces: Traces) -> Iterator[tuple[PageTables,
             yield tables, {} if start is None else {"_stext": [start]}
 
 
-def _by_banner(memory: Memory, traces: Traces) -> Iterator[tuple[PageTables, _Known]]:
-    for address in traces.banners[:_BANNER_ATTEMPTS]:
-        for tables, banner in banner_tables(memory, address):
+def _by_banner(
+    memory: Memory, addresses: Sequence[int], reach: tuple[int, int]
+) -> Iterator[tuple[PageTables, _Known]]:
+    for address in addresses:
+        for tables, banner in banner_tables(memory, address, reach):
             yield tables, {"linux_banner": [banner]}
 
 

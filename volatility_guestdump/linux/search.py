@@ -16,7 +16,7 @@ Progress = Optional[Callable[[float, str], None]]
 #: What is read at a time. Each is a new allocation, which costs more where it is larger.
 _PORTION = 256 << 10
 #: More than there are, of what is not there to make a search endless.
-_HITS = 64
+_HITS = 256
 
 
 @dataclass
