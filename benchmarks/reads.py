@@ -11,6 +11,7 @@ import multiprocessing
 import pathlib
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from typing import Callable, NamedTuple
@@ -20,7 +21,12 @@ from volatility3.framework.layers import intel, linear, physical, segmented
 from volatility3.plugins.linux import pslist  # type: ignore[attr-defined]
 
 import volatility_guestdump  # noqa: F401 # makes Volatility know its stackers
+from tests.lab import formats
+from volatility_guestdump.files.location import local_path
+from volatility_guestdump.framework import stacking
 from volatility_guestdump.framework.layers import GuestDumpLayer
+from volatility_guestdump.framework.qemu_elf import QemuElfLayer
+from volatility_guestdump.framework.vmware_state import VmwareStateLayer
 from volatility_guestdump.x86.paging import PageTables, PagingMode
 
 #: Reads (address, length).
@@ -59,8 +65,36 @@ class _StockSegments(segmented.SegmentedLayer):
         ]
 
 
-def pieces(guest: pathlib.Path, raw: pathlib.Path) -> dict[str, Piece]:
-    """Returns what is read of a guest without holes: physical memory, and the direct map."""
+def _one_file(
+    context: interfaces.context.ContextInterface, dump: GuestDumpLayer, folder: pathlib.Path
+) -> Mapping[str, Read]:
+    """Writes a guest as files that hold registers and memory, and returns who reads them."""
+    machine = dump.machine
+    assert dump.memory_location is not None
+    memory = formats.Memory(
+        pathlib.Path(local_path(dump.memory_location) or ""),
+        [(run.start, run.size) for run in machine.origin.ranges],
+    )
+    vcpus = [{**vcpu.registers, "eflags": vcpu["rflags"]} for vcpu in machine.vcpus]
+    source = formats.Source(memory, vcpus)
+    state = formats.write(source, "vmsn-inside", folder).as_uri()
+    core = formats.write(source, "elf-qemu", folder).as_uri()
+    kind = VmwareStateLayer.__name__
+    path, name = stacking.described_by(context, kind, state, state, None)
+    return {
+        "VmwareStateLayer, memory in the .vmsn": VmwareStateLayer(context, path, name).read,
+        "QemuElfLayer": stacking.layer_of_file(context, QemuElfLayer, core).read,
+    }
+
+
+def pieces(guest: pathlib.Path, raw: pathlib.Path, folder: pathlib.Path) -> dict[str, Piece]:
+    """Returns what is read of a guest without holes: physical memory, and the direct map.
+
+    Args:
+        guest: its debug.guest.
+        raw: the same memory as one file.
+        folder: for the same guest in other formats.
+    """
     context = contexts.Context()
     context.config["automagic.LayerStacker.single_location"] = guest.as_uri()
     plugins.construct_plugin(
@@ -104,6 +138,7 @@ def pieces(guest: pathlib.Path, raw: pathlib.Path) -> dict[str, Piece]:
             {
                 "mmap": lambda address, length: mapped[address : address + length],
                 "GuestDumpLayer": dump.read,
+                **_one_file(context, dump, folder),
                 "FileLayer, raw": file.read,
                 "SegmentedLayer on FileLayer": segments.read,
             },
@@ -178,12 +213,13 @@ def measure(guest: pathlib.Path, raw: pathlib.Path) -> dict[str, dict[str, Times
     """Returns kind of memory -> size of the reads -> what each layer took."""
     chance = random.Random(1)
     tables: dict[str, dict[str, Times]] = {}
-    for kind, piece in pieces(guest, raw).items():
-        for title, size in {**_RANDOM, **_SEQUENTIAL}.items():
-            places = range(piece.start, piece.start + piece.size - size + 1, size)
-            addresses = chance.choices(places, k=_COUNT) if title in _RANDOM else places
-            tables.setdefault(kind, {})[title] = _time(piece, addresses, size)
-        _compare(piece, addresses, size)
+    with tempfile.TemporaryDirectory(dir=raw.parent) as folder:
+        for kind, piece in pieces(guest, raw, pathlib.Path(folder)).items():
+            for title, size in {**_RANDOM, **_SEQUENTIAL}.items():
+                places = range(piece.start, piece.start + piece.size - size + 1, size)
+                addresses = chance.choices(places, k=_COUNT) if title in _RANDOM else places
+                tables.setdefault(kind, {})[title] = _time(piece, addresses, size)
+            _compare(piece, addresses, size)
     return tables
 
 

@@ -76,7 +76,9 @@ def main() -> int:
     Returns:
         The number of plugins whose rows differ.
     """
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("guest", type=pathlib.Path)
     parser.add_argument("directory", type=pathlib.Path)
     parser.add_argument("plugins", nargs="*")

@@ -103,6 +103,7 @@ class Origin:
         memory_location: URL of the file that holds its memory, or None when there is none.
         memory_file_size: bytes of memory in that file.
         expected_memory: URLs at which the memory file was looked for, the likeliest first.
+        damage: what of the file cannot be understood, so that memory may be missing; else empty.
     """
 
     format: str
@@ -111,6 +112,7 @@ class Origin:
     memory_location: Optional[str]
     memory_file_size: int
     expected_memory: Sequence[str] = ()
+    damage: str = ""
 
     @property
     def memory_size(self) -> int:

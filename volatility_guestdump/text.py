@@ -6,4 +6,5 @@
 def printable(name: bytes) -> str:
     """Returns a name up to its NUL, with "?" for what a terminal might obey or not show."""
     text = name.split(b"\0")[0].decode("utf-8", "replace")
-    return "".join(c if c.isprintable() else "?" for c in text)
+    # Thousands of names are asked for, and nearly all are as they should be.
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)

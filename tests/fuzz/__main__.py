@@ -108,7 +108,9 @@ def main() -> int:
     Returns:
         1 when there was a finding, else 0.
     """
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=1800)
     parser.add_argument("--target", choices=list(TARGETS), action="append")
     parser.add_argument("--seed", type=int, help="run only this input of the target")

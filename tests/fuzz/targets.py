@@ -8,8 +8,9 @@ import gc
 import io
 import os
 import random
+import re
 from collections.abc import Sequence
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 from volatility3.framework import automagic, contexts, exceptions, interfaces, plugins
 from volatility3.plugins.linux import pslist  # type: ignore[attr-defined]
@@ -20,7 +21,9 @@ from tests.handmade import pe as handmade_pe
 from tests.handmade import vmware as handmade_vmware
 from tests.helpers import IDLE_VCPU, machine
 from tests.lab import GUESTS, Guest, existing, writer
+from tests.lab.formats import avml as avml_writer
 from tests.lab.formats import elf_core, vmware_state
+from tests.lab.formats import lime as lime_writer
 from tests.unit import (
     test_btf,
     test_kallsyms,
@@ -30,10 +33,11 @@ from tests.unit import (
     test_unwind,
     test_windows,
 )
+from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.exceptions import AddressError, GuestDumpError
 from volatility_guestdump.files import memory_file
 from volatility_guestdump.files.location import file_state
-from volatility_guestdump.files.memory_file import MemoryFile, open_memory_file
+from volatility_guestdump.files.memory_file import Content, MemoryFile, open_memory_file
 from volatility_guestdump.files.physical import PhysicalMemory
 from volatility_guestdump.framework import layers
 from volatility_guestdump.framework.symbol_table import _GuestDumpFormat
@@ -42,12 +46,13 @@ from volatility_guestdump.linux.find import find_kernel
 from volatility_guestdump.linux.isf.document import IsfView
 from volatility_guestdump.linux.kallsyms import find_kallsyms
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.log import panic_message
 from volatility_guestdump.linux.orc import OrcTable, find_form
 from volatility_guestdump.linux.stacks import Stacks
-from volatility_guestdump.machine import PAGE_SIZE, REGISTERS, VCPU, MemoryRange
-from volatility_guestdump.plugins.guestdump import Backtrace, Info, Registers
-from volatility_guestdump.report import rows
+from volatility_guestdump.machine import PAGE_SIZE, REGISTERS, VCPU, Machine, MemoryRange
+from volatility_guestdump.plugins.guestdump import Backtrace, Info, Registers, Report
+from volatility_guestdump.report import collect, document, facts, html, rows
+from volatility_guestdump.sources import lime
+from volatility_guestdump.sources.avml import AvmlFile
 from volatility_guestdump.sources.debug_guest import GuestFile
 from volatility_guestdump.sources.qemu_elf import QemuElf
 from volatility_guestdump.sources.vmware_state import VmwareState
@@ -58,6 +63,7 @@ from volatility_guestdump.x86.paging import PageTables, PagingMode, candidate_ta
 #: Runs one input; returns quietly, or raises what a user would see as a traceback.
 Target = Callable[[random.Random], None]
 
+_LARGEST_REPORT = 10_000_000
 _REGIONS = [(0, 0x8000000), (1 << 32, 0x4000000)]
 
 
@@ -124,6 +130,30 @@ def elf_notes(rng: random.Random) -> None:
     _look_at_source(rng, found.ranges, found.vcpus, _BytesFile(whole))
 
 
+def image_file(rng: random.Random) -> None:
+    """A file of LiME or AVML, damaged or cut off."""
+    pieces = [(0, 0x20000), (0x20000, 0x1000), (1 << 32, 0x8000)][: rng.randint(1, 3)]
+    data = rng.randbytes(0x1000) + bytes(0x1F000)
+    if rng.random() < 0.5:
+        whole = b"".join(lime_writer.header(start, size) + data[:size] for start, size in pieces)
+    else:
+        whole = b"".join(avml_writer.block(start, data[:size]) for start, size in pieces)
+    place = rng.choice((0, 0, 32, 0x20020, max(0, len(whole) - 100)))
+    whole = whole[:place] + mutate(rng, whole[place : place + 100], 3) + whole[place + 100 :]
+    if rng.random() < 0.3:
+        whole = whole[: rng.randrange(len(whole) + 1)]
+    file: Content = _BytesFile(whole)
+    try:
+        if whole[:4] == lime.MAGIC:
+            ranges, _ = lime.parse(io.BytesIO(whole), len(whole), "fuzz")
+        else:
+            packed = AvmlFile(_BytesFile(whole), "fuzz")
+            ranges, file = packed.ranges, packed
+    except GuestDumpError:
+        return
+    _look_at_source(rng, ranges, (), file)
+
+
 class _BytesFile(MemoryFile):
     """A file in memory."""
 
@@ -144,7 +174,7 @@ def _look_at_source(
     rng: random.Random,
     ranges: Sequence[MemoryRange],
     vcpus: Sequence[VCPU],
-    file: Optional[MemoryFile],
+    file: Optional[Content],
 ) -> None:
     """Checks what a source says, and reads memory as it says."""
     for low, high in zip(ranges, ranges[1:]):
@@ -295,6 +325,11 @@ def _structures() -> list[tuple[int, int]]:
         found.append((address(name) or 0, 0x1000))
     for name in ("__start_BTF", "__start_orc_unwind", "__start_orc_unwind_ip"):
         found.append((address(name) or 0, 0x10000))
+    for name in ("tk_core", "init_uts_ns", "vm_node_stat", "saved_command_line"):
+        found.append((address(name) or 0, 0x200))
+    # The ring of the log, and the modules.
+    found.append((kernel.pointer(address("prb") or 0), 0x100))
+    found += [(module.address, 0x400) for module in kernel.modules or ()]
     found += [(vcpu["rsp"], 0x400) for vcpu in guest.vcpus]
     real = Stacks(kernel, guest.vcpus)
     for stack in [*map(real.of_vcpu, guest.vcpus), *real.of_tasks()]:
@@ -311,7 +346,11 @@ def _structures() -> list[tuple[int, int]]:
 
 
 class _DamagedFile(MemoryFile):
-    """The memory of the real guest with damage in the structures that are decoded."""
+    """The memory of the real guest with damage in the structures that are decoded.
+
+    Attributes:
+        reads: how many there were.
+    """
 
     def __init__(self, rng: random.Random) -> None:
         _, _, memory = _real()
@@ -322,6 +361,7 @@ class _DamagedFile(MemoryFile):
         self._descriptor = None
         self._error_shown = False
         self._patches: dict[int, bytes] = {}
+        self.reads = 0
         for _ in range(rng.randint(1, 3)):
             place, size = rng.choice(_structures())
             place += rng.randrange(size) & -64
@@ -329,6 +369,7 @@ class _DamagedFile(MemoryFile):
             self._patches[place] = part
 
     def read(self, offset: int, length: int) -> bytes:
+        self.reads += 1
         data = self._sound.read(offset, length)
         for place, part in self._patches.items():
             if offset < place + len(part) and place < offset + length:
@@ -342,9 +383,17 @@ def real_kernel(rng: random.Random) -> None:
     """A real guest with damage in the structures that are decoded, looked at by all decoders."""
     _, guest, _ = _real()
     memory = PhysicalMemory(guest.ranges, _DamagedFile(rng))
-    damaged = find_kernel(machine(memory.read, guest.vcpus))
+    looked_at = machine(memory.read, guest.vcpus)
+    damaged = find_kernel(looked_at)
     if damaged is not None:
-        _look_at(rng, damaged, guest)
+        _look_at(rng, damaged, looked_at)
+
+
+class _Nowhere(interfaces.plugins.FileHandlerInterface):
+    """A file that a plugin writes, and nobody keeps."""
+
+    def write(self, data: Any) -> int:
+        return len(data)
 
 
 def _forget_all() -> None:
@@ -355,22 +404,25 @@ def _forget_all() -> None:
 
 def volatility(rng: random.Random) -> None:
     """The same damage, looked at by a plugin in Volatility."""
-    guest, _, _ = _real()
+    guest, parsed, _ = _real()
     location = guest.vmem_path.as_uri()
     context = contexts.Context()
     context.config["automagic.LayerStacker.single_location"] = guest.guest_path.as_uri()
-    plugin = rng.choice((Info, Registers, Backtrace, pslist.PsList))
+    plugin = rng.choice((Info, Registers, Backtrace, Report, pslist.PsList))
     context.config["plugins.Backtrace.tasks"] = True
+    available: Any = automagic.available(context)
+    chosen: Any = automagic.choose_automagic(available, plugin)
     try:
         _forget_all()
         damaged = _DamagedFile(rng)
-        key = (location, os.getpid(), file_state(location))
+        key = (location, parsed.memory_size, os.getpid(), file_state(location))
         memory_file._opened.get(key, lambda: damaged)
         grid = plugins.construct_plugin(
-            *(context, automagic.available(context), plugin, "plugins", None),
-            interfaces.plugins.FileHandlerInterface,  # type: ignore[type-abstract]
+            *(context, chosen, plugin, "plugins", None),
+            _Nowhere,  # type: ignore[type-abstract]
         ).run()
         grid.populate(lambda node, _: str(node.values))
+        assert damaged.reads, "the plugin has read another file"
     except exceptions.VolatilityException:
         # What vol says in words.
         pass
@@ -383,7 +435,7 @@ def volatility(rng: random.Random) -> None:
         gc.collect()
 
 
-def _look_at(rng: random.Random, kernel: LinuxKernel, guest: GuestFile) -> None:
+def _look_at(rng: random.Random, kernel: LinuxKernel, guest: Machine) -> None:
     """Does what the plugins do with a kernel."""
     for value in (kernel.release, kernel.build_id, kernel.kaslr_shift, kernel.physical_base):
         str(value)
@@ -392,7 +444,6 @@ def _look_at(rng: random.Random, kernel: LinuxKernel, guest: GuestFile) -> None:
         find_paging(kernel.tables.read_physical, vcpu)
         kernel.loaded_user_half(vcpu)
         kernel.symbolize(vcpu["rip"])
-    panic_message(kernel)
     traces = Stacks(kernel, guest.vcpus)
     traces.panic_task()
     for vcpu in guest.vcpus:
@@ -400,6 +451,14 @@ def _look_at(rng: random.Random, kernel: LinuxKernel, guest: GuestFile) -> None:
     for stack in traces.of_tasks():
         _shown(stack.frames)
         assert stack.task is None or stack.task.comm.isprintable()
+    attempts = Attempts()
+    told = facts.linux_facts(guest, kernel, traces, None, attempts)
+    subject = collect.Subject(guest, kernel, traces, told, "", False, kernel.symbolize)
+    found = collect.collect(subject, document.Evidence([], {}, "", ""), attempts)
+    assert len(html.render(found, "")) < _LARGEST_REPORT
+    # What a decoder raises for damage that nobody has foreseen is a defect of its own.
+    for problem in found.problems:
+        assert not re.match(r"(.*the first: )?\w+(Error|Exception): ", problem.reason), problem
     try:
         view = IsfView(kernel)
     except GuestDumpError:
@@ -430,6 +489,7 @@ TARGETS: dict[str, tuple[Target, int]] = {
     "guest_file": (guest_file, 60),
     "state_file": (state_file, 60),
     "elf_notes": (elf_notes, 60),
+    "image_file": (image_file, 60),
     "page_tables": (page_tables, 30),
     "kallsyms": (kallsyms, 20),
     "btf": (btf, 20),

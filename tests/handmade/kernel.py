@@ -2,12 +2,11 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """A Linux kernel that is nothing but words in memory, symbols and the offsets of members."""
 
-import struct
 from collections.abc import Mapping
 from typing import Any, Optional, cast
 
 from tests.handmade.btf import BtfBuilder
-from volatility_guestdump.exceptions import AddressError
+from volatility_guestdump.exceptions import AddressError, BtfError
 from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.kernel import LinuxKernel
 
@@ -44,9 +43,14 @@ class HandmadeKernel:
     Args:
         btf: its types, if it has any.
         symbols: its symbols.
+
+    Attributes:
+        bits: of a pointer.
+        panic_cpu: number of the CPU that panicked; -1 when none did, None when nothing tells.
     """
 
     bits = 64
+    panic_cpu: Optional[int] = -1
 
     def __init__(self, btf: Optional[Btf] = None, **symbols: int) -> None:
         self.types = btf
@@ -64,8 +68,16 @@ class HandmadeKernel:
         self.bytes.update(enumerate(data, address))
 
     def put(self, address: int, *words: int) -> None:
-        """Writes words."""
-        self.write(address, struct.pack(f"<{len(words)}Q", *words))
+        """Writes words of the kernel's own size."""
+        size = self.bits // 8
+        self.write(address, b"".join(word.to_bytes(size, "little") for word in words))
+
+    @property
+    def btf(self) -> Btf:
+        """Its types."""
+        if self.types is None:
+            raise BtfError("there are no types")
+        return self.types
 
     def address(self, symbol: str) -> Optional[int]:
         """Returns the address of a symbol."""
@@ -83,4 +95,4 @@ class HandmadeKernel:
 
     def pointer(self, address: int) -> int:
         """Reads a pointer."""
-        return int.from_bytes(self.read(address, 8), "little")
+        return int.from_bytes(self.read(address, self.bits // 8), "little")

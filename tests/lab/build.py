@@ -53,8 +53,10 @@ def modules(headers: pathlib.Path, scratch: pathlib.Path) -> pathlib.Path:
     """
     folder = scratch / "modules"
     shutil.copytree(MODULE_SOURCES, folder)
-    # CC: the headers name the compiler that the kernel was built with, which need not be here.
-    _run("make", "-C", str(headers), f"M={folder.resolve()}", f"CC={COMPILER}", "modules")
+    # The headers name the compiler that the kernel was built with, which need not be here; nor need
+    # pahole, which would make the modules' BTF where the headers have that of the kernel.
+    here = (f"M={folder.resolve()}", f"CC={COMPILER}", "CONFIG_DEBUG_INFO_BTF_MODULES=")
+    _run("make", "-C", str(headers), *here, "modules")
     return folder
 
 

@@ -14,7 +14,7 @@ and of all its tasks are held against what can be told without unwinding:
     callee  that instruction calls the function of the frame above, or one that jumps there, or
             something that only the running CPU knew (a pointer, a thunk)
     bottom  a trace that ends at a border to user code ends at the registers of user mode, which
-            are at the very top of the task's stack
+            are at the very top of the task's stack once the CPU has changed to it
 
 Dumps with a fault are kept in FOLDER. The exit status is 1 when there is one. With --append the
 kernel's command line says more, "ftrace=function_graph" for one: tracers replace return addresses.
@@ -86,7 +86,9 @@ _INDIRECT_CALL = re.compile(
     rb"|[\x90-\x93\x95-\x97].{4}|\x94.{5})\Z",
     re.DOTALL,
 )
-_CALL, _JUMP, _SHORT_JUMP = 0xE8, 0xE9, 0xEB
+_CALL, _JUMP = 0xE8, 0xE9
+#: One that is taken always, and those by conditions.
+_SHORT_JUMPS = {0xEB, *range(0x70, 0x80)}
 _NEAR_JUMPS = {bytes((0x0F, 0x80 | condition)) for condition in range(16)}
 _CALL_SIZE = 5
 #: Functions that go on to wherever a register or a static call points.
@@ -97,6 +99,9 @@ _FUNCTION_LIMIT = 64 << 10
 _FUNCTIONS_FOLLOWED = 2000
 #: Of functions; what begins elsewhere is a label in assembler, or a ".cold" part.
 _ALIGNMENT = 16
+#: CPU_ENTRY_AREA_BASE and the gigabytes that the area has at most (asm/pgtable_areas.h): stacks of
+#: the CPUs for the first instructions of an entry.
+_ENTRY_AREA = range(0xFFFFFE0000000000, 0xFFFFFE8000000000)
 #: sizeof(struct pt_regs); with FRED there are 16 bytes above it.
 _REGISTERS_SIZE = 168
 
@@ -166,6 +171,9 @@ class Checker:
         sp = stack.frames[last].sp
         if not kinds & _INTERRUPTED or not last or tasks is None or stack.task is None:
             return
+        if all(frame.sp in _ENTRY_AREA for frame in stack.frames):
+            # The CPU has just come from user code, and has not changed to the task's stack yet.
+            return
         bounds = tasks.stack(stack.task)
         if bounds is None or sp is None:
             yield Fault("bottom", stack, last, "the task has no stack")
@@ -229,8 +237,12 @@ class Checker:
             return []
         found = []
         for offset, byte in enumerate(code[:-1]):
-            size = 1 if byte == _SHORT_JUMP else 4
-            if byte in (_JUMP, _SHORT_JUMP) or (code[offset - 1 : offset + 1] in _NEAR_JUMPS):
+            size = 1 if byte in _SHORT_JUMPS else 4
+            if (
+                byte == _JUMP
+                or byte in _SHORT_JUMPS
+                or (code[offset - 1 : offset + 1] in _NEAR_JUMPS)
+            ):
                 operand = code[offset + 1 : offset + 1 + size]
                 distance = int.from_bytes(operand, "little", signed=True)
                 place = function.start + offset + 1 + size + distance

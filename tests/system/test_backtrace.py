@@ -70,6 +70,7 @@ def test_interrupts_and_system_calls_are_noted(vol: Vol) -> None:
     assert notes["end_repeat_nmi"] == "interrupt"
     guest = real_guest("idle-mix")
     shown = rows(vol("-r", "json", "-f", guest.guest_path, "guestdump.Backtrace"))
+    assert "kernel" in guest.expected["vcpu_modes"]
     for number, mode in enumerate(guest.expected["vcpu_modes"]):
         if mode == "kernel":
             last = [row for row in shown if row["vCPU"] == number][-1]

@@ -87,6 +87,24 @@ def test_compressed_memory_as_input(vol: Vol, compressed: tuple[Guest, pathlib.P
     assert (done.stdout, done.stderr) == (expected, "")
 
 
+def test_volatility_asks_for_the_size_of_compressed_memory(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does for a line of its log, for which it would decompress the whole file."""
+    vmem = write_pair(tmp_path, MEMORY, regions=REGIONS).with_suffix(".vmem")
+    path = vmem.with_suffix(".vmem.gz")
+    path.write_bytes(gzip.compress(vmem.read_bytes()))
+    vmem.unlink()
+    context = contexts.Context()
+    context.config["file.location"] = path.as_uri()
+    file = physical.FileLayer(context, "file", "FileLayer")
+    context.layers.add_layer(file)
+    assert GuestDumpStacker.stack(context, "FileLayer") is not None
+    monkeypatch.delattr(gzip.GzipFile, "read")
+    monkeypatch.delattr(gzip.GzipFile, "seek")
+    assert file.maximum_address == len(MEMORY) - 1
+
+
 def test_the_index_is_kept_checked_and_cleared(
     vol: Vol, compressed: tuple[Guest, pathlib.Path], tmp_path: pathlib.Path
 ) -> None:

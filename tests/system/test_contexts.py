@@ -4,6 +4,7 @@
 
 import os
 import pathlib
+import pickle
 from typing import Any, Optional
 
 import pytest
@@ -14,6 +15,7 @@ from volatility3.plugins.linux import lsof, pslist  # type: ignore[attr-defined]
 from volatility3.plugins.windows import info as windows_info  # type: ignore[attr-defined]
 
 from tests.helpers import IDLE_VCPU, guest_machine, real_guest, write_pair
+from tests.lab import formats
 from tests.lab.windows import missing_tools, stand_in
 from volatility_guestdump import kernels
 from volatility_guestdump.files import memory_file
@@ -37,13 +39,21 @@ def run(
     """Runs a plugin as scripts do, and returns its rows."""
     context = context or contexts.Context()
     context.config["automagic.LayerStacker.single_location"] = guest.as_uri()
-    found: list[Row] = []
+    available: Any = automagic.available(context)
+    # Those of other systems would search all of memory.
+    chosen: Any = automagic.choose_automagic(available, plugin)
     made = plugins.construct_plugin(
-        *(context, automagic.available(context), plugin, path),
+        *(context, chosen, plugin, path),
         progress_callback=None,
         open_method=interfaces.plugins.FileHandlerInterface,  # type: ignore[type-abstract]
     )
-    made.run().populate(lambda node, _: found.append(tuple(map(str, node.values))))
+    return listed(made)
+
+
+def listed(plugin: interfaces.plugins.PluginInterface) -> list[Row]:
+    """Returns the rows of a plugin that can run."""
+    found: list[Row] = []
+    plugin.run().populate(lambda node, _: found.append(tuple(map(str, node.values))))
     return found
 
 
@@ -90,6 +100,26 @@ def test_two_dumps_in_one_process() -> None:
     for guest in (first, second, first):
         rows: dict[str, str] = dict(run(Info, guest.guest_path))
         assert guest.expected["kernel_release"] in rows["Operating system"]
+
+
+@pytest.mark.parametrize("kind", ["debug.guest", "raw", "lime-iomem", "avml-iomem"])
+def test_a_context_after_a_plugin_has_run(tmp_path: pathlib.Path, kind: str) -> None:
+    """Copies and pickled ones of it list the same; a second image in it is another guest."""
+    first, second = real_guest("hole-pti"), real_guest("6.12")
+    if kind == "debug.guest":
+        paths = [first.guest_path, second.guest_path]
+    else:
+        files = formats.Files(tmp_path)
+        paths = [files(guest, kind) for guest in (first, second)]
+    context = contexts.Context()
+    rows = run(pslist.PsList, paths[0], context)
+    assert {row[1] for row in rows} >= {str(each["pid"]) for each in first.expected["processes"]}
+    assert run(pslist.PsList, paths[1], context, "second") == run(pslist.PsList, paths[1]) != rows
+    for copied in (context.clone(), pickle.loads(pickle.dumps(context))):
+        assert listed(pslist.PsList(copied, "plugins.PsList")) == rows
+        for name, layer in context.layers.items():
+            start = layer.minimum_address
+            assert copied.layers[name].read(start, 64, pad=True) == layer.read(start, 64, pad=True)
 
 
 def test_a_dump_that_takes_the_place_of_another(tmp_path: pathlib.Path) -> None:

@@ -2,6 +2,7 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Real guests: what Volatility and our plugins print against what the guest and QEMU said."""
 
+import hashlib
 import itertools
 import json
 import lzma
@@ -19,6 +20,7 @@ from tests.lab import GUESTS
 from volatility_guestdump.exceptions import AddressError
 from volatility_guestdump.linux.find import find_kernel
 from volatility_guestdump.linux.isf.document import ISF_FORMAT
+from volatility_guestdump.linux.kallsyms import Kallsyms
 from volatility_guestdump.linux.kallsyms_names import NameIndex
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.machine import Machine
@@ -137,15 +139,18 @@ def test_decoded_registers(vol: Vol) -> None:
 
 
 def test_symbols_in_registers(vol: Vol) -> None:
-    """The vCPU that panicked stands in a function that the kernel's trace names, or one near."""
+    """An address in the image is shown as the nearest symbol that the guest has, others are not."""
     guest = real_guest("nokaslr")
-    shown = rows(vol("-r", "json", "-f", guest.guest_path, "guestdump.Registers", "--vcpu", 0, 1))
-    for row in shown:
-        if row["Register"] == "rip":
-            assert "+0x" in row["Decoded"]
-        if row["Register"] == "idt_base":
-            # The IDT is mapped outside of the image.
-            assert row["Decoded"] == ""
+    shown = rows(vol("-r", "json", "-f", guest.guest_path, "guestdump.Registers"))
+    decoded = {(row["vCPU"], row["Register"]): row["Decoded"] for row in shown}
+    symbols = list(symbols_of("nokaslr"))
+    for number, registers in enumerate(guest.expected["vcpus"]):
+        rip = int(registers["rip"], 16)
+        nearest = max(symbol.address for symbol in symbols if symbol.address <= rip)
+        first = next(symbol.name for symbol in symbols if symbol.address == nearest)
+        assert decoded[number, "rip"] == f"{first}+{rip - nearest:#x}"
+        # The IDT is mapped outside of the image.
+        assert decoded[number, "idt_base"] == ""
 
 
 def test_panic_without_types_is_said(vol: Vol) -> None:
@@ -200,6 +205,32 @@ def kernel_of(name: str) -> tuple[Machine, LinuxKernel]:
     kernel = find_kernel(found)
     assert kernel is not None
     return found, kernel
+
+
+def symbols_of(name: str) -> Kallsyms:
+    """Returns the symbols of a guest's kernel, when they are those of its own /proc/kallsyms."""
+    truth = real_guest(name).expected
+    _, kernel = kernel_of(name)
+    assert kernel.kallsyms is not None
+    digits = truth["bits"] // 4
+    lines = (f"{each.address:0{digits}x} {each.type} {each.name}\n" for each in kernel.kallsyms)
+    assert hashlib.sha256("".join(lines).encode()).hexdigest() == truth["kallsyms_sha256"]
+    assert len(kernel.kallsyms) == truth["kallsyms_count"]
+    return kernel.kallsyms
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_symbols_and_types_are_those_that_the_guest_told(name: str) -> None:
+    """Each line of /proc/kallsyms, and each byte of /sys/kernel/btf/vmlinux."""
+    symbols = symbols_of(name)
+    truth = real_guest(name).expected["btf_sha256"]
+    start, stop = map(symbols.address, ("__start_BTF", "__stop_BTF"))
+    if truth is None:
+        assert start is None or start == stop
+        return
+    assert start is not None and stop is not None
+    _, kernel = kernel_of(name)
+    assert hashlib.sha256(kernel.read(start, stop - start)).hexdigest() == truth
 
 
 @pytest.mark.parametrize("name", guests("5.10", "i686-pae", "hole-pti", "6.12", "newest", "next"))

@@ -109,6 +109,17 @@ def test_a_release_is_no_path(
     assert [path.name for path in folder.iterdir()] == [row["File output"]]
 
 
+def test_a_kernel_without_a_build_id(
+    vol: Vol, guest: Guest, kernel: LinuxKernel, tmp_path: pathlib.Path
+) -> None:
+    """The name of its ISF is its release, and nothing that is not known."""
+    start, stop = kernel.address("__start_notes"), kernel.address("__stop_notes")
+    assert start and stop and kernel.build_id
+    given = changed(guest, kernel, tmp_path, {"__start_notes": bytes(stop - start)})
+    (row,) = rows(vol("-r", "json", "-o", tmp_path, "-f", given, "guestdump.Isf"))
+    assert row["File output"] == f"{kernel.release}.json.xz"
+
+
 @pytest.mark.parametrize("value", [0xDEADBEEF00000000, (1 << 64) - 8, 8])
 def test_per_cpu_pointers_into_nowhere(
     vol: Vol, guest: Guest, kernel: LinuxKernel, tmp_path: pathlib.Path, value: int

@@ -6,12 +6,15 @@ import gzip
 import os
 import pathlib
 import random
+import subprocess
 
 import pytest
 
+from benchmarks import processes
 from tests.conftest import Vol
-from tests.helpers import guest_machine, info, real_guest, rows, write_pair
+from tests.helpers import guest_machine, guests, info, real_guest, rows, write_pair
 from tests.lab import formats
+from tests.lab.windows import missing_tools, stand_in
 from volatility_guestdump.linux import find
 from volatility_guestdump.linux.low_memory import low_memory_tables
 from volatility_guestdump.linux.search import search
@@ -20,7 +23,7 @@ from volatility_guestdump.machine import PAGE_SIZE
 GUESTS = ("5.10", "hole-pti", "6.12", "newest", "la57", "nokaslr")
 
 
-@pytest.mark.parametrize("name", GUESTS)
+@pytest.mark.parametrize("name", [*GUESTS, *guests("kexec", "kdump-loaded")])
 def test_each_way_alone(name: str) -> None:
     """Low memory, VMCOREINFO and the banner lead to the same kernel as the registers."""
     machine = guest_machine(real_guest(name))
@@ -50,7 +53,12 @@ def test_processes(vol: Vol, tmp_path: pathlib.Path, name: str, kind: str) -> No
     done = vol("-r", "json", "-f", path, "linux.pslist")
     listed = {(row["PID"], row["COMM"]) for row in rows(done)}
     assert {(each["pid"], each["comm"]) for each in guest.expected["processes"]} <= listed
-    assert "VMSS" not in done.stderr
+    (start, size), *others = formats.source(guest).memory.regions
+    if kind == "vmem" and others:
+        (line,) = (each for each in done.stderr.splitlines() if each.startswith("WARNING"))
+        assert f"has a hole at {start + size:#x}-0xffffffff that the file has not" in line
+    else:
+        assert "WARNING" not in done.stderr
     shown = info(vol("-r", "json", "-f", path, "guestdump.Info"))
     assert shown["Kernel banner"] == guest.expected["banner"]
     assert shown["vCPUs"] == "-"
@@ -81,6 +89,36 @@ def test_32_bit(vol: Vol, tmp_path: pathlib.Path) -> None:
     shown = _info(vol, _write("i686-pae", "vmem", tmp_path))
     assert shown["Kernel found by"] == "VMCOREINFO" and shown["Paging"] == "PAE"
     assert shown["Kernel banner"] == real_guest("i686-pae").expected["banner"]
+
+
+@pytest.mark.parametrize("kind", ["raw", "lime-high"])
+@pytest.mark.parametrize("name", guests("kexec", "kdump-loaded"))
+def test_another_kernel_in_memory(vol: Vol, tmp_path: pathlib.Path, name: str, kind: str) -> None:
+    """It is the running kernel that is found, and nothing is said of another."""
+    guest = real_guest(name)
+    path = _write(name, kind, tmp_path)
+    done = vol("-r", "json", "-f", path, "guestdump.Info")
+    shown = info(done)
+    assert "WARNING" not in done.stderr and "Kdump" not in shown
+    assert shown["Kernel physical base"] == guest.expected["physical_base"]
+    assert shown["Kernel virtual base"] == guest.expected["symbols"]["_text"]
+    assert guest.expected["cmdline"] in shown["Command line"]
+    listed = {row["PID"] for row in rows(vol("-r", "json", "-f", path, "linux.pslist"))}
+    assert {each["pid"] for each in guest.expected["processes"]} <= listed
+
+
+@pytest.mark.parametrize("kind", ["raw", "lime-high"])
+def test_a_kernel_that_kdump_started(vol: Vol, tmp_path: pathlib.Path, kind: str) -> None:
+    """It is the one that runs; that there is the one that panicked is said."""
+    expected = real_guest("kdump").expected
+    done = vol("-r", "json", "-f", _write("kdump", kind, tmp_path), "guestdump.Info")
+    shown = info(done)
+    assert shown["Kernel physical base"] == expected["second_kernel"]["physical_base"]
+    assert expected["second_kernel"]["cmdline"] in shown["Command line"]
+    assert f"Linux {expected['kernel_release']} had panicked" in shown["Kdump"]
+    assert shown["Kernel found by"] == ("low memory" if kind == "raw" else "VMCOREINFO")
+    if kind == "lime-high":
+        assert done.stderr.count("There is more than one Linux kernel in memory") == 1
 
 
 def test_a_hole_behind_the_kernel(vol: Vol, tmp_path: pathlib.Path) -> None:
@@ -130,29 +168,86 @@ def test_what_needs_registers(vol: Vol, tmp_path: pathlib.Path) -> None:
     assert "tasks that ran are not available" in done.stderr
 
 
-def test_saved_configuration(vol: Vol, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("kind", ["vmem", "lime-high"])
+def test_volshell(vol: Vol, tmp_path: pathlib.Path, kind: str) -> None:
+    """Volshell -l gets kernel, layers and symbols."""
+    path = _write("hole-pti", kind, tmp_path)
+    done = vol(
+        *("-l", "-f", path),
+        name="volshell",
+        stdin='print("TASK", self.context.modules["kernel"].object_from_symbol("init_task").pid)\n',
+    )
+    assert "TASK 0" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("kind", ["vmem", "lime-iomem", "avml-iomem"])
+def test_saved_configuration(vol: Vol, tmp_path: pathlib.Path, kind: str) -> None:
     """It is enough to make the layers and the table anew."""
-    path = _write("hole-pti", "vmem", tmp_path)
+    path = _write("hole-pti", kind, tmp_path)
     saved = tmp_path / "saved.json"
     first = rows(vol("-r", "json", "--save-config", saved, "-f", path, "linux.pslist"))
     assert first and rows(vol("-r", "json", "-c", saved, "linux.pslist")) == first
 
 
-@pytest.mark.parametrize("size", [0, 4 << 30])
-def test_no_machine(vol: Vol, tmp_path: pathlib.Path, size: int) -> None:
-    """Volatility says what it says without this package, and searches nothing for ours."""
-    path = tmp_path / "image.raw"
+#: What is no memory of a Linux machine.
+NO_MACHINES = ("nothing", "zeros", "random bytes", "disk", "Windows")
+
+
+def _no_machine(kind: str, folder: pathlib.Path) -> pathlib.Path:
+    """Writes a file that is no memory of a Linux machine, and returns its path."""
+    path = folder / "image.raw"
+    if kind == "Windows":
+        if missing_tools():
+            pytest.skip("the stand-in needs clang and lld")
+        (folder / "windows").mkdir()
+        stand_in(folder / "windows", "x64").vmem_path.rename(path)
+        return path
     path.touch()
-    os.truncate(path, size)
+    if kind == "zeros":
+        os.truncate(path, 4 << 30)
+    elif kind == "random bytes":
+        path.write_bytes(random.Random(14).randbytes(16 << 20))
+    elif kind == "disk":
+        # A kernel as it is installed, with nothing around it that is made when it runs.
+        guest = real_guest("hole-pti")
+        banner = guest.expected["banner"].encode()
+        path.write_bytes(bytes(3 << 20) + banner + b"\n\0OSRELEASE=" + bytes(3 << 20))
+    return path
+
+
+@pytest.mark.parametrize("plugin", ["linux.pslist", "windows.info", "banners.Banners"])
+@pytest.mark.parametrize("kind", NO_MACHINES)
+def test_no_machine(vol: Vol, tmp_path: pathlib.Path, kind: str, plugin: str) -> None:
+    """Volatility says what it says without this package, and why there is no Linux kernel."""
+    if (kind, plugin) == ("zeros", "banners.Banners"):
+        pytest.skip("Volatility takes half a minute for it")
+    path = _no_machine(kind, tmp_path)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    stock = subprocess.run(
+        processes.stock(cache, "-f", path, plugin), capture_output=True, text=True, check=False
+    )
+    done = vol("-f", path, plugin)
+    assert (done.returncode, done.stdout) == (stock.returncode, stock.stdout)
+    said = done.stderr.splitlines()
+    if plugin == "linux.pslist":
+        assert said.pop().startswith("volatility_guestdump: image.raw shows no Linux kernel: ")
+    assert said == stock.stderr.splitlines()
+
+
+@pytest.mark.parametrize("kind", NO_MACHINES)
+def test_where_nothing_is_searched_for(vol: Vol, tmp_path: pathlib.Path, kind: str) -> None:
+    """Plugins for Windows get no search for Linux, and those of this package none for Windows."""
+    path = _no_machine(kind, tmp_path)
     done = vol("-vvvv", "-f", path, "guestdump.Info")
     assert done.returncode == 1 and "plugins.Info.primary" in done.stderr
-    assert "WindowsIntelStacker" not in done.stderr
-    done = vol("-vvvv", "-f", path, "linux.pslist")
-    assert "Unable to validate the plugin requirements" in done.stderr
     assert "using RawSearchStacker" in done.stderr
-    done = vol("-vvvv", "-f", path, "windows.info")
-    assert done.returncode == 1 and "Unable to validate the plugin requirements" in done.stderr
-    assert "using RawSearchStacker" not in done.stderr
+    assert "WindowsIntelStacker" not in done.stderr
+    if kind != "zeros":
+        done = vol("-vvvv", "-f", path, "windows.info")
+        assert done.returncode == 1 and "using WindowsIntelStacker" in done.stderr
+        assert "using RawSearchStacker" not in done.stderr
+        assert "using RawMemoryStacker" not in done.stderr
 
 
 def test_pages_of_another_moment(vol: Vol, tmp_path: pathlib.Path) -> None:

@@ -4,6 +4,7 @@
 
 import gzip
 import lzma
+import os
 import pathlib
 import zipfile
 
@@ -94,3 +95,63 @@ def test_advice_shows_the_command_line(vol: Vol, guest: pathlib.Path) -> None:
     assert "vol --guest-memory FILE -f debug.guest PLUGIN" in done.stderr
     done = vol("-r", "json", "--guest-memory", memory, "-f", guest, "guestdump.Info")
     assert info(done)["Memory file"].endswith("memory.raw (complete)")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+@pytest.mark.parametrize("plugin", ["guestdump.Info", "linux.pslist"])
+def test_a_pipe(vol: Vol, tmp_path: pathlib.Path, plugin: str) -> None:
+    """Nobody may ever write to it, so it is not opened; the last line says what to do."""
+    os.mkfifo(tmp_path / "x.vmsn")
+    done = vol("-f", tmp_path / "x.vmsn", plugin)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    last = "volatility_guestdump: x.vmsn is a pipe, which has no random access: write it to a file"
+    assert done.stderr.splitlines()[-1] == last
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_memory_is_a_pipe(vol: Vol, guest: pathlib.Path) -> None:
+    """The registers are shown all the same."""
+    memory = guest.with_suffix(".vmem")
+    memory.unlink()
+    os.mkfifo(memory)
+    done = vol("-r", "json", "-f", guest, "guestdump.Registers")
+    assert [row["Value"] for row in rows(done) if row["Register"] == "rip"] == [0x1234]
+    assert done.stderr.count("WARNING") == 1
+    assert "debug.vmem: is a pipe, which has no random access" in done.stderr
+
+
+@pytest.mark.parametrize("plugin", ["guestdump.Info", "linux.pslist"])
+def test_a_folder(vol: Vol, tmp_path: pathlib.Path, plugin: str) -> None:
+    """What cannot be opened is said once."""
+    done = vol("-f", tmp_path, plugin)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.count("WARNING") == 1 and done.stderr.count(str(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("name", ["debug.guest", "debug.vmsn", "debug.vmss.gz"])
+@pytest.mark.parametrize("is_loop", [False, True])
+def test_registers_that_cannot_be_read(
+    vol: Vol, guest: pathlib.Path, name: str, is_loop: bool
+) -> None:
+    """What lies beside a memory file, and cannot be opened, is said."""
+    guest.unlink()
+    beside = guest.with_name(name)
+    if is_loop:
+        beside.symlink_to(beside)
+    else:
+        beside.mkdir()
+    done = vol("-f", guest.with_suffix(".vmem"), "guestdump.Registers")
+    message = f"The guest's registers cannot be read, only its memory: {name}: "
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"volatility_guestdump: {message}")
+
+
+@pytest.mark.parametrize("size", [0, 31])
+@pytest.mark.parametrize("name", ["memory.raw", "memory.lime", "dump.elf"])
+def test_hardly_a_file(vol: Vol, tmp_path: pathlib.Path, name: str, size: int) -> None:
+    """A copy that failed at once."""
+    (tmp_path / name).write_bytes(b"EMiL"[:size] + bytes(max(0, size - 4)))
+    done = vol("-f", tmp_path / name, "guestdump.Info")
+    last = f"volatility_guestdump: {name} has {size} bytes, too few for any memory image"
+    assert done.stderr.splitlines()[-1].startswith(last)
+    assert done.stderr.count("WARNING") == 1

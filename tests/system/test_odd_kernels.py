@@ -7,6 +7,7 @@ import pytest
 from tests.conftest import Vol
 from tests.helpers import guests, info, real_guest, rows
 from volatility_guestdump import kernels
+from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.exceptions import KernelError
 from volatility_guestdump.framework.layers import open_machine
 from volatility_guestdump.linux.isf.document import IsfView
@@ -65,7 +66,9 @@ def test_symbols_of_code_alone(name: str) -> None:
     with pytest.raises(KernelError, match="symbol table has code alone"):
         IsfView(part)
     stacks = Stacks(part, machine.vcpus)
-    shown = dict(report_rows.kernel_rows(facts.linux_facts(machine, part, stacks, None)))
+    shown = dict(
+        report_rows.kernel_rows(facts.linux_facts(machine, part, stacks, None, Attempts()))
+    )
     assert shown["Symbols"] == (
         "kallsyms and BTF in the dump: the kernel's symbol table has code alone "
         "(CONFIG_KALLSYMS_ALL is not set); plugins need an ISF for this banner"

@@ -2,6 +2,7 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """VMware's snapshots and QEMU's ELF of real guests: the same as what debug.guest shows of them."""
 
+import gzip
 import os
 import pathlib
 import struct
@@ -138,6 +139,23 @@ def stack(
     return stacker.stack(context, "FileLayer")
 
 
+def write_file(path: pathlib.Path, kind: str, files: formats.Files) -> None:
+    """Writes a file of the guest with a hole, of another one, or a state that it was in later."""
+    guest = real_guest("hole-pti")
+    if kind == "less":
+        low, (start, size) = formats.source(guest).memory.regions
+        state = vmware_state.State(regions=[low, (start, size // 2)])
+        vmware_state.write(path, formats.source(guest), state)
+    elif kind == "later":
+        source = formats.source(guest)
+        vcpus = [{**registers, "rax": registers["rax"] ^ 1} for registers in source.vcpus]
+        vmware_state.write(path, formats.Source(source.memory, vcpus))
+    elif kind == "6.12":
+        path.symlink_to(files(real_guest("6.12"), "vmsn"))
+    else:
+        path.symlink_to(guest.vmem_path if kind == "vmem" else files(guest, kind))
+
+
 @pytest.mark.parametrize(
     ("names", "opened", "expected"),
     [
@@ -156,6 +174,16 @@ def stack(
             "x.vmem",
             "x-Snapshot2.vmsn",
         ),
+        # Both have them: the one whose memory has just that size.
+        ({"x.vmss": "less", "x.vmsn": "vmsn", "x.vmem": "vmem"}, "x.vmem", "x.vmsn"),
+        # Both say the same, or not.
+        ({"x.vmss": "vmss", "x.vmsn": "vmsn", "x.vmem": "vmem"}, "x.vmem", "x.vmss"),
+        ({"x.vmss": "later", "x.vmsn": "vmsn", "x.vmem": "vmem"}, "x.vmem", None),
+        (
+            {"x-Snapshot1.vmsn": "later", "x-Snapshot2.vmsn": "vmsn", "x.vmem": "vmem"},
+            "x.vmem",
+            None,
+        ),
         # A state of another guest, with its memory inside, or without any.
         ({"x-Snapshot1.vmsn": "6.12", "x.vmem": "vmem"}, "x.vmem", None),
         ({"x.vmsn": "vmsn-inside", "x.vmem": "vmem"}, "x.vmem", None),
@@ -173,10 +201,9 @@ def test_which_files_belong_together(
     expected: Optional[str],
 ) -> None:
     """VMware's habits, whichever of the files is opened."""
-    hole, other = real_guest("hole-pti"), real_guest("6.12")
+    hole = real_guest("hole-pti")
     for name, kind in names.items():
-        path = files(other, "vmsn") if kind == "6.12" else files(hole, kind)
-        (tmp_path / name).symlink_to(hole.vmem_path if kind == "vmem" else path)
+        write_file(tmp_path / name, kind, files)
     layer = stack(tmp_path / opened, VmwareStateStacker)
     if expected is None:
         assert layer is None
@@ -186,6 +213,73 @@ def test_which_files_belong_together(
     memory = [name for name, kind in names.items() if kind == "vmem"] or [expected]
     assert layer.machine.origin.memory_location == (tmp_path / memory[0]).as_uri()
     assert stacked_kernel(layer.machine) == hole.expected["banner"]
+
+
+@pytest.fixture(scope="module")
+def packed(
+    files: formats.Files, tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, pathlib.Path]:
+    """A state file and its memory, as they are and compressed, by suffix; none beside another."""
+    guest = real_guest("hole-pti")
+    found = {".vmsn": files(guest, "vmsn"), ".vmem": guest.vmem_path}
+    for suffix, path in list(found.items()):
+        found[f"{suffix}.gz"] = tmp_path_factory.mktemp("packed") / "packed.gz"
+        found[f"{suffix}.gz"].write_bytes(gzip.compress(path.read_bytes(), 1))
+    return found
+
+
+@pytest.mark.parametrize("packing", [("", ""), (".gz", ""), ("", ".gz"), (".gz", ".gz")])
+@pytest.mark.parametrize(
+    ("state", "memory"),
+    [
+        ("x-Snapshot1.vmsn", "x-Snapshot1.vmem"),
+        ("x-Snapshot12.vmsn", "x.vmem"),
+        ("x-1a2b3c4d.vmss", "x-1a2b3c4d.vmem"),
+        ("x-1A2B3C4D.vmss", "x.vmem"),
+        ("x.vmsn", "x.vmem"),
+        ("X.VMSS", "X.VMEM"),
+        ("X-SNAPSHOT2.VMSN", "X.VMEM"),
+        ("a b%20c#1\u540d.vmsn", "a b%20c#1\u540d.vmem"),
+    ],
+)
+def test_names_from_either_side(
+    packed: Mapping[str, pathlib.Path],
+    tmp_path: pathlib.Path,
+    caplog: pytest.LogCaptureFixture,
+    state: str,
+    memory: str,
+    packing: tuple[str, str],
+) -> None:
+    """Whichever file is opened, however both are called and packed, the other one is found."""
+    paths = []
+    for name, kind, suffix in zip((state, memory), (".vmsn", ".vmem"), packing):
+        path = tmp_path / f"{name}{suffix.upper() if name.isupper() else suffix}"
+        path.symlink_to(packed[kind + suffix])
+        paths.append(path)
+    for path in paths:
+        layer = stack(path, VmwareStateStacker)
+        assert isinstance(layer, VmwareStateLayer)
+        origin = layer.machine.origin
+        assert [origin.location, origin.memory_location] == [each.as_uri() for each in paths]
+        assert len(layer.machine.vcpus) == 2 and not origin.missing_memory
+    assert not caplog.messages
+
+
+def test_more_than_one_state(vol: Vol, files: formats.Files, tmp_path: pathlib.Path) -> None:
+    """Where nothing tells them apart memory is shown and registers are not; a line says why."""
+    for name, kind in {"x.vmss": "later", "x.vmsn": "vmsn", "x.vmem": "vmem"}.items():
+        write_file(tmp_path / name, kind, files)
+    expected = {task["pid"] for task in real_guest("hole-pti").expected["processes"]}
+    done = vol("-r", "json", "-f", tmp_path / "x.vmem", "linux.pslist")
+    assert expected <= {row["PID"] for row in rows(done)}
+    done = vol("-r", "json", "-f", tmp_path / "x.vmem", "guestdump.Registers")
+    assert rows(done) == []
+    assert (
+        done.stderr.count("x.vmem may be the memory of more than one state (x.vmss, x.vmsn)") == 1
+    )
+    assert "To choose one: vol -f x.vmss PLUGIN" in done.stderr
+    shown = rows(vol("-r", "json", "-f", tmp_path / "x.vmsn", "guestdump.Registers"))
+    assert {row["vCPU"] for row in shown} == {0, 1}
 
 
 def stacked_kernel(machine: Machine) -> str:
@@ -208,6 +302,29 @@ def test_memory_that_the_user_names(
     layer = stack(state, VmwareStateStacker, guest_memory=str(tmp_path / "gone"))
     assert isinstance(layer, VmwareStateLayer) and layer.machine.origin.memory_location is None
     assert "gone: no such file. Only registers can be shown" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["vmsn-inside", "vmss", "elf-qemu", "lime", "raw"])
+def test_named_memory_that_is_not_used(
+    vol: Vol, files: formats.Files, tmp_path: pathlib.Path, kind: str
+) -> None:
+    """A file that has its own memory is not read with another one, and a line says so."""
+    path = files(real_guest("hole-pti"), kind)
+    if kind == "vmss":
+        # Whoever opens the memory file has named it already.
+        path = path.with_suffix(".vmem")
+    other = tmp_path / "other.vmem"
+    other.write_bytes(bytes(4096))
+    command = ("-r", "json", "--guest-memory", other, "-f", path, "guestdump.Info")
+    done = vol(*command)
+    assert info(done)["Memory file"] == f"{path.as_uri()} (complete)"
+    message = (
+        f"other.vmem, which --guest-memory names, is not used: memory is read from {path.name}"
+    )
+    assert done.stderr.count(message) == 1 and done.stderr.count("WARNING") == 1
+    other.unlink()
+    other.symlink_to(path)
+    assert "WARNING" not in vol(*command).stderr
 
 
 def test_a_vcpu_without_all_registers(

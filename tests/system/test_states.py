@@ -7,6 +7,7 @@ import pytest
 from tests.conftest import Vol
 from tests.helpers import guest_machine, guests, real_guest, rows
 from volatility_guestdump import kernels
+from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.linux.stacks import Stack, Stacks
 from volatility_guestdump.report.facts import linux_facts
 
@@ -58,7 +59,7 @@ def test_memory_is_full(name: str) -> None:
     machine = guest_machine(guest)
     kernel = kernels.linux_kernel(machine)
     assert kernel is not None
-    facts = linux_facts(machine, kernel, Stacks(kernel, machine.vcpus), None)
+    facts = linux_facts(machine, kernel, Stacks(kernel, machine.vcpus), None, Attempts())
     assert facts.panic == guest.expected["panic_message"]
     who = guest.expected["panic_task"]
     assert facts.panic_task is not None and facts.panic_task.task is not None
@@ -98,7 +99,9 @@ def test_the_kernel_that_runs_is_chosen(name: str) -> None:
     assert hex(kernel.virtual_base) == guest.expected["symbols"]["_text"]
     assert kernel.physical_base is not None
     assert hex(kernel.physical_base) == guest.expected["physical_base"]
-    assert linux_facts(machine, kernel, Stacks(kernel, machine.vcpus), None).kdump is None
+    assert (
+        linux_facts(machine, kernel, Stacks(kernel, machine.vcpus), None, Attempts()).kdump is None
+    )
     stacks = Stacks(kernel, machine.vcpus)
     shown = [*map(stacks.of_vcpu, machine.vcpus), *stacks.of_tasks()]
     tasks = {stack.task.pid for stack in shown if stack.task}

@@ -78,11 +78,31 @@ def test_not_the_format(tmp_path: pathlib.Path) -> None:
         read(tmp_path, bytes(100))
     sound = writer.block(0, b"memory" * 1000)
     for damaged, message in (
-        (sound[:-1], "cut off"),
-        (sound[:40], "cut off"),
-        (sound[:-8] + bytes(8), "says otherwise"),
-        (sound + bytes(40), "no header"),
-        (sound + sound, "out of order"),
+        (sound[:30], "cut off"),
+        (sound[:4] + b"\3" + sound[5:], "version 3"),
+        (sound[:16] + bytes(7) + b"\1" + sound[24:], "block 0x0-0x100000000000000"),
     ):
         with pytest.raises(SourceError, match=message):
             read(tmp_path, damaged)
+
+
+def test_damaged_behind_a_chunk(tmp_path: pathlib.Path) -> None:
+    """What is before the damage is read, and the damage is said."""
+    data = os.urandom(0x28000)
+    first, second = writer.block(0, data), writer.block(0x28000, data)
+    for damaged, size, message in (
+        (first + second[:-1], 0x50000, "cut off in the block at"),
+        (first + second[:-0x8000], 0x48000, "cut off in the block at"),
+        (first + second[:40], 0x28000, "cut off in the block at"),
+        (first + second[:10], 0x28000, "cut off in the block at"),
+        (first[:40], 0, "cut off in the block at"),
+        (first[:-8] + bytes(8) + second, 0x28000, "says otherwise"),
+        (first + bytes(40), 0x28000, "no header"),
+        (first + first, 0x28000, "out of order"),
+    ):
+        file = read(tmp_path, damaged)
+        assert message in file.damage and file.size == size
+        assert file.read(0, size) == (data + data)[:size]
+        with pytest.raises(MediumError):
+            file.read(size - 1 if size else 0, 2)
+    assert not read(tmp_path, first + second).damage

@@ -403,6 +403,14 @@ def test_twice_inside_itself() -> None:
         Btf(builder.build()).offset("s", "x")
 
 
+def test_what_is_taken_for_an_array_and_is_none() -> None:
+    """Damage can make any type of a member; the words of an array may lie behind the last type."""
+    builder = BtfBuilder()
+    last = builder.struct("s", 4)
+    with pytest.raises(BtfError):
+        Btf(builder.build()).array(last)
+
+
 def test_a_wide_enum_has_a_sign_only_by_its_flag() -> None:
     """Enums of 64 bits are younger than the flag."""
     builder = BtfBuilder()

@@ -3,7 +3,6 @@
 """What a kernel leaves behind for the one that kdump starts, in memory made by hand."""
 
 import struct
-from typing import Optional
 
 import pytest
 
@@ -65,13 +64,15 @@ def test_no_registers_of_a_crash(note: bytes) -> None:
     assert registers_at_crash(HandmadeKernel().kernel, OFFSET) is None
 
 
-class SecondKernel(HandmadeKernel):
-    """A kernel with a command line."""
+def started(command_line: str) -> HandmadeKernel:
+    """Returns a kernel with a command line."""
+    kernel = HandmadeKernel(saved_command_line=0x100)
+    kernel.put(0x100, 0x200)
+    kernel.write(0x200, command_line.encode().ljust(0x100, b"\0"))
+    return kernel
 
-    command_line: Optional[str] = None
 
-
-def second(command_line: str, place: int, *notes: bytes) -> SecondKernel:
+def second(command_line: str, place: int, *notes: bytes) -> HandmadeKernel:
     """Returns a kernel that kdump started.
 
     Args:
@@ -79,8 +80,7 @@ def second(command_line: str, place: int, *notes: bytes) -> SecondKernel:
         place: physical address of the ELF header.
         *notes: that the header lists.
     """
-    kernel = SecondKernel()
-    kernel.command_line = command_line
+    kernel = started(command_line)
     header = struct.pack(
         "<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 4, 62, 1, 0, 64, 0, 0, 64, 56, 0, 0, 0, 0
     )
@@ -113,11 +113,16 @@ def test_the_first_kernel(command_line: str, place: int) -> None:
     assert first_kernel_release(kernel) == "6.1.0-first"
 
 
-@pytest.mark.parametrize("command_line", ["quiet", "noelfcorehdr=0x1000", "elfcorehdr=", None])
-def test_a_kernel_that_was_not_started_by_kdump(command_line: Optional[str]) -> None:
-    """Its command line has no elfcorehdr."""
-    kernel = SecondKernel()
-    kernel.command_line = command_line
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        *map(started, ("quiet", "noelfcorehdr=0x1000", "elfcorehdr=")),
+        HandmadeKernel(),
+        HandmadeKernel(saved_command_line=0x100),
+    ],
+)
+def test_a_kernel_that_was_not_started_by_kdump(kernel: HandmadeKernel) -> None:
+    """Its command line has no elfcorehdr, or is not in the dump."""
     assert not is_second_kernel(kernel.kernel)
     assert first_kernel_release(kernel.kernel) is None
 

@@ -22,7 +22,12 @@ def header(start: int, last: int, magic: bytes = b"EMiL", version: int = 1) -> b
 
 def parse(data: bytes) -> list[MemoryRange]:
     """Returns the ranges in a file."""
-    return list(lime.parse(io.BytesIO(data), len(data), "memory.lime"))
+    return list(parse_file(data).ranges)
+
+
+def parse_file(data: bytes) -> lime.LimeFile:
+    """Returns what is in a file."""
+    return lime.parse(io.BytesIO(data), len(data), "memory.lime")
 
 
 def test_ranges() -> None:
@@ -39,14 +44,34 @@ def test_cut_off() -> None:
     assert parse(header(0, 0xFFFF) + bytes(10)) == [MemoryRange(0, 0x10000, 32)]
 
 
+FIRST = header(0, 0xFFF) + bytes(0x1000)
+
+
+@pytest.mark.parametrize(
+    ("behind", "message"),
+    [
+        (header(0x2000, 0x2FFF)[:31], "the file is cut off in the header at 0x1020"),
+        (b"E", "the file is cut off in the header at 0x1020"),
+        (header(0x2000, 0x2FFF, version=2), "version 2"),
+        (header(0x2000, 0x1000), "range 0x2000-0x1000 at 0x1020"),
+        (bytes(32), "no header of a LiME range at 0x1020"),
+    ],
+)
+def test_damaged_behind_a_range(behind: bytes, message: str) -> None:
+    """What is before the damage is read, and the damage is said."""
+    found = parse_file(FIRST + behind)
+    assert found.ranges == [MemoryRange(0, 0x1000, 32)]
+    assert message in found.damage
+    assert not parse_file(FIRST + header(0x2000, 0x2FFF) + bytes(5)).damage
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         (header(0, 0xFFF, version=2), "version 2"),
         (header(0x2000, 0x1000), "range 0x2000-0x1000"),
         (header(0, (1 << 64) - 1), "range 0x0-"),
-        (header(0, 0xFFF) + bytes(0x1000) + bytes(32), "no header"),
-        ((header(0, 0xFFF) + bytes(0x1000)) * 2, "overlap"),
+        (FIRST * 2, "overlap"),
     ],
 )
 def test_damaged(data: bytes, message: str) -> None:

@@ -388,6 +388,15 @@ def test_find_paging(mode: PagingMode) -> None:
     assert find_paging(memory.read, vcpu(cr3=0x4000, cr4=cr4, rip=KERNEL)) == (wrong, None)
 
 
+def test_the_root_of_another_process_before_the_loaded_one() -> None:
+    """Both map the kernel: without page-table isolation they are no halves of one."""
+    memory = Memory(root=0x5000)
+    memory.map(KERNEL, 0x9000)
+    memory.data[0x4000:0x5000] = memory.data[0x5000:0x6000]
+    _, tables = find_paging(memory.read, vcpu(cr3=0x5000, cr4=PAE_BIT, idt_base=KERNEL))
+    assert tables is not None and tables.root == 0x5000
+
+
 def test_the_users_half_alone() -> None:
     """Where only the page after maps what the vCPU runs, it is the one."""
     memory = Memory(root=0x5000)

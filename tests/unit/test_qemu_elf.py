@@ -104,6 +104,22 @@ def test_registers(size: int, many: bool) -> None:
     )
 
 
+def test_cut_off_in_the_notes() -> None:
+    """Without a note of QEMU the file is useless; with some of them the other vCPUs are said."""
+    notes = qemu_notes(VCPUS)
+    start = 128 + 56 * 3
+    with pytest.raises(SourceError, match=r"dump\.elf: the file ends in its program headers"):
+        parse(core(notes)[: start - 1])
+    with pytest.raises(SourceError, match="ends in its program headers"):
+        parse(core(notes, count=0xFFFE))
+    for end in (start, start + 3 * 300, start + 3 * 356 + 400):
+        with pytest.raises(SourceError, match=r"dump\.elf: the file ends in its notes"):
+            parse(core(notes)[:end])
+    found = parse(core(notes)[: start + len(notes) - 1])
+    assert [vcpu.number for vcpu in found.vcpus] == [0, 1]
+    assert found.left_out == ("2: its note of QEMU is missing",)
+
+
 def test_many_vcpus() -> None:
     """Four hundred, which come in the order of their numbers in the notes."""
     vcpus = [{**registers(number), "orig_rax": 0} for number in range(400)]
@@ -170,8 +186,6 @@ NOTES = qemu_notes(VCPUS)
         (core(NOTES, kind=2), "no ELF core of a PC"),
         (core(NOTES, machine=183), "no ELF core of a PC"),
         (core(NOTES, size=55), "program headers of 55 bytes"),
-        (core(NOTES, count=0xFFFE), "ends in its program headers"),
-        (core(NOTES)[:200], "ends in its program headers"),
         (core(b""), "without notes of QEMU"),
         (core(note(b"CORE", 1, prstatus(0, VCPUS[0]))), "without notes of QEMU"),
         (core(note(b"QEMU", 1, cpu_state(VCPUS[0]))), "without notes of QEMU"),
@@ -236,7 +250,7 @@ STATES = [cpu_state(vcpu) for vcpu in VCPUS]
         (_notes([], STATES), [0, 1, 2], []),
         (_notes([each[:100] for each in STATUSES], STATES), [0, 1, 2], []),
         # A note that is cut off, or longer than there is.
-        (_notes(STATUSES, STATES)[:-100], [0, 1], []),
+        (_notes(STATUSES, STATES)[:-100], [0, 1], ["2: its note of QEMU is missing"]),
         (_notes(STATUSES, STATES) + struct.pack("<III", 0xFFFFFFFF, 0xFFFFFFFF, 1), [0, 1, 2], []),
     ],
 )

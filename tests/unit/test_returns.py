@@ -93,11 +93,23 @@ def test_the_function_graph_tracer(kernel: HandmadeKernel) -> None:
 
 
 def test_entries_that_are_out_of_date() -> None:
-    """Functions that have returned leave theirs behind, above the newest that counts."""
-    found = returns(of_array([(OUTER, 0x30), (INNER, 0x99)], 0))
-    assert (found.original(TASK, OUTER), found.original(TASK, INNER)) == (0x30, None)
+    """Functions that have returned leave theirs behind; the one taken back last is of use still."""
+    found = returns(of_array([(OUTER, 0x30), (MIDDLE, 0x20), (INNER, 0x99)], 0))
+    assert [found.original(TASK, place) for place in (INNER, MIDDLE, OUTER)] == [None, 0x20, 0x30]
     # None is left.
-    assert returns(of_array([(OUTER, 0x30)], -1)).original(TASK, OUTER) is None
+    found = returns(of_array([(OUTER, 0x30), (INNER, 0x99)], -1))
+    assert [found.original(TASK, place) for place in (INNER, OUTER)] == [None, 0x30]
+
+
+def test_the_long_that_was_taken_back_last() -> None:
+    """The tracer is still at work for the function, and its entry is no longer in use."""
+    kernel = of_words(NOTED, timed=False)
+    # Two of three entries, each with the long that says where it starts.
+    kernel.write(TASK, struct.pack("<i", 8))
+    found = returns(kernel)
+    assert [found.original(TASK, place) for place in (INNER, MIDDLE, OUTER)] == [0x10, 0x20, 0x30]
+    kernel.write(TASK, struct.pack("<i", 4))
+    assert returns(kernel).original(TASK, INNER) is None
 
 
 def test_functions_that_are_not_to_be_shown() -> None:

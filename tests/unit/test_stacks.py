@@ -5,10 +5,12 @@
 import struct
 from typing import Optional
 
+import pytest
+
 from tests.handmade.btf import BtfBuilder
 from tests.handmade.kernel import HandmadeKernel
 from tests.helpers import IDLE_VCPU
-from volatility_guestdump.exceptions import BtfError, OrcError
+from volatility_guestdump.exceptions import OrcError
 from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.frames import Kind
 from volatility_guestdump.linux.orc import OrcTable
@@ -40,6 +42,7 @@ def kernel_types() -> Btf:
     builder.struct("task_struct", 256, [*members, ("thread", thread, 8 * THREAD_SP)])
     frame = [("bp", numbers[8], 8 * 40), ("ret_addr", numbers[8], 8 * 48)]
     builder.struct("inactive_task_frame", 56, frame)
+    builder.struct("rq", 8, [("curr", numbers[8], 0)])
     return Btf(builder.build())
 
 
@@ -57,6 +60,7 @@ class FakeKernel(HandmadeKernel):
             init_task=TASKS,
             current_task=CURRENT_TASK,
             crash_notes=CURRENT_TASK + 8,
+            runqueues=CURRENT_TASK + 16,
             nr_cpu_ids=0x300,
             __per_cpu_offset=0x400,
         )
@@ -70,13 +74,6 @@ class FakeKernel(HandmadeKernel):
 
     generated = modules = None
     virtual_base, virtual_end = CODE, CODE + 16 * len(NAMES)
-
-    @property
-    def btf(self) -> Btf:
-        """Its types."""
-        if self.types is None:
-            raise BtfError("there are no types")
-        return self.types
 
     @property
     def orc(self) -> OrcTable:
@@ -126,9 +123,10 @@ class FakeKernel(HandmadeKernel):
         """Whether a vCPU was not taken over by another kernel."""
         return vcpu.number not in self.other
 
-    def run(self, number: int, task: int) -> None:
-        """Lets a CPU run a task."""
+    def run(self, number: int, task: int, chosen: Optional[int] = None) -> None:
+        """Lets a CPU run a task, and be about to change to another."""
         self.put(PER_CPU + 0x1000 * number + CURRENT_TASK, task)
+        self.put(PER_CPU + 0x1000 * number + CURRENT_TASK + 16, task if chosen is None else chosen)
 
     def vcpu(self, number: int, function: str, cs: int = 0x10) -> VCPU:
         """Returns a vCPU that runs a function on the CPU with the same number."""
@@ -173,6 +171,27 @@ def test_tasks_that_no_vcpu_runs() -> None:
     assert [who(stack) for stack in found] == [(None, 2), (None, 3), (None, 4)]
     assert found[0].frames[0].symbol == "schedule+0x5"
     assert [first_kinds(stack) for stack in found[1:]] == [[Kind.EXITED], [Kind.RUNNING]]
+
+
+@pytest.mark.parametrize(("stack_of", "runs", "waits"), [(1, 1, [2]), (2, 2, [1]), (3, 1, [])])
+def test_a_vcpu_that_changes_from_one_task_to_another(
+    stack_of: int, runs: int, waits: list[int]
+) -> None:
+    """It runs the task whose stack it is on; on an NMI's stack nothing tells of the other task."""
+    kernel = FakeKernel(1)
+    previous, following = (kernel.task(pid, "task", on_cpu=True) for pid in (1, 2))
+    kernel.run(0, previous, following)
+    for task in (previous, following):
+        kernel.sleep(task, "schedule")
+    vcpu = kernel.vcpu(0, "schedule")
+    vcpu = VCPU(0, {**vcpu.registers, "rsp": STACKS + SIZE * stack_of + SIZE - 64})
+    stacks = Stacks(kernel.kernel, [vcpu])
+    assert who(stacks.of_vcpu(vcpu)) == (0, runs)
+    shown = list(stacks.of_tasks())
+    assert [who(stack)[1] for stack in shown if stack.frames[0].symbol] == waits
+    assert [first_kinds(stack) for stack in shown if not stack.frames[0].symbol] == (
+        [] if waits else [[Kind.RUNNING]]
+    )
 
 
 def test_without_types() -> None:
@@ -224,3 +243,22 @@ def test_a_cpu_that_runs_the_kernel_of_kdump() -> None:
     assert not list(stacks.of_tasks())
     found = stacks.panic_task()
     assert found is not None and (found.cpu, found.vcpu, found.place) == (0, None, "panic+0x5")
+
+
+def test_a_task_with_a_gap() -> None:
+    """What is shown of it is there though what lies between is not; else it is left out."""
+    kernel = FakeKernel(1)
+    kernel.task(7, "shell")
+    gap = kernel.task(8, "with a gap")
+    # In front of its state is its stack.
+    for place in range(gap + 64, gap + 72):
+        del kernel.bytes[place]
+    stacks = Stacks(kernel.kernel, [])
+    assert [(task.pid, task.comm, task.state) for task in stacks.all_tasks] == [
+        (7, "shell", "R"),
+        (8, "with a gap", "R"),
+    ]
+    for offset in (32, 36, 48, 76, 80):
+        value = kernel.bytes.pop(gap + offset)
+        assert [task.pid for task in Stacks(kernel.kernel, []).all_tasks] == [7]
+        kernel.bytes[gap + offset] = value

@@ -67,8 +67,9 @@ def test_plugins_are_on_top(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "known"),
     [
-        # What all may use: errors, text, data files, what is kept, and the machine.
+        # What all may use: errors and attempts, text, data files, what is kept, and the machine.
         ("exceptions.py", ()),
+        ("attempts.py", ("exceptions", "text")),
         ("text.py", ()),
         ("kept.py", ()),
         ("resources.py", ()),
@@ -76,7 +77,13 @@ def test_plugins_are_on_top(name: str) -> None:
         ("sources/", ("exceptions", "kept", "machine", "resources", "text", "sources/")),
         ("files/", ("exceptions", "kept", "machine", "resources", "text", "files/")),
         ("x86/", ("exceptions", "kept", "machine", "text", "x86/")),
-        ("linux/", ("exceptions", "kept", "machine", "resources", "text", "x86/", "linux/")),
+        (
+            "linux/",
+            (
+                *("attempts", "exceptions", "kept", "machine", "resources", "text", "x86/"),
+                "linux/",
+            ),
+        ),
         ("windows/", ("exceptions", "kept", "machine", "resources", "text", "x86/", "windows/")),
         (
             "kernels.py",
@@ -85,8 +92,8 @@ def test_plugins_are_on_top(name: str) -> None:
         (
             "report/",
             (
-                *("exceptions", "files/", "kernels", "linux/", "machine", "report/", "text"),
-                *("windows/", "x86/"),
+                *("attempts", "exceptions", "files/", "kernels", "linux/", "machine", "report/"),
+                *("text", "windows/", "x86/"),
             ),
         ),
     ],

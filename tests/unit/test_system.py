@@ -10,8 +10,15 @@ import pytest
 
 from tests.handmade.btf import BtfBuilder
 from tests.handmade.kernel import HandmadeKernel
+from volatility_guestdump.attempts import Attempts, Failure
+from volatility_guestdump.exceptions import AddressError, KernelError
 from volatility_guestdump.linux.btf import Btf
-from volatility_guestdump.linux.system import SystemFacts, system_facts, taint_names
+from volatility_guestdump.linux.system import (
+    SystemFacts,
+    command_line,
+    system_facts,
+    taint_names,
+)
 from volatility_guestdump.linux.timekeeper import Clock, read_clock
 from volatility_guestdump.report import rows
 
@@ -96,10 +103,11 @@ def test_the_clock_lies_in_one_of_three_structures(
     ],
 )
 def test_a_clock_that_makes_no_sense(keeper: bytes) -> None:
-    """What cannot be a clock is none."""
+    """What cannot be a clock is not taken for one."""
     kernel = HandmadeKernel(types(), tk_core=PLACE)
     kernel.write(PLACE + 8, keeper)
-    assert read_clock(kernel.kernel) is None
+    with pytest.raises((AddressError, KernelError)):
+        read_clock(kernel.kernel)
 
 
 def test_no_clock() -> None:
@@ -125,27 +133,35 @@ def full_kernel() -> HandmadeKernel:
 
 def test_every_fact() -> None:
     """The facts are those that lie there, fit for the screen."""
-    assert system_facts(full_kernel().kernel) == SystemFacts(
+    attempts = Attempts()
+    assert system_facts(full_kernel().kernel, attempts) == SystemFacts(
         "db1?[2J",
         None,
         (1.0, 3.5, 0.0),
         "quiet panic=0 roroot=\N{REPLACEMENT CHARACTER}",
         4097,
     )
+    assert not attempts.failures
 
 
 @pytest.mark.parametrize(
-    ("place", "field"),
-    [(1000, "load"), (2069, "host_name"), (3000, "command_line"), (4000, "taint")],
+    ("place", "field", "name"),
+    [
+        (1000, "load", "Load average"),
+        (2069, "host_name", "Host name"),
+        (3000, "command_line", "Command line"),
+        (4000, "taint", "Taint"),
+    ],
 )
-def test_each_fails_alone(place: int, field: str) -> None:
-    """Where one cannot be read, the others can."""
-    kernel = full_kernel()
-    whole = system_facts(kernel.kernel)
+def test_each_fails_alone(place: int, field: str, name: str) -> None:
+    """Where one cannot be read, the others can, and it is said which one."""
+    kernel, attempts = full_kernel(), Attempts()
+    whole = system_facts(kernel.kernel, attempts)
     del kernel.bytes[place]
-    found = system_facts(kernel.kernel)
+    found = system_facts(kernel.kernel, attempts)
     assert getattr(found, field) is None
     assert [name for name in vars(whole) if getattr(whole, name) != getattr(found, name)] == [field]
+    assert attempts.failures == [Failure(name, str(AddressError(place)))]
 
 
 def test_a_command_line_without_end() -> None:
@@ -153,12 +169,14 @@ def test_a_command_line_without_end() -> None:
     kernel = HandmadeKernel(saved_command_line=16)
     kernel.write(16, struct.pack("<Q", 0x10000))
     kernel.write(0x10000, b"x" * (1 << 20))
-    assert system_facts(kernel.kernel).command_line is None
+    with pytest.raises(KernelError):
+        command_line(kernel.kernel)
 
 
 def test_taint_in_words() -> None:
-    """Bits have letters; those of later kernels are said to be unknown."""
-    assert rows.taint(4097) == "4097 (P proprietary module, O out-of-tree module)"
+    """Each bit has its words; those of later kernels are given by number."""
+    assert rows.taint(4097) == "4097 (proprietary module, out-of-tree module)"
+    assert rows.taint(1 << 40) == f"{1 << 40} (bit 40)"
     assert rows.taint(0) == "0 (not tainted)"
     assert taint_names(1 << 40) == [("?", "bit 40")]
 

@@ -136,10 +136,13 @@ class FakeKernel:
         return int.from_bytes(self.read(address, 8), "little")
 
 
-def tasks_of(kernel: FakeKernel) -> list[int]:
-    """Returns the process identifiers of all tasks."""
+def tasks_of(kernel: FakeKernel, whole: bool = True) -> list[int]:
+    """Returns the numbers of all tasks, and asserts whether these are said to be all."""
     btf = cast(Btf, cast(Any, FakeBtf()))
-    return [task.pid for task in Tasks(cast(LinuxKernel, cast(Any, kernel)), btf)]
+    tasks = Tasks(cast(LinuxKernel, cast(Any, kernel)), btf)
+    found = [task.pid for task in tasks]
+    assert bool(tasks.broken) != whole
+    return found
 
 
 def with_tasks() -> FakeKernel:
@@ -164,10 +167,33 @@ def test_threads_follow_their_leader() -> None:
 
 
 def test_a_leader_whose_threads_are_lost() -> None:
-    """It is still a task."""
+    """It is still a task, and it is known that there may be more."""
     kernel = with_tasks()
     kernel.put(BASE + 0x100 + 32, 0)
-    assert tasks_of(kernel) == [1, 3]
+    assert tasks_of(kernel, whole=False) == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "found", "damage"),
+    [
+        (0, None, [1, 2, 3], ""),
+        # The next process, and the second's thread: not in the dump.
+        (0x100, 0xDEAD0000, [1, 2], "0xdea"),
+        (0x100 + 16, 0xDEAD0000, [1, 3], "0xdea"),
+        # No signal_struct, and a list that does not end where it began.
+        (0x100 + 32, 0, [1, 3], "0x"),
+        (0x300, BASE + 0x300, [1, 2, 3], f"leads back to {BASE + 0x300:#x}"),
+        (0x410, BASE + 0x110, [1, 2, 3], f"run into each other at {BASE + 0x100:#x}"),
+    ],
+)
+def test_what_is_damaged(place: int, value: Optional[int], found: list[int], damage: str) -> None:
+    """Lists that are not whole are told from those that are."""
+    kernel = with_tasks()
+    if value is not None:
+        kernel.put(BASE + place, value)
+    tasks = Tasks(cast(LinuxKernel, cast(Any, kernel)), cast(Btf, cast(Any, FakeBtf())))
+    assert [task.pid for task in tasks] == found
+    assert damage in tasks.broken and bool(damage) == bool(tasks.broken)
 
 
 def test_lists_that_run_into_each_other() -> None:
@@ -177,7 +203,7 @@ def test_lists_that_run_into_each_other() -> None:
         kernel = FakeKernel(8 * count, init_task=BASE)
         for number in range(count):
             kernel.put(BASE + 8 * number, BASE + 8 * number + 8)
-        assert len(tasks_of(kernel)) > count // 2
+        assert len(tasks_of(kernel, whole=False)) > count // 2
         reads.append(kernel.reads)
     assert reads[1] < 3 * reads[0]
 
@@ -224,6 +250,18 @@ def test_states(state: int, exit_state: int, shown: str) -> None:
     assert tasks.at(task.address).state == shown
     kernel, tasks, task = one_task("exit_state")
     assert tasks.at(task.address).state == ""
+
+
+def test_a_state_that_is_no_integer() -> None:
+    """A damaged type may say that a state has gigabytes: it is not known then."""
+
+    class Huge(FakeBtf):
+        def size(self, number: int) -> int:
+            return 1 << 32
+
+    kernel = with_tasks()
+    btf = cast(Btf, cast(Any, Huge()))
+    assert [each.state for each in Tasks(cast(LinuxKernel, cast(Any, kernel)), btf)] == [""] * 3
 
 
 def test_the_stack_of_a_task() -> None:

@@ -424,6 +424,17 @@ def test_registers_that_are_none() -> None:
     assert kinds(frame) == [Kind.EXCEPTION, Kind.BAD_REGISTERS]
 
 
+def test_registers_that_are_zero() -> None:
+    """Where a thread of the kernel begins that is its end; elsewhere the stack was overwritten."""
+    name = "ret_from_fork_asm"
+    registers = (0, 0, orc.flags(3, "registers"))
+    kernel = FakeKernel({"asm_exc_page_fault": registers, name: registers, TOP: END})
+    (frame,) = trace(kernel, name, 0x100)
+    assert kinds(frame) == []
+    (frame,) = trace(kernel, "asm_exc_page_fault", 0x100)
+    assert kinds(frame) == [Kind.EXCEPTION, Kind.BAD_REGISTERS]
+
+
 def test_a_cpu_that_is_offline() -> None:
     """It waits in a function that is for nothing else; once is enough to say so."""
     kernel = FakeKernel({"hlt_play_dead": CALL, "native_play_dead": CALL, TOP: END})
@@ -505,6 +516,19 @@ def test_an_entry_that_has_not_changed_stacks_yet() -> None:
     frames = trace(kernel, TOP, 0x100, rip=ip, rax=STACK + 0x300)
     assert names(frames) == ["asm_exc_page_fault", TOP]
     assert (frames[0].sp, kinds(frames[0])) == (STACK + 0x100, [Kind.EXCEPTION])
+
+
+def test_what_error_entry_ends_with() -> None:
+    """It jumps to sync_regs with the registers on the stack, where ORC has none of them yet."""
+    names_of = {"sync_regs": CALL, "asm_exc_page_fault": (8, 0, orc.flags(3, "interrupt frame"))}
+    kernel = FakeKernel({**names_of, "behind": (0, 0, orc.flags(3, "registers")), TOP: END})
+    ip = kernel.at("behind", 0) - 3
+    kernel.write_code(ip, b"\x48\x89\xc4")
+    kernel.put(0x100, ip)
+    kernel.put(0x108, *pt_regs(kernel, kernel.at(TOP), STACK + 0x600))
+    frames = trace(kernel, "sync_regs", 0x100)
+    assert names(frames) == ["sync_regs", "asm_exc_page_fault", TOP]
+    assert (frames[1].ip, kinds(frames[1])) == (ip, [Kind.EXCEPTION])
 
 
 def test_marked_frame_pointers_lead_to_registers() -> None:
@@ -643,16 +667,34 @@ class Noted:
         return self._notes.get((task, place))
 
 
-@pytest.mark.parametrize("task", [0x5000, 0x6000, None])
-def test_a_return_address_that_a_tracer_noted(task: Optional[int]) -> None:
-    """It is that of this task and of this place on the stack; without it the trace ends."""
-    kernel = FakeKernel({"leaf": CALL, "return_to_handler": CALL, TOP: END})
+def traced(task: Optional[int], function: str, offset: int, sp: int) -> list[Frame]:
+    """Returns a trace on a stack that has a tracer's address at 0x100, noted for task 0x5000."""
+    kernel = FakeKernel({"leaf": CALL, "return_to_handler": END, TOP: END})
     kernel.put(0x100, kernel.at("return_to_handler", 0))
     unwinder = Unwinder(cast(LinuxKernel, cast(Any, kernel)))
     noted = Noted(kernel.at("return_to_handler", 0), 0x5000, STACK + 0x100, kernel.at(TOP))
     unwinder._returns = cast(ReplacedReturns, cast(Any, noted))
-    values = {"rip": kernel.at("leaf"), "rsp": STACK + 0x100, "cs": 0x10, "cr0": CR0_PG}
-    frames = list(unwinder.of_vcpu(VCPU(0, {**IDLE_VCPU, **values}), task))
+    at = kernel.at(function, offset)
+    values = {"rip": at, "rsp": STACK + sp, "cs": 0x10, "cr0": CR0_PG}
+    return list(unwinder.of_vcpu(VCPU(0, {**IDLE_VCPU, **values}), task))
+
+
+@pytest.mark.parametrize("task", [0x5000, 0x6000, None])
+def test_the_first_instruction_of_what_a_function_returns_to(task: Optional[int]) -> None:
+    """The "ret" has just taken the tracer's address off the stack, where it lies still."""
+    frames = traced(task, "return_to_handler", 0, 0x108)
+    assert frames[0].symbol == "return_to_handler+0x0"
+    if task == 0x5000:
+        assert (frames[1].symbol, frames[1].sp) == ("secondary_startup_64+0x5", STACK + 0x108)
+        assert kinds(frames[1]) == [Kind.FUNCTION_GRAPH]
+    else:
+        assert [kinds(frame) for frame in frames] == [[Kind.REPLACED]]
+
+
+@pytest.mark.parametrize("task", [0x5000, 0x6000, None])
+def test_a_return_address_that_a_tracer_noted(task: Optional[int]) -> None:
+    """It is that of this task and of this place on the stack; without it the trace ends."""
+    frames = traced(task, "leaf", 5, 0x100)
     if task == 0x5000:
         assert frames[1].symbol == "secondary_startup_64+0x5"
         assert kinds(frames[1]) == [Kind.FUNCTION_GRAPH]

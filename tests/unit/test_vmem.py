@@ -319,6 +319,22 @@ def test_memory_that_is_cut_off_meanwhile(
             memory.read(address, length)
 
 
+@pytest.mark.parametrize(("size", "is_kept"), [(256 << 20, True), (272 << 20, False)])
+def test_what_stays_mapped(tmp_path: pathlib.Path, size: int, is_kept: bool) -> None:
+    """All of a small guest, however much else its file has; of a larger one a part."""
+    path = tmp_path / "x.vmsn"
+    with path.open("wb") as stream:
+        stream.truncate(size + (1 << 20))
+    file = MemoryFile(path.as_uri())
+    memory = PhysicalMemory([MemoryRange(0, size, 1 << 20)], file)
+    mapped = memory._map
+    if mapped is None:
+        pytest.skip("the system cannot bring a map into memory")
+    for address in range(0, size, 1 << 16):
+        memory.read(address, 8)
+    assert (len(memory._windows) == size >> 16) is is_kept
+
+
 @pytest.fixture(scope="module")
 def file_of_content(tmp_path_factory: pytest.TempPathFactory) -> MemoryFile:
     """A plain file for the many examples."""

@@ -201,7 +201,7 @@ class SeekableGzip:
             self._file.seek(offset)
             data: bytes = self._file.read(length)
         except (RuntimeError, ValueError) as error:
-            raise OSError(str(error).splitlines()[0]) from error
+            raise OSError(str(error).partition("\n")[0]) from error
         return data
 
     def close(self) -> None:

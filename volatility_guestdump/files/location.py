@@ -7,10 +7,12 @@ others.
 """
 
 import bz2
+import errno
 import io
 import lzma
 import os
 import pathlib
+import stat
 import urllib.parse
 import urllib.request
 import zlib
@@ -215,6 +217,21 @@ def packed_guest_dump(location: str) -> Optional[str]:
     return packed_message(location, packing) if named else None
 
 
+def is_pipe(path: str) -> bool:
+    """Whether a path is that of a pipe or socket: opening one may wait forever."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+def refuse_pipe(path: str) -> None:
+    """Raises OSError for a pipe."""
+    if is_pipe(path):
+        raise OSError(errno.ESPIPE, "is a pipe, which has no random access: write it to a file")
+
+
 def open_location(location: str, as_it_is: bool = False) -> BinaryIO:
     """Opens a URL for reading.
 
@@ -229,6 +246,7 @@ def open_location(location: str, as_it_is: bool = False) -> BinaryIO:
     path = local_path(location)
     if path is None:
         return _opener(location)
+    refuse_pipe(path)
     stream = open(path, "rb", buffering=0)  # noqa: SIM115 # the caller closes it
     if as_it_is:
         return stream
@@ -254,6 +272,19 @@ def is_readable(location: str) -> bool:
     except STREAM_ERRORS:
         return False
     return True
+
+
+def why_unreadable(location: str) -> Optional[str]:
+    """Returns why a local file that is there cannot be read, in words; None for any other."""
+    path = local_path(location)
+    if path is None or not os.path.lexists(path):
+        return None
+    try:
+        with open_location(location) as stream:
+            stream.read(1)
+    except STREAM_ERRORS as error:
+        return f"{display_name(location)}: {getattr(error, 'strerror', None) or error}"
+    return None
 
 
 def file_state(location: str) -> Optional[tuple[int, ...]]:

@@ -24,6 +24,7 @@ from volatility_guestdump.files.location import (
     open_location,
     packed_message,
     packing_of,
+    refuse_pipe,
 )
 from volatility_guestdump.kept import Kept
 
@@ -76,6 +77,8 @@ class MemoryFile:
         self._descriptor: Optional[int] = None
         path = local_path(location)
         try:
+            if path is not None:
+                refuse_pipe(path)
             if path is not None and _is_gzip(path, expected_size):
                 self._file: Union[BinaryIO, SeekableGzip] = SeekableGzip(path, progress)
                 self.size = self._file.size

@@ -26,8 +26,8 @@ _WINDOW_BITS = 16
 _WINDOW = 1 << _WINDOW_BITS
 _IN_WINDOW = _WINDOW - 1
 
-#: What is mapped counts as memory of the process. Of a larger file only so much is kept.
-_SMALL_FILE = 256 << 20
+#: What is mapped counts as memory of the process. Of a larger guest only so much is kept.
+_SMALL_GUEST = 256 << 20
 _MAPPED_LIMIT = 128 << 20
 
 
@@ -54,6 +54,9 @@ class PhysicalMemory:
             if run.file_offset < available
         )
         self._starts = [run.start for run in self.ranges]
+        # Not by the file's size: what is beside memory in it is never mapped, and would put a guest
+        # that is just small into an ELF or .vmsn that is not.
+        self._is_small = sum(run.size for run in self.ranges) <= _SMALL_GUEST
         # Number of the window -> distance from guest-physical address to file offset.
         self._windows: dict[int, int] = {}
         self._mapped = 0
@@ -146,7 +149,7 @@ class PhysicalMemory:
         first = start & -mmap.PAGESIZE
         size = start + length - first
         try:
-            if self._mapped + size > _MAPPED_LIMIT and self.file.size > _SMALL_FILE:
+            if self._mapped + size > _MAPPED_LIMIT and not self._is_small:
                 if size > _MAPPED_LIMIT:
                     return False
                 self._windows.clear()

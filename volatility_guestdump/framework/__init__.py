@@ -2,7 +2,15 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """All that knows Volatility: layers, stackers, automagic and symbol tables.
 
-Importing this package makes Volatility know them, which finds them as subclasses of its own.
+Importing this package makes Volatility know them, which finds them as subclasses of its own. From
+the file that a user names to the first row of a plugin they take turns:
+
+    stackers      asked in the order of `stacking.Order`, put the layer of a machine's memory on
+                  that of the file, and on it that of the kernel that `kernels` finds (`stackers`)
+    automagic     gives the kernel its symbol table, unless an installed ISF has its banner
+    symbol table  makes types and symbols when a plugin asks for them (`symbol_table`), and objects
+                  of them by `templates`
+    layers        read through `intel`, for small reads straight from the machine's memory
 """
 
 import pathlib

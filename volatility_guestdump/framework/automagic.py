@@ -12,6 +12,13 @@ from volatility3.framework.configuration import requirements
 
 from volatility_guestdump import kernels
 from volatility_guestdump.exceptions import GuestDumpError
+from volatility_guestdump.files.location import (
+    display_name,
+    file_state,
+    is_pipe,
+    local_path,
+    location_of,
+)
 from volatility_guestdump.framework.images import ImageStacker
 from volatility_guestdump.framework.machines import MachineRequirement, machine_below
 from volatility_guestdump.framework.stacking import MEMORY_OPTION
@@ -51,14 +58,33 @@ class GuestDumpStackers(stacker.LayerStacker):
         progress_callback: constants.ProgressCallback = None,
     ) -> Optional[list[str]]:
         """Runs the automagic over the configurable."""
-        if not self.find_requirements(context, config_path, requirement, MachineRequirement):
+        if self._refuse_pipe() or not self.find_requirements(
+            context, config_path, requirement, MachineRequirement
+        ):
             return None
-        found: Optional[list[str]] = super().__call__(
-            context, config_path, requirement, progress_callback
-        )
+        try:
+            found: Optional[list[str]] = super().__call__(
+                context, config_path, requirement, progress_callback
+            )
+        except OSError as error:
+            # LayerStacker cannot open the file either; once is enough to say so.
+            vollog.debug(f"The file cannot be opened: {error}")
+            return None
         if requirement.unsatisfied(context, config_path):
             self._set_aside_others()
         return found
+
+    def _refuse_pipe(self) -> bool:
+        """Lets no stacker open a pipe: that may wait forever, and memory is not read in order."""
+        location = str(self.config.get("single_location", None) or "")
+        path = local_path(location)
+        if path is None or not is_pipe(path):
+            return False
+        vollog.warning(
+            f"{display_name(location)} is a pipe, which has no random access: write it to a file"
+        )
+        del self.config["single_location"]
+        return True
 
     def _set_aside_others(self) -> None:
         """Lets LayerStacker, which comes next, stack nothing: it would search in vain.
@@ -83,8 +109,8 @@ class GuestDumpStackers(stacker.LayerStacker):
             # Not a URIRequirement: of a file that is not there vol would only show a traceback.
             requirements.StringRequirement(
                 name=MEMORY_OPTION.rpartition(".")[2],
-                description="Memory file of a guest dump, where it is not beside debug.guest under "
-                "the same name",
+                description="Memory file of a debug.guest, .vmsn or .vmss, where it is not beside "
+                "that under the same name",
                 optional=True,
             )
         ]
@@ -110,6 +136,43 @@ class GuestDumpOtherStackers(interfaces.automagic.AutomagicInterface):
                 context.config[kept]
             )
             del context.config[kept]
+
+
+class GuestDumpMemoryOption(interfaces.automagic.AutomagicInterface):
+    """Says when the file that --guest-memory names is not what memory is read from."""
+
+    # Behind LayerStacker (10): the layers are there.
+    priority = stacker.LayerStacker.priority + 2
+
+    def __call__(
+        self,
+        context: interfaces.context.ContextInterface,
+        config_path: str,
+        requirement: interfaces.configuration.RequirementInterface,
+        progress_callback: constants.ProgressCallback = None,
+    ) -> None:
+        """Runs the automagic over the configurable."""
+        option = context.config.get(MEMORY_OPTION, None)
+        said = join(self.config_path, "said")
+        if not option or said in context.config:
+            return
+        named = location_of(str(option))
+        found: Any = self.find_requirements(
+            *(context, config_path, requirement, requirements.TranslationLayerRequirement),
+            shortcut=False,
+        )
+        for path, _ in found:
+            machine = machine_below(context, str(context.config.get(path, None)))
+            used = None if machine is None else machine.origin.memory_location
+            if used is None or used == named or file_state(used) == file_state(named):
+                continue
+            # Plugins that run others run this for each.
+            context.config[said] = True
+            vollog.warning(
+                f"{display_name(named)}, which --guest-memory names, is not used: memory is read "
+                f"from {display_name(used)}"
+            )
+            return
 
 
 def _missing_tables(

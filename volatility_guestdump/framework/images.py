@@ -30,7 +30,7 @@ from volatility_guestdump.files.location import (
 )
 from volatility_guestdump.files.memory_file import Content, MemoryStream, open_memory_file
 from volatility_guestdump.files.physical import PhysicalMemory
-from volatility_guestdump.framework import stacking
+from volatility_guestdump.framework import reasons, stacking
 from volatility_guestdump.framework.layers import (
     FileMachineLayer,
     MemoryFileLayer,
@@ -60,11 +60,17 @@ class ImageFormatException(exceptions.LayerException):
 
 
 def _machine(
-    kind: str, location: str, ranges: Sequence[MemoryRange], file: Content, identity: Hashable
+    kind: str,
+    location: str,
+    ranges: Sequence[MemoryRange],
+    file: Content,
+    identity: Hashable,
+    damage: str = "",
 ) -> Machine:
     memory = PhysicalMemory(ranges, file)
     size = sum(run.size for run in memory.ranges)
-    return Machine(memory, (), identity, Origin(kind, location, ranges, location, size))
+    origin = Origin(kind, location, ranges, location, size, damage=damage)
+    return Machine(memory, (), identity, origin)
 
 
 def open_lime(location: str) -> Machine:
@@ -79,8 +85,8 @@ def open_lime(location: str) -> Machine:
     def make(identity: Hashable) -> Machine:
         with opened_source(location, [lime.MAGIC], "not in LiME's format") as file:
             stream: Any = MemoryStream(file)
-            ranges = lime.parse(stream, file.size, display_name(location))
-        return _machine("LiME", location, ranges, file, identity)
+            ranges, damage = lime.parse(stream, file.size, display_name(location))
+        return _machine("LiME", location, ranges, file, identity, damage)
 
     return kept_machine([location], make, "LiME")
 
@@ -90,7 +96,7 @@ def open_avml(location: str) -> Machine:
 
     def make(identity: Hashable) -> Machine:
         file = open_avml_file(location)
-        return _machine("AVML", location, file.ranges, file, identity)
+        return _machine("AVML", location, file.ranges, file, identity, file.damage)
 
     return kept_machine([location], make, "AVML")
 
@@ -186,6 +192,7 @@ def _checked_hole(location: str, kernel: LinuxKernel, hole: int, file: Content) 
         hole: where it starts, 0 for none.
         file: the raw file.
     """
+    told_by = "page tables"
     ends = memory_map.end_of_memory(kernel)
     if ends is None and kernel.address("e820_table") is not None:
         # What the kernel has allocated may lie behind the hole, and only make sense with it.
@@ -203,10 +210,13 @@ def _checked_hole(location: str, kernel: LinuxKernel, hole: int, file: Content) 
         start = file.size - (end - (4 << 30))
         if end > 4 << 30 and end > file.size and low <= start < low + _FIRMWARE_LIMIT:
             hole = start
+            told_by = "memory map"
     if hole:
-        vollog.info(
-            f"{display_name(location)}: the guest's page tables or memory map tell that its "
-            f"memory has a hole at {hole:#x}-0xffffffff, which the file has not"
+        # A warning: whoever knows better should see it.
+        vollog.warning(
+            f"{display_name(location)}: by the guest's {told_by} its memory has a hole at "
+            f"{hole:#x}-0xffffffff that the file has not; what the file has from {hole:#x} on is "
+            f"taken for memory from 0x100000000 on"
         )
     return hole
 
@@ -303,7 +313,8 @@ class ImageStacker(interfaces.automagic.StackerLayerInterface):
         )
         for open_machine, layer_class in layers:
             with contextlib.suppress(UnrecognizedSource):
-                open_machine(location)
+                machine = open_machine(location)
+                stacking.report(machine)
                 return stacking.layer_of_file(context, layer_class, location)
         return None
 
@@ -387,5 +398,6 @@ class RawSearchStacker(ImageStacker):
     ) -> Optional[interfaces.layers.DataLayerInterface]:
         hole = hole_by_search(location, progress)
         if hole is None:
+            reasons.no_linux_kernel(location)
             return None
         return stacking.layer_of_file(context, RawMemoryLayer, location, hole=hole)

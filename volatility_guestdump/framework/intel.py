@@ -1,6 +1,6 @@
 # This file is licensed under the Volatility Software License 1.0
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
-"""The Linux kernel's Intel layers on a guest dump, with a short path for small reads.
+"""The Linux kernel's Intel layers on a machine's memory, with a short path for small reads.
 
 Volatility's layers translate each read anew, through two generators and a layer's name; nearly all
 reads of plugins are of a few bytes in pages that were translated before.

@@ -1,6 +1,9 @@
 # This file is licensed under the Volatility Software License 1.0
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
-"""Layers: the memory file of a guest dump, and its guest-physical memory."""
+"""Layers: a memory file, a machine's guest-physical memory, and that of debug.guest + debug.vmem.
+
+Those of the other formats stand beside their stackers: `vmware_state`, `qemu_elf`, `images`.
+"""
 
 import contextlib
 import functools

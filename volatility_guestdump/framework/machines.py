@@ -1,9 +1,10 @@
 # This file is licensed under the Volatility Software License 1.0
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
-"""From Volatility's layers to machines: the one place where sources of machines are added.
+"""From Volatility's layers to machines.
 
-A layer of ours knows its machine. Whoever wants the machine of a guest asks `machine_below`, with
-any layer that stands on it.
+A layer of ours (`MachineLayer`) knows its machine; of a physical layer of Volatility's own one
+without vCPUs is made. Whoever wants the machine of a guest asks `machine_below`, with any layer
+that stands on it.
 """
 
 import functools
@@ -25,7 +26,7 @@ from volatility_guestdump.files.location import (
 from volatility_guestdump.files.memory_file import open_memory_file
 from volatility_guestdump.files.physical import PhysicalMemory
 from volatility_guestdump.framework.layers import MachineLayer, MemoryFileLayer
-from volatility_guestdump.machine import Machine, MemoryRange, Origin
+from volatility_guestdump.machine import Machine, Memory, MemoryRange, Origin
 
 
 def machine_of(layer: interfaces.layers.DataLayerInterface) -> Optional[Machine]:
@@ -111,17 +112,28 @@ def _adapt(layer: interfaces.layers.TranslationLayerInterface) -> Machine:
             files.append((below.location, file_state(below.location)))
     location = files[0][0] if files else ""
     kind = type(layer).__name__
-    memory = _mapped_memory(layer) or _LayerMemory(layer)
-    ranges = memory.ranges
-    size = sum(run.size for run in ranges)
+    memory, ranges = _mapped_memory(layer) or _read_memory(layer)
+    size = sum(run.size for run in memory.ranges)
     origin = Origin(_FORMATS.get(kind, f"{kind} of Volatility"), location, ranges, location, size)
-    return Machine(memory, (), (kind, tuple(files)), origin)
+    # Of memory that is in no file, nothing but itself tells it from another.
+    return Machine(memory, (), (kind, tuple(files) or object()), origin)
+
+
+def _read_memory(
+    layer: interfaces.layers.TranslationLayerInterface,
+) -> tuple[Memory, Sequence[MemoryRange]]:
+    """Returns the memory of any layer, and the runs of memory that there are."""
+    memory = _LayerMemory(layer)
+    return memory, memory.ranges
 
 
 def _mapped_memory(
     layer: interfaces.layers.TranslationLayerInterface,
-) -> Optional[PhysicalMemory]:
-    """Returns the memory of a layer that has nothing but pieces of a file; else None."""
+) -> Optional[tuple[Memory, Sequence[MemoryRange]]]:
+    """Returns the same of a layer that has nothing but pieces of a file; else None.
+
+    The runs may go beyond the file's end, to where the memory does not.
+    """
     runs: list[MemoryRange] = []
     files: set[str] = set()
     for start, size, mapped, mapped_size, name in layer.mapping(
@@ -139,10 +151,10 @@ def _mapped_memory(
         return None
     try:
         if isinstance(below, MemoryFileLayer):
-            return PhysicalMemory(runs, below.memory_file)
+            return PhysicalMemory(runs, below.memory_file), runs
         if has_suffix(below.location, GZIP_SUFFIX) or local_path(below.location) is None:
             return None
-        return PhysicalMemory(runs, open_memory_file(below.location))
+        return PhysicalMemory(runs, open_memory_file(below.location)), runs
     except MemoryFileError:
         return None
 

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 from volatility3.framework import constants, interfaces
 
+from volatility_guestdump.files.location import display_name
+
 #: More would not be read.
 _MAXIMUM_REASONS = 8
 
@@ -31,13 +33,29 @@ class _Warnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keeps a message."""
-        message = record.getMessage()
+        self.keep(record.getMessage())
+
+    def keep(self, message: str) -> None:
+        """Keeps a message, once."""
         if message not in self.messages:
             self.messages.append(message)
 
 
 _warnings = _Warnings()
 logging.getLogger(__package__.partition(".")[0]).addHandler(_warnings)
+
+
+def no_linux_kernel(location: str) -> None:
+    """Keeps that a search was in vain: no warning, since other plugins do without a kernel.
+
+    Args:
+        location: URL of what was searched.
+    """
+    _warnings.keep(
+        f"{display_name(location)} shows no Linux kernel: neither page tables below 1 MiB, nor "
+        "VMCOREINFO, nor a banner lead to one. It is not all of a Linux machine's memory, or in a "
+        "format that is not known"
+    )
 
 
 class GuestDumpReasons(interfaces.automagic.AutomagicInterface):

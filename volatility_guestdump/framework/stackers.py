@@ -1,6 +1,9 @@
 # This file is licensed under the Volatility Software License 1.0
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
-"""Stackers: debug.guest or debug.vmem -> GuestDumpLayer -> the kernel's Intel layer."""
+"""Stackers: from debug.guest or debug.vmem to GuestDumpLayer, and from any machine to its kernel.
+
+Those of the other formats stand beside their layers: `vmware_state`, `qemu_elf`, `images`.
+"""
 
 import logging
 from typing import Optional
@@ -23,6 +26,7 @@ from volatility_guestdump.files.location import (
     packed_guest_dump,
     without_gzip,
 )
+from volatility_guestdump.framework import reasons
 from volatility_guestdump.framework.installed import linux_isf
 from volatility_guestdump.framework.intel import (
     GuestDumpIntel,
@@ -43,6 +47,7 @@ from volatility_guestdump.framework.stacking import (
     memory_candidates,
     read_through_memory_file,
     report,
+    report_unreadable,
 )
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.machine import Machine
@@ -109,6 +114,7 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
             return None
         for guest in guest_locations(location):
             if not is_readable(guest):
+                report_unreadable(guest)
                 continue
             stem = without_gzip(location)[: -len(MEMORY_SUFFIX)]
             if is_readable(stem + ".vmss") or is_readable(stem + ".vmsn"):
@@ -123,7 +129,7 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
 
 
 class GuestDumpWindowsStacker(interfaces.automagic.StackerLayerInterface):
-    """Stacks Volatility's Intel layer for Windows on a GuestDumpLayer, from the registers."""
+    """Stacks Volatility's Intel layer for Windows on a machine's memory, from the registers."""
 
     stack_order = Order.WINDOWS
     exclusion_list = ["mac", "linux"]
@@ -157,7 +163,7 @@ class GuestDumpWindowsStacker(interfaces.automagic.StackerLayerInterface):
 
 
 class GuestDumpLinuxStacker(interfaces.automagic.StackerLayerInterface):
-    """Stacks the Linux kernel's Intel layer on a GuestDumpLayer, from the vCPUs' registers."""
+    """Stacks the Linux kernel's Intel layer on a machine's memory, from registers or low memory."""
 
     stack_order = Order.LINUX
     exclusion_list = ["mac", "windows"]
@@ -170,7 +176,10 @@ class GuestDumpLinuxStacker(interfaces.automagic.StackerLayerInterface):
         progress_callback: constants.ProgressCallback = None,
     ) -> Optional[interfaces.layers.DataLayerInterface]:
         """Attempts to find the kernel that the vCPUs run."""
-        machine = machine_of(context.layers[layer_name])
+        layer = context.layers[layer_name]
+        machine = machine_of(layer)
+        if machine is not None and not isinstance(layer, MachineLayer):
+            cls._report(machine)
         kernel = None if machine is None else cls._find(machine, progress_callback)
         if kernel is None:
             return None
@@ -191,6 +200,11 @@ class GuestDumpLinuxStacker(interfaces.automagic.StackerLayerInterface):
     def _find(cls, machine: Machine, progress: constants.ProgressCallback) -> Optional[LinuxKernel]:
         return kernels.linux_kernel(machine)
 
+    @classmethod
+    def _report(cls, machine: Machine) -> None:
+        """Says of a layer of Volatility's own what our stackers say of theirs."""
+        report(machine)
+
 
 class GuestDumpSearchStacker(GuestDumpLinuxStacker):
     """Stacks the same layer after a search of all memory."""
@@ -199,7 +213,15 @@ class GuestDumpSearchStacker(GuestDumpLinuxStacker):
 
     @classmethod
     def _find(cls, machine: Machine, progress: constants.ProgressCallback) -> Optional[LinuxKernel]:
-        return kernels.search_linux(machine, progress)
+        found = kernels.search_linux(machine, progress)
+        # Of another system's kernel GuestDumpSystemStacker has spoken.
+        if kernels.kernel(machine) is None and machine.origin.memory_location is not None:
+            reasons.no_linux_kernel(machine.origin.memory_location)
+        return found
+
+    @classmethod
+    def _report(cls, machine: Machine) -> None:
+        """Says nothing: it was said before the search."""
 
 
 class GuestDumpSystemStacker(interfaces.automagic.StackerLayerInterface):

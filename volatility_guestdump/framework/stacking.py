@@ -11,7 +11,12 @@ from volatility3.framework import constants, interfaces
 from volatility3.framework.layers import physical
 
 from volatility_guestdump.exceptions import MemoryFileError, MissingMemoryFile
-from volatility_guestdump.files.location import display_name, location_of, packed_locations
+from volatility_guestdump.files.location import (
+    display_name,
+    location_of,
+    packed_locations,
+    why_unreadable,
+)
 from volatility_guestdump.files.memory_file import MemoryStream, open_memory_file
 from volatility_guestdump.framework.layers import FileMachineLayer, MemoryFileLayer
 from volatility_guestdump.machine import Machine
@@ -245,18 +250,35 @@ def report(machine: Machine, left_out: Sequence[str] = ()) -> None:
     _report_match(machine)
 
 
+def report_unreadable(location: str) -> None:
+    """Warns of a file with registers that is there, and cannot be opened."""
+    reason = why_unreadable(location)
+    if reason is not None:
+        vollog.warning(f"The guest's registers cannot be read, only its memory: {reason}")
+
+
 def _report_size(machine: Machine) -> None:
     origin = machine.origin
-    if origin.memory_location is None or not origin.missing_memory:
+    if origin.memory_location is None:
+        return
+    missing = ""
+    if machine.first_missing_address is not None:
+        missing = f"from guest-physical address {machine.first_missing_address:#x} on "
+    if origin.damage:
+        vollog.warning(f"{origin.damage}. Memory {missing or 'behind that '}is missing")
+        return
+    if not origin.missing_memory:
         return
     found = (
         f"{display_name(origin.memory_location)}: {origin.memory_file_size} bytes, but "
         f"{display_name(origin.location)} describes {origin.memory_size}: "
     )
+    if origin.memory_location == origin.location:
+        found = (
+            f"{display_name(origin.location)} has {origin.memory_file_size} of the "
+            f"{origin.memory_size} bytes of memory that it describes: "
+        )
     if origin.missing_memory > 0:
-        missing = ""
-        if machine.first_missing_address is not None:
-            missing = f"from guest-physical address {machine.first_missing_address:#x} on "
         vollog.warning(f"{found}the copy is incomplete. Memory {missing}is missing")
     else:
         vollog.warning(f"{found}the surplus is ignored")
@@ -267,11 +289,17 @@ def _report_match(machine: Machine) -> None:
     origin = machine.origin
     if origin.memory_location is None:
         return
-    if matches(machine) is False:
+    if matches(machine) is not False:
+        return
+    if origin.memory_location != origin.location:
         missing = "they are missing, or " if origin.missing_memory > 0 else ""
         vollog.warning(
             f"{display_name(origin.memory_location)} has the page tables of no vCPU of "
             f"{display_name(origin.location)}: {missing}it is the memory of another guest"
+        )
+    elif origin.missing_memory <= 0:
+        vollog.warning(
+            f"{display_name(origin.location)} is damaged: it has the page tables of no vCPU"
         )
 
 

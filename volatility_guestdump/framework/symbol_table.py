@@ -154,7 +154,7 @@ class _GuestDumpFormat(intermed.Version8Format):
 
 
 class _GuestDumpTable(intermed.IntermediateSymbolTable):
-    """A table whose URL is that of a debug.guest file, instead of an ISF file."""
+    """A table whose URL is that of the file that describes a machine, instead of an ISF file."""
 
     def __init__(
         self,
@@ -173,7 +173,7 @@ class _GuestDumpTable(intermed.IntermediateSymbolTable):
         self._delegate = _GuestDumpFormat(
             context, config_path, name, self._view, native_types, table_mapping
         )
-        # Past the loading of a JSON file
+        # Past the loading of a JSON file.
         super(intermed.IntermediateSymbolTable, self).__init__(
             context,
             config_path,

@@ -23,7 +23,9 @@ primitives, `_cache` of pointers and `_concrete_members` of structures. Nothing 
 these.
 """
 
+import abc
 import collections
+import copyreg
 import functools
 import weakref
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -506,6 +508,10 @@ _QUICK: Mapping[type[_Object], type[_Object]] = {
 }
 
 
+class _QuickClass(abc.ABCMeta):
+    """The class of those that `quick_class` makes: they have no name to be pickled by."""
+
+
 @functools.cache
 def quick_class(object_class: type[_Object]) -> type[_Object]:
     """Returns a class of the same name and behaviour whose objects are made and read quickly.
@@ -529,7 +535,16 @@ def quick_class(object_class: type[_Object]) -> type[_Object]:
             bases.insert(0, quick_base)
     names = ("__module__", "__qualname__", "__doc__")
     attributes = {name: getattr(object_class, name) for name in names}
-    return type(object_class.__name__, tuple(bases), attributes)
+    made: Any = _QuickClass(object_class.__name__, tuple(bases), attributes)
+    return made  # type: ignore[no-any-return]
+
+
+def _reduce_class(made: type[_Object]) -> tuple[Any, ...]:
+    return quick_class, made.__bases__[-2:-1]
+
+
+# Templates, and what layers keep of members, are pickled with a context.
+copyreg.pickle(_QuickClass, _reduce_class)  # type: ignore[arg-type] # it is a class of classes
 
 
 class StructureTemplate(ObjectTemplate):

@@ -2,7 +2,6 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The layer of VMware's snapshots and suspended machines, and its stacker."""
 
-import itertools
 import logging
 from collections.abc import Hashable, Sequence
 from typing import Any, Optional
@@ -32,6 +31,9 @@ from volatility_guestdump.sources.vmware_state import MAGICS, OLD_MAGICS, Vmware
 from volatility_guestdump.x86 import stack_pointer
 
 vollog = logging.getLogger(__name__)
+
+#: Most states that are named where more than one may be that of a memory file.
+_SHOWN = 4
 
 #: Two, for whoever compares two guests.
 _states: Kept[VmwareState] = Kept(2)
@@ -114,9 +116,12 @@ def _report_reading(state: VmwareState, machine: Machine) -> None:
     """Warns when neither the file nor the guest's memory tells RSP from RBP."""
     readings = state.vcpus, state.vcpus_by_number
     if readings[1] and stack_pointer.likelier(machine.memory.read, *readings) is None:
+        memory = "nor does the guest's memory"
+        if machine.origin.memory_location is None:
+            memory = "the guest's memory, which may, is not there"
         vollog.warning(
-            f"{display_name(machine.origin.location)} does not tell RSP from RBP, and nor does the "
-            f"guest's memory: they may be exchanged"
+            f"{display_name(machine.origin.location)} does not tell RSP from RBP, and {memory}: "
+            f"they may be exchanged"
         )
 
 
@@ -198,18 +203,48 @@ class VmwareStateStacker(interfaces.automagic.StackerLayerInterface):
         same_name, others = state_locations(location)
         found = _usable_states(same_name)
         if len(found) > 1:
-            found = [each for each in found if _fits(each, location)] or found
+            found = _likeliest(found, location)
         if not found:
             # Of a machine that ran on since, or of another one, memory is not that of the state.
-            found = [each for each in _usable_states(others) if _fits(each, location)]
+            fitting = [each for each in _usable_states(others) if _fits(each, location)]
+            found = _likeliest(fitting, location)
         if len(found) > 1:
-            names = ", ".join(map(display_name, itertools.islice(found, 4)))
+            names = [display_name(each) for each in found[:_SHOWN]]
+            more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
             vollog.warning(
-                f"More than one state may be that of {display_name(location)}: open the right "
-                f"one with -f ({names})"
+                f"{display_name(location)} may be the memory of more than one state "
+                f"({', '.join(names)}{more}), so no registers are used. To choose one: "
+                f"vol -f {names[0]} PLUGIN"
             )
             return None
         return found[0] if found else None
+
+
+def _likeliest(states: list[str], memory_location: str) -> list[str]:
+    """Returns which of some states a memory file is likely of: one, or those that nothing tells.
+
+    Page tables that make sense count most, for memory that is another one's has none. States of one
+    run of a guest may all have them: then a file of just the right size is better evidence.
+
+    Args:
+        states: URLs of usable states.
+        memory_location: URL of the memory file.
+    """
+    for suits in (_fits, _has_size_of):
+        states = [each for each in states if suits(each, memory_location)] or states
+    parsed = [open_state(each) for each in states]
+    if all((one.regions, one.vcpus) == (parsed[0].regions, parsed[0].vcpus) for one in parsed):
+        return states[:1]
+    return states
+
+
+def _has_size_of(state_location: str, memory_location: str) -> bool:
+    """Whether a memory file has just as many bytes as a state says."""
+    size = open_state(state_location).memory_file_size
+    try:
+        return size is not None and open_memory_file(memory_location, size).size == size
+    except MemoryFileError:
+        return False
 
 
 def _usable_states(locations: Sequence[str]) -> list[str]:
@@ -218,7 +253,10 @@ def _usable_states(locations: Sequence[str]) -> list[str]:
     Of a file that is there under several names, as symbolic links are, it returns the first.
     """
     found: dict[Hashable, str] = {}
-    for location in filter(is_readable, locations):
+    for location in locations:
+        if not is_readable(location):
+            stacking.report_unreadable(location)
+            continue
         try:
             state = open_state(location)
         except SourceError as error:

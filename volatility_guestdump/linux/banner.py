@@ -1,6 +1,6 @@
 # This file is licensed under the Volatility Software License 1.0
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
-r"""A kernel from its banner alone: the way that needs no page table and no register.
+"""A kernel from its banner alone: the way that needs no page table and no register.
 
 The kernel's image is in one piece in physical memory, so kallsyms can be decoded around
 linux_banner. The distance between linux_banner and the top-level page table is the same in both

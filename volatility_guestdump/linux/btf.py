@@ -319,8 +319,14 @@ class Btf:
         return (data >> 16) & 0xFF, data & 0xFF
 
     def array(self, number: int) -> tuple[int, int]:
-        """Returns the type and the number of the elements of an array."""
+        """Returns the type and the number of the elements of an array.
+
+        Raises:
+            BtfError: the type is no array.
+        """
         start = self._start(number)
+        if self.kind(number) is not Kind.ARRAY:
+            raise BtfError(f"type {number} of BTF is no array")
         return self._words[start + 3], self._words[start + 5]
 
     def members(self, number: int) -> list[Member]:

@@ -13,8 +13,9 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import Optional
 
-from volatility_guestdump.exceptions import AddressError
+from volatility_guestdump.exceptions import AddressError, KernelError
 from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.linux.system import command_line
 from volatility_guestdump.text import printable
 
 _NOTE = struct.Struct("<III")
@@ -83,7 +84,10 @@ def first_kernel_release(kernel: LinuxKernel) -> Optional[str]:
 
 def _elfcorehdr(kernel: LinuxKernel) -> Optional[int]:
     """Returns the guest-physical address that elfcorehdr= names, or None."""
-    match = _ELFCOREHDR.search(kernel.command_line or "")
+    try:
+        match = _ELFCOREHDR.search(command_line(kernel) or "")
+    except (AddressError, KernelError):
+        return None
     return None if match is None else int(match[1], 0) << _UNITS[match[2]]
 
 

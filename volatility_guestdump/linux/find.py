@@ -47,6 +47,10 @@ _BANNERS_LIMIT = 16
 
 #: More than any kernel's text and data.
 _IMAGE_LIMIT = 512 << 20
+#: What all candidates together may map where the image lies, for all of it is looked at; each piece
+#: counts as one of this size at least. A kernel has some 50 MiB there, other systems hardly any.
+_ALL_IMAGES_LIMIT = 16 << 30
+_SMALLEST_PIECE = 64 << 10
 #: How far from an address in it a 32-bit kernel's image may reach.
 _IMAGE_REACH_32 = 64 << 20
 #: What is searched at a time. Larger ones were up to five times slower: each is a new allocation
@@ -55,8 +59,8 @@ _CHUNK = 256 << 10
 #: Pieces of memory with a banner that are tried as the kernel's, before one without symbols is
 #: taken for it. Memory that was freed keeps what was in it, copies of the banner too.
 _ATTEMPTS = 4
-
-
+#: The same after a search, where several with symbols are looked for.
+_ATTEMPTS_IN_ALL = 64
 #: Banners that are tried after a search, each by decoding kallsyms around it.
 _BANNER_ATTEMPTS = 16
 
@@ -140,7 +144,8 @@ def _first(candidates: _Candidates, found_by: str) -> Optional[LinuxKernel]:
 def _chosen(candidates: _Candidates, found_by: str) -> Optional[LinuxKernel]:
     """Returns the kernel that runs: of several with symbols a crash kernel that was started."""
     different: dict[int, LinuxKernel] = {}
-    for kernel in _kernels(_each_once(candidates), found_by):
+    kernels = _kernels(_each_once(candidates), found_by)
+    for kernel in itertools.islice(kernels, _ATTEMPTS_IN_ALL):
         if kernel.kallsyms is not None:
             different.setdefault(kernel.page_map, kernel)
         if len(different) >= _ATTEMPTS:
@@ -171,14 +176,21 @@ def _each_once(candidates: _Candidates) -> Iterator[tuple[PageTables, _Known]]:
 
 def _kernels(candidates: _Candidates, found_by: str) -> Iterator[LinuxKernel]:
     """Yields what may be the kernel: pieces of the image that have a banner."""
+    without_banner: set[Run] = set()
+    left = _ALL_IMAGES_LIMIT
     for tables, known in candidates:
         runs = list(_image_runs(tables, [each for places in known.values() for each in places]))
+        left -= sum(max(run.size, _SMALLEST_PIECE) for run in runs)
+        if left < 0:
+            return
         for run in runs:
-            banners = _banners(tables, run)
+            banners = {} if run in without_banner else _banners(tables, run)
             if banners:
                 kernel = _kernel(tables, known, runs, run, banners)
                 kernel.found_by = found_by
                 yield kernel
+            else:
+                without_banner.add(run)
 
 
 def _kernel(

@@ -20,6 +20,7 @@ from typing import NamedTuple, Optional
 from volatility_guestdump.exceptions import AddressError, BtfError
 from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.image import KernelMemory
+from volatility_guestdump.linux.pieces import Pieces
 from volatility_guestdump.linux.place import Place
 from volatility_guestdump.text import printable
 
@@ -73,22 +74,20 @@ class GeneratedCode:
         self._btf = btf
 
     @functools.cached_property
-    def _trampolines(self) -> list[Trampoline]:
-        return list(self._read_trampolines())
+    def _trampolines(self) -> Pieces[Trampoline]:
+        return Pieces((each.start, each.end, each) for each in self._read_trampolines())
 
     @functools.cached_property
-    def _programs(self) -> list[Program]:
-        return list(self._read_programs())
+    def _programs(self) -> Pieces[Program]:
+        return Pieces((each.start, each.end, each) for each in self._read_programs())
 
     def trampoline(self, address: int) -> Optional[Trampoline]:
         """Returns the trampoline that an address lies in, or None."""
-        return next(
-            (found for found in self._trampolines if found.start <= address < found.end), None
-        )
+        return self._trampolines.at(address)
 
     def program(self, address: int) -> Optional[Program]:
         """Returns the BPF program that an address lies in, or None."""
-        return next((found for found in self._programs if found.start <= address < found.end), None)
+        return self._programs.at(address)
 
     def has(self, address: int) -> bool:
         """Whether an address lies in generated code."""

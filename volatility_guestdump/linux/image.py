@@ -1,8 +1,9 @@
 # This file is licensed under the Volatility Software License 1.0
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
-"""What the parts of a kernel ask it for that read one kind of its structures each.
+"""A Linux kernel as those see it that read one kind of its structures: memory and symbols.
 
-`LinuxKernel` is made of these parts, and is what they are given; they do not know it.
+`LinuxKernel` makes readers of its modules, generated code and boot header, and gives itself to
+them; for these protocols they need not import it.
 """
 
 from collections.abc import Sequence

@@ -56,7 +56,7 @@ addresses
 No variant is taken by the kernel's version: distributions backport. Nothing in memory points at
 the tables that could be followed without symbols, but they check each other. The token table is
 the anchor: the token of each digit is that digit alone, for a character that is used in a name is
-its own token, and every kernel has symbols with each digit. So the bytes "0\\0" "1\\0" .. "9\\0"
+its own token, and every kernel has symbols with each digit. So the bytes "0\0" "1\0" .. "9\0"
 are in it; and token_index has to agree with it entry for entry. num_syms and names are found from
 there backwards, by decoding: of a candidate, all names and all markers have to agree. Which
 encoding the addresses have is decided by which one gives a known symbol its known address.
@@ -260,7 +260,7 @@ def find_kallsyms(
     Raises:
         KallsymsError: there is no table, or none that gives a known symbol its address.
     """
-    reason = "the kernel has no symbol table (kallsyms)"
+    reason = "the kernel has no symbol table (kallsyms), or a damaged one"
     work = _Work()
     for unit in (8, 4) if bits == 64 else (4,):
         tables = _Tables(image, base, bits, unit, work)

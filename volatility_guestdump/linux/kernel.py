@@ -46,9 +46,6 @@ _NOTES_LIMIT = 64 << 10
 #: A distribution's kernel has about 3 MB of entries.
 _ORC_LIMIT = 64 << 20
 
-#: COMMAND_LINE_SIZE of x86 (arch/x86/include/asm/setup.h).
-_COMMAND_LINE_LIMIT = 2048
-
 #: An ELF note NT_GNU_BUILD_ID (3) of "GNU", up to its content; the size of that is not absurd.
 _BUILD_ID = re.compile(rb"\x04\0\0\0(.\0\0\0)\x03\0\0\0GNU\0", re.DOTALL)
 
@@ -68,7 +65,7 @@ class LinuxKernel:
         banner: linux_banner, without the newline at its end.
         kallsyms: its symbols, or None when they cannot be read.
         kallsyms_error: why there are none.
-        found_by: how it was found: "registers", "low memory".
+        found_by: how it was found: "registers", "low memory", "VMCOREINFO" or "banner".
 
     Attributes:
         tables: as given.
@@ -296,6 +293,8 @@ class LinuxKernel:
                 break
         else:
             found = self._search_btf() if self.has_code_alone else None
+            if self.kallsyms is None:
+                raise BtfError("without symbols no type information (BTF) can be found")
             if found is None:
                 also = f", and its {CODE_ALONE}" if self.has_code_alone else ""
                 raise BtfError(f"the kernel has no type information (BTF){also}")
@@ -419,17 +418,6 @@ class LinuxKernel:
             return loaded.translate(place)[0] == own
         except AddressError:
             return False if loaded.maps(vcpu["rip"]) else None
-
-    @functools.cached_property
-    def command_line(self) -> Optional[str]:
-        """What the kernel was started with, or None where that cannot be told."""
-        address = self.address("saved_command_line")
-        if address is None:
-            return None
-        try:
-            return printable(self.read(self.pointer(address), _COMMAND_LINE_LIMIT))
-        except AddressError:
-            return None
 
     def isolates_page_tables(self) -> Optional[bool]:
         """Whether page-table isolation is on, or None when that cannot be told.

@@ -1,97 +1,79 @@
 # This file is licensed under the Volatility Software License 1.0
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
-"""The kernel's log: the message of a panic.
+"""The message of a panic, from the kernel's log.
 
-The log is a ring of records in the buffer that log_buf points to. Where a record's text lies is
-found by the text; how long it is, by the record:
+Programs write into that log too, through /dev/kmsg. Their records have a facility of their own,
+which the kernel takes care of: only its own have facility 0 (devkmsg_write, kernel/printk). What a
+program has named or mounted stands in the middle of the kernel's own records, or behind a line
+break in them; the kernel's message starts one.
 
-    from 5.10   eight bytes before the text is the number of its descriptor, which is also that of
-                a struct printk_info in the array behind prb
-    before      before the text is a struct printk_log
-
-A kernel without BTF does not tell the layout of these: then the text ends where the letters do.
+A kernel without BTF does not tell where its records are. Then the text is looked for in the buffer
+that log_buf points to, and ends where the letters do.
 """
 
 import re
-import struct
-from typing import NamedTuple, Optional
+from collections.abc import Sequence
+from typing import Optional
 
-from volatility_guestdump.exceptions import AddressError, BtfError
-from volatility_guestdump.linux.btf import Btf, Kind
+from volatility_guestdump.exceptions import AddressError, KernelError
 from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.linux.printk import Record, read_log
+from volatility_guestdump.machine import read_padded
 from volatility_guestdump.text import printable
 
+#: What the message of a panic starts with.
+PANIC = "Kernel panic - not syncing: "
 #: Not the line "---[ end Kernel panic" with which a panic ends.
-_PANIC = re.compile(rb"(?<!---\[ end )Kernel panic - not syncing: ([\x20-\x7e\x80-\xff]{1,1000})")
-_PREFIX = len(b"Kernel panic - not syncing: ")
+#: In 6.1 and later, not in 5.10, its last two letters stand there twice, with a line break behind:
+#: the text was moved over the two of its level, and its end was left (printk_sprint).
+_PANIC = re.compile(
+    rb"(?<!---\[ end )Kernel panic - not syncing: "
+    rb"(?:([\x20-\x7e\x80-\xff]{0,998}([\x20-\x7e\x80-\xff]{2}))\2\n|([\x20-\x7e\x80-\xff]{1,1000}))"
+)
+_MAXIMUM_MESSAGE = 1000
 
 #: CONFIG_LOG_BUF_SHIFT is at most 25, which is 32 MiB; log_buf_len= could make it longer.
 _LOG_LIMIT = 64 << 20
 
 
-class _Record(NamedTuple):
-    text_length: int
-    sequence: int
-
-
 def panic_message(kernel: LinuxKernel) -> Optional[str]:
     """Returns what the kernel said when it panicked, or None when it did not.
 
-    Args:
-        kernel: whose log is read; its types tell where records end.
+    Raises:
+        AddressError: what leads to the log is not in the dump.
     """
     if kernel.panic_cpu is not None and kernel.panic_cpu < 0:
         # Anybody can write into the log what looks like a panic.
         return None
+    if kernel.types is not None:
+        try:
+            return message_of(read_log(kernel).records)
+        except (AddressError, KernelError):
+            # The text may be there though what tells of the records is not.
+            pass
+    return _message_in_buffer(kernel)
+
+
+def message_of(records: Sequence[Record]) -> Optional[str]:
+    """Returns the message of the last panic among the records of a log, or None."""
+    for record in reversed(records):
+        if is_panic(record):
+            return record.lines[0].removeprefix(PANIC)[:_MAXIMUM_MESSAGE].strip() or None
+    return None
+
+
+def is_panic(record: Record) -> bool:
+    """Whether a record is the message of a panic."""
+    return not record.facility and record.lines[0].startswith(PANIC)
+
+
+def _message_in_buffer(kernel: LinuxKernel) -> Optional[str]:
     pointer, size = kernel.address("log_buf"), kernel.address("log_buf_len")
     if pointer is None or size is None:
         return None
-    try:
-        length = min(int.from_bytes(kernel.read(size, 4), "little"), _LOG_LIMIT)
-        log = kernel.read(kernel.pointer(pointer), length)
-    except AddressError:
-        return None
-    btf = kernel.types
-    newest, message = (False, -1), None
+    length = min(int.from_bytes(kernel.read(size, 4), "little"), _LOG_LIMIT)
+    log, _ = read_padded(kernel.read, kernel.pointer(pointer), length)
+    message = None
     for match in _PANIC.finditer(log):
-        text = match[1]
-        record = _record(kernel, btf, log, match.start()) if btf else None
-        # What is no record any more, or not yet, only counts when there is none.
-        order = (False, match.start())
-        if record:
-            text = text[: max(0, record.text_length - _PREFIX)]
-            order = (True, record.sequence)
-        if order > newest and text:
-            newest, message = order, printable(text).strip()
+        message = printable(match[1] or match[3]).strip()
     return message
-
-
-def _record(kernel: LinuxKernel, btf: Btf, log: bytes, start: int) -> Optional[_Record]:
-    """Reads the record that a text at an offset of the log belongs to."""
-    try:
-        if btf.find("printk_ringbuffer", Kind.STRUCT) is not None:
-            return _ring_record(kernel, btf, log, start)
-        header = btf.find("printk_log", Kind.STRUCT)
-        if header is None or start < btf.size(header):
-            return None
-        at = start - btf.size(header) + btf.offset("printk_log", "text_len")
-        return _Record(struct.unpack_from("<H", log, at)[0], start)
-    except (AddressError, BtfError, struct.error):
-        return None
-
-
-def _ring_record(kernel: LinuxKernel, btf: Btf, log: bytes, start: int) -> Optional[_Record]:
-    prb = kernel.address("prb")
-    word = kernel.bits // 8
-    if prb is None or start < word:
-        return None
-    ring = kernel.pointer(prb) + btf.offset("printk_ringbuffer", "desc_ring")
-    (count_bits,) = struct.unpack(
-        "<I", kernel.read(ring + btf.offset("prb_desc_ring", "count_bits"), 4)
-    )
-    infos = kernel.pointer(ring + btf.offset("prb_desc_ring", "infos"))
-    number = int.from_bytes(log[start - word : start], "little") & ((1 << min(count_bits, 31)) - 1)
-    info = infos + number * btf.size_of("printk_info")
-    (sequence,) = struct.unpack("<Q", kernel.read(info + btf.offset("printk_info", "seq"), 8))
-    (length,) = struct.unpack("<H", kernel.read(info + btf.offset("printk_info", "text_len"), 2))
-    return _Record(length, sequence)

@@ -10,11 +10,14 @@ a while, so each is exact to some dozens of pages for each CPU.
 A counter that cannot be read, or is larger than all memory, is not known.
 """
 
-from collections.abc import Sequence
+import contextlib
+import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Optional
+from typing import Callable, Optional
 
-from volatility_guestdump.exceptions import AddressError, BtfError
+from volatility_guestdump.attempts import Attempts
+from volatility_guestdump.exceptions import BtfError, KernelError
 from volatility_guestdump.linux.btf import ENUMS, Btf, Kind
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.tasks import Task
@@ -55,32 +58,39 @@ class MemoryUse:
     swap_free: Optional[int] = None
 
 
-def memory_use(kernel: LinuxKernel) -> MemoryUse:
-    """Returns what a kernel's memory is used for."""
+def memory_use(kernel: LinuxKernel, attempts: Attempts) -> MemoryUse:
+    """Returns what a kernel's memory is used for.
+
+    Args:
+        kernel: the kernel.
+        attempts: is told which counters cannot be read, and why.
+    """
     counters = _Counters(kernel)
-    # Before 5.0 (ca79b0c211af) it is a plain variable, which inline functions of that name replace.
-    total = counters.variable("_totalram_pages")
-    if total is None:
-        total = counters.variable("totalram_pages")
-    slab = [
-        counters.node(f"NR_SLAB_{kind}_B") or counters.node(f"NR_SLAB_{kind}")
-        for kind in ("RECLAIMABLE", "UNRECLAIMABLE")
-    ]
+
+    def make(name: str, read: Callable[[], Optional[int]]) -> Optional[int]:
+        return attempts.make(f"Memory counter: {name.replace('_', ' ')}", read)
+
+    total = make("total", counters.total)
     found = {
         "total": total,
-        "free": counters.zone("NR_FREE_PAGES"),
-        "page_cache": counters.node("NR_FILE_PAGES"),
-        "anonymous": counters.node("NR_ANON_MAPPED"),
-        "slab": None if None in slab else sum(filter(None, slab)),
-        "page_tables": counters.node("NR_PAGETABLE"),
-        "huge_pages": counters.huge_pages(),
+        **{
+            name: make(name, read)
+            for name, read in {
+                "free": lambda: counters.zone("NR_FREE_PAGES"),
+                "page_cache": lambda: counters.node("NR_FILE_PAGES"),
+                "anonymous": lambda: counters.node("NR_ANON_MAPPED"),
+                "slab": counters.slab,
+                "page_tables": lambda: counters.node("NR_PAGETABLE"),
+                "huge_pages": counters.huge_pages,
+            }.items()
+        },
     }
     sane = {
         name: pages * PAGE_SIZE if pages is not None and (total is None or pages <= total) else None
         for name, pages in found.items()
     }
-    swap = counters.variable("total_swap_pages")
-    swap_free = counters.variable("nr_swap_pages")
+    swap = make("swap_total", lambda: counters.variable("total_swap_pages"))
+    swap_free = make("swap_free", lambda: counters.variable("nr_swap_pages"))
     if swap is not None and swap_free is not None and swap_free > swap:
         swap = swap_free = None
     return MemoryUse(
@@ -91,15 +101,17 @@ def memory_use(kernel: LinuxKernel) -> MemoryUse:
 
 
 class _Counters:
+    """Counters of a kernel, in pages; None is what this kernel does not have.
+
+    Each raises AddressError where it is not in the dump, and BtfError where the types do not tell.
+    """
+
     def __init__(self, kernel: LinuxKernel) -> None:
         self._kernel = kernel
         self._word = kernel.bits // 8
 
-    def _at(self, address: int) -> Optional[int]:
-        try:
-            data = self._kernel.read(address, self._word)
-        except AddressError:
-            return None
+    def _at(self, address: int) -> int:
+        data = self._kernel.read(address, self._word)
         # Sums of changes by many CPUs may be below zero for a moment; the kernel shows 0 then.
         return max(0, int.from_bytes(data, "little", signed=True))
 
@@ -107,6 +119,13 @@ class _Counters:
         """Returns a long variable."""
         address = self._kernel.address(symbol)
         return None if address is None else self._at(address)
+
+    def total(self) -> Optional[int]:
+        """Returns how much memory the kernel manages."""
+        # Before 5.0 (ca79b0c211af) it is a plain variable, which inline functions of that name
+        # replace.
+        total = self.variable("_totalram_pages")
+        return self.variable("totalram_pages") if total is None else total
 
     def zone(self, item: str) -> Optional[int]:
         """Returns a counter of all zones."""
@@ -117,15 +136,25 @@ class _Counters:
         found = self._item("vm_node_stat", "node_stat_item", item)
         return self.zone(item) if found is None else found
 
+    def slab(self) -> Optional[int]:
+        """Returns how much the kernel's own objects take."""
+        pages = 0
+        # From 5.9 on the names say bytes, which is true of control groups alone.
+        for kind in ("RECLAIMABLE", "UNRECLAIMABLE"):
+            found = self.node(f"NR_SLAB_{kind}_B")
+            if found is None:
+                found = self.node(f"NR_SLAB_{kind}")
+            if found is None:
+                return None
+            pages += found
+        return pages
+
     def _item(self, array: str, enum: str, item: str) -> Optional[int]:
         address, btf = self._kernel.address(array), self._kernel.types
         if address is None or btf is None:
             return None
         number = btf.find(enum, *ENUMS)
-        try:
-            index = btf.enumerators(number).get(item) if number is not None else None
-        except BtfError:
-            return None
+        index = btf.enumerators(number).get(item) if number is not None else None
         return None if index is None else self._at(address + index * self._word)
 
     def huge_pages(self) -> Optional[int]:
@@ -134,31 +163,28 @@ class _Counters:
         btf = self._kernel.types
         if address is None or count is None or btf is None:
             return None
-        try:
-            sizes = int.from_bytes(self._kernel.read(count, 4), "little")
-            if sizes > _MAXIMUM_HUGE_SIZES:
-                return None
-            pages = 0
-            for number in range(sizes):
-                state = address + number * btf.size_of("hstate")
-                order = self._kernel.read(state + btf.offset("hstate", "order"), 4)
-                huge = self._at(state + btf.offset("hstate", "nr_huge_pages"))
-                if huge is None:
-                    return None
-                pages += huge << min(int.from_bytes(order, "little"), 18)
-        except (AddressError, BtfError):
-            return None
+        sizes = int.from_bytes(self._kernel.read(count, 4), "little")
+        if sizes > _MAXIMUM_HUGE_SIZES:
+            raise KernelError(f"the kernel would have {sizes} sizes of huge pages")
+        pages = 0
+        for number in range(sizes):
+            state = address + number * btf.size_of("hstate")
+            order = self._kernel.read(state + btf.offset("hstate", "order"), 4)
+            huge = self._at(state + btf.offset("hstate", "nr_huge_pages"))
+            pages += huge << min(int.from_bytes(order, "little"), 18)
         return pages
 
 
 class ResidentMemory:
-    """How much memory tasks have resident.
+    """How much memory processes have resident.
 
-    A process's counters are in mm_struct.rss_stat: plain ones to 6.1, from 6.2 (f1a7941243c1) on
-    struct percpu_counter, a count with a part of each CPU on top.
+    A process's counters are in mm_struct.rss_stat: plain ones to 6.1, to which each thread brings
+    forward from time to time what it has counted for itself, in task_struct.rss_stat
+    (SPLIT_RSS_COUNTING, until then all pages of a small process may be there); from 6.2
+    (f1a7941243c1) on struct percpu_counter, a count with a part of each CPU on top.
 
     Args:
-        kernel: that the tasks are of.
+        kernel: that the processes are of.
         btf: its types.
         cpu_offsets: what added to the address of a per-CPU variable gives that of each CPU.
 
@@ -174,6 +200,7 @@ class ResidentMemory:
         member = btf.member("mm_struct", "rss_stat")
         self._counters = member.bit_offset // 8
         self._per_cpu: Optional[int] = None
+        self._of_thread: Optional[int] = None
         if btf.kind(btf.resolve(member.type)) is Kind.ARRAY:
             self._size = btf.size_of("percpu_counter")
             self._count = btf.offset("percpu_counter", "count")
@@ -182,22 +209,27 @@ class ResidentMemory:
         else:
             self._counters += btf.offset("mm_rss_stat", "count")
             self._size, self._count, self._width = self._word, 0, self._word
+            # Kernels for few CPUs do without (CONFIG_SPLIT_PTLOCK_CPUS).
+            with contextlib.suppress(BtfError):
+                self._of_thread = btf.offset("task_struct", "rss_stat.count")
 
-    def of(self, task: Task, exact: bool = False) -> Optional[int]:
-        """Returns the resident memory of a task in bytes; None for a thread of the kernel.
+    def of(self, threads: Sequence[Task], exact: bool = False) -> Optional[int]:
+        """Returns the resident memory of a process in bytes; None when it has none of its own.
 
         Args:
-            task: whose memory it is.
+            threads: all of the process.
             exact: add what the CPUs have on top, which for each is some dozens of pages at most.
 
         Raises:
             AddressError: the counters are not in the dump.
         """
-        mm = self._kernel.pointer(task.address + self._mm)
-        if not mm:
+        # The first thread may have exited while others run on.
+        mms = (self._kernel.pointer(thread.address + self._mm) for thread in threads)
+        mm = next(filter(None, mms), None)
+        if mm is None:
             return None
         data = self._kernel.read(mm + self._counters, _RSS_COUNTERS * self._size)
-        pages = 0
+        pages = sum(self._of_threads(threads))
         for counter in _RESIDENT:
             at = counter * self._size
             first = at + self._count
@@ -207,6 +239,15 @@ class ResidentMemory:
                 variable = int.from_bytes(data[place : place + self._word], "little")
                 pages += self._of_cpus(variable)
         return max(0, pages) * PAGE_SIZE
+
+    def _of_threads(self, threads: Sequence[Task]) -> Iterator[int]:
+        if self._of_thread is None:
+            return
+        counters = struct.Struct(f"<{_RSS_COUNTERS}i")
+        for thread in threads:
+            data = self._kernel.read(thread.address + self._of_thread, counters.size)
+            counts = counters.unpack(data)
+            yield sum(counts[counter] for counter in _RESIDENT)
 
     def _of_cpus(self, variable: int) -> int:
         mask = (1 << self._kernel.bits) - 1

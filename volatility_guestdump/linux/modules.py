@@ -19,6 +19,7 @@ from volatility_guestdump.exceptions import AddressError, BtfError, KernelError
 from volatility_guestdump.linux.btf import Btf, Kind
 from volatility_guestdump.linux.image import KernelMemory
 from volatility_guestdump.linux.orc import ENTRY_SIZE, IP_SIZE, OrcTable
+from volatility_guestdump.linux.pieces import Pieces
 from volatility_guestdump.linux.place import Place
 from volatility_guestdump.text import printable
 
@@ -85,6 +86,11 @@ class Modules:
         self._kernel = kernel
         self._btf = btf
         self._modules = list(self._walk())
+        self._by_address = Pieces(
+            (start, start + size, module)
+            for module in self._modules
+            for start, size in module.ranges
+        )
         kept = functools.lru_cache(maxsize=_MODULES_KEPT)
         self._symbols = kept(self._read_symbols)
         self._orc_table = kept(self._read_orc)
@@ -147,10 +153,7 @@ class Modules:
 
     def at(self, address: int) -> Optional[Module]:
         """Returns the module that an address lies in, or None."""
-        for module in self._modules:
-            if any(start <= address < start + size for start, size in module.ranges):
-                return module
-        return None
+        return self._by_address.at(address)
 
     def locate(self, address: int) -> Optional[Place]:
         """Returns where an address in a module is, else None."""

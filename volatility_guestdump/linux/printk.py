@@ -33,6 +33,9 @@ _TEXT_LIMIT = 4096
 #: log_buf_len= takes up to 2 GiB, which with 32 bytes a record has 2^26 descriptors.
 _MAXIMUM_COUNT_BITS = 26
 
+#: What has more bits is no integer; a damaged type may say that it has billions.
+_LARGEST_INTEGER = 64
+
 _COMMITTED, _FINALIZED = 1, 2
 #: NO_LPOS: the position of an empty text.
 _NO_TEXT = 3
@@ -112,6 +115,8 @@ class _Field:
         bits = member.bit_size
         if not bits:
             bits = 8 * btf.size(btf.resolve(member.type))
+        if bits > _LARGEST_INTEGER:
+            raise BtfError(f"{structure}.{path} has {bits} bits")
         self._first = member.bit_offset // 8
         self._end = (member.bit_offset + bits + 7) // 8
         self._shift = member.bit_offset % 8
@@ -208,17 +213,14 @@ class _Ring:
         infos = self._slots(self._infos, first, count, info_size)
         records, lost = [], 0
         for number in range(count):
+            descriptor = descriptors[number * descriptor_size : (number + 1) * descriptor_size]
+            info = infos[number * info_size : (number + 1) * info_size]
             with contextlib.suppress(_NoRecordError):
                 try:
-                    text = self._record_text(
-                        (first + number) & ids,
-                        descriptors[number * descriptor_size :][:descriptor_size],
-                        infos[number * info_size :][:info_size],
-                    )
+                    text = self._record_text((first + number) & ids, descriptor, info)
                 except AddressError:
                     lost += 1
                     continue
-                info = infos[number * info_size :][:info_size]
                 records.append(self._info.record(info, text))
         return Log(records, lost, there - count)
 

@@ -24,9 +24,14 @@ Kretprobes, and fprobes up to 6.13, note
 
 Where a function is left by a jump to another that is traced too, the same word is replaced twice:
 the newer entry has the address of the tracer's code where the right address would be.
+
+The tracer takes its entry back before it returns. What the function graph tracer took back last is
+still there, just beyond the newest entry, until another takes its place, and is of the same use
+while it names the word in question.
 """
 
 import functools
+import itertools
 from collections.abc import Iterator
 from typing import Optional
 
@@ -113,7 +118,7 @@ class ReplacedReturns:
 
 
 def _function_graph(kernel: LinuxKernel, btf: Btf, task: int) -> Iterator[_Entry]:
-    """Yields what the function graph tracer noted, the newest first."""
+    """Yields what the function graph tracer noted, newest first, and what it took back last."""
     ret, place = btf.offset("ftrace_ret_stack", "ret"), btf.offset("ftrace_ret_stack", "retp")
     size = btf.size_of("ftrace_ret_stack")
     member = btf.member("task_struct", "ret_stack")
@@ -129,9 +134,13 @@ def _function_graph(kernel: LinuxKernel, btf: Btf, task: int) -> Iterator[_Entry
         starts: Iterator[int] = (
             stack + index * size for index in range(min(current, _MAXIMUM_DEPTH - 1), -1, -1)
         )
+        beyond, end = current + 1, _MAXIMUM_DEPTH
+        taken_back = stack + beyond * size
     else:
         starts = _starts_in_words(kernel, stack, current)
-    for start in starts:
+        beyond, end = current, _MAXIMUM_WORDS - size // _WORD
+        taken_back = stack + beyond * _WORD
+    for start in itertools.chain(starts, [taken_back] if 0 <= beyond < end else []):
         yield kernel.pointer(start + place), kernel.pointer(start + ret)
 
 
@@ -139,7 +148,7 @@ def _starts_in_words(kernel: LinuxKernel, stack: int, current: int) -> Iterator[
     """Yields where entries of the function graph tracer start among longs, the newest first."""
     while 0 < current <= _MAXIMUM_WORDS:
         offset = kernel.pointer(stack + (current - 1) * _WORD) & _OFFSET_MASK
-        # An entry takes three longs at least, so this ends.
+        # Each entry lies below the one before, so this ends.
         if not 0 < offset < current:
             return
         current -= offset

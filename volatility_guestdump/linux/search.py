@@ -13,7 +13,8 @@ from volatility_guestdump.machine import PAGE_SIZE, Memory, read_padded
 #: Told per cent and a description while something takes long; Volatility's ProgressCallback.
 Progress = Optional[Callable[[float, str], None]]
 
-_PORTION = 1 << 20
+#: What is read at a time. Each is a new allocation, which costs more where it is larger.
+_PORTION = 256 << 10
 #: More than there are, of what is not there to make a search endless.
 _HITS = 64
 
@@ -67,8 +68,12 @@ def _look_at(memory: Memory, start: int, portion: bytes, traces: Traces) -> None
         if portion.startswith(vmcoreinfo.START, at):
             traces.vmcoreinfo.append(start + at)
         page = starts.find(vmcoreinfo.START[:1], page + 1)
-    at = portion.find(BANNER_START)
-    while at >= 0 and len(traces.banners) < _HITS:
-        if banner_at(memory, start + at):
-            traces.banners.append(start + at)
-        at = portion.find(BANNER_START, at + 1)
+    banners = []
+    # From its end: bytes.rfind is up to three times as fast as bytes.find.
+    at = portion.rfind(BANNER_START)
+    while at >= 0:
+        banners.append(start + at)
+        at = portion.rfind(BANNER_START, 0, at)
+    for address in reversed(banners):
+        if len(traces.banners) < _HITS and banner_at(memory, address):
+            traces.banners.append(address)

@@ -99,8 +99,37 @@ class Stacks:
 
     def of_vcpu(self, vcpu: VCPU) -> Stack:
         """Returns what a vCPU was doing."""
-        task = self._task(self._cpus.current_task(vcpu))
+        task = self._task(self._running(vcpu)[0])
         return Stack(vcpu, task, list(self._unwinder.of_vcpu(vcpu, task and task.address)))
+
+    def _running(self, vcpu: VCPU) -> tuple[Optional[int], Optional[int]]:
+        """Returns the task that a vCPU runs, and the other one where it changes between two.
+
+        The scheduler sets rq.curr first; then __switch_to_asm changes stacks, which tells the task,
+        and __switch_to sets the current one. What the other task left of its stack is valid.
+        """
+        current, chosen = self._cpus.current_task(vcpu), self._cpus.chosen_task(vcpu)
+        if chosen is None or chosen == current or vcpu["cs"] & 3 == 3:
+            return current, None
+        if self._is_on_stack(vcpu, chosen):
+            return chosen, current
+        # An NMI has a stack of its own, and may come before the change of stacks or after it.
+        return current, chosen if self._is_on_stack(vcpu, current) else None
+
+    def _is_on_stack(self, vcpu: VCPU, address: Optional[int]) -> bool:
+        task = self._task(address)
+        if task is None or self.tasks is None:
+            return False
+        try:
+            bounds = self.tasks.stack(task)
+        except AddressError:
+            return False
+        return bounds is not None and vcpu["rsp"] in bounds
+
+    @functools.cached_property
+    def _changing(self) -> frozenset[Optional[int]]:
+        """Tasks that a CPU is about to run, or ran just now, but does not at this moment."""
+        return frozenset(self._running(vcpu)[1] for vcpu in self._vcpus)
 
     def _task(self, address: Optional[int]) -> Optional[Task]:
         if address is None or self.tasks is None:
@@ -134,7 +163,7 @@ class Stacks:
 
     def of_tasks(self) -> Iterator[Stack]:
         """Yields what the tasks wait for that are not on a CPU whose registers are known."""
-        known = {self._cpus.current_task(vcpu) for vcpu in self._vcpus}
+        known = {self._running(vcpu)[0] for vcpu in self._vcpus}
         known |= {self._cpus.task_of(number) for number in self._left}
         for task in self.all_tasks:
             if task.address in known:
@@ -149,7 +178,9 @@ class Stacks:
             AddressError: the task is not in the dump.
         """
         frames: Sequence[Frame] = (Frame(None, None, "", (Note(Kind.RUNNING),)),)
-        if self.tasks is not None and not self.tasks.is_running(task):
+        if self.tasks is not None and (
+            task.address in self._changing or not self.tasks.is_running(task)
+        ):
             frames = list(self._unwinder.of_task(self.tasks, task))
         return Stack(None, task, frames)
 

@@ -2,14 +2,15 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What a Linux kernel tells of the system that it runs: its name, load, command line and taint.
 
-Each fact is read by itself, and is None where it cannot be read.
+Each fact is read by itself, and is None where the kernel does not say where it is.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
-from volatility_guestdump.exceptions import AddressError, BtfError
+from volatility_guestdump.attempts import Attempts
+from volatility_guestdump.exceptions import KernelError
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.timekeeper import Clock, read_clock
 from volatility_guestdump.text import printable
@@ -71,14 +72,19 @@ class SystemFacts:
 NOTHING_TOLD = SystemFacts()
 
 
-def system_facts(kernel: LinuxKernel) -> SystemFacts:
-    """Returns what a kernel tells of its system."""
+def system_facts(kernel: LinuxKernel, attempts: Attempts) -> SystemFacts:
+    """Returns what a kernel tells of its system.
+
+    Args:
+        kernel: the kernel.
+        attempts: is told which facts cannot be read, and why.
+    """
     return SystemFacts(
-        _host_name(kernel),
-        read_clock(kernel),
-        _load(kernel),
-        _command_line(kernel),
-        _word(kernel, "tainted_mask"),
+        attempts.make("Host name", lambda: _host_name(kernel)),
+        attempts.make("Date and uptime", lambda: read_clock(kernel)),
+        attempts.make("Load average", lambda: _load(kernel)),
+        attempts.make("Command line", lambda: command_line(kernel)),
+        attempts.make("Taint", lambda: _word(kernel, "tainted_mask")),
     )
 
 
@@ -95,21 +101,15 @@ def _host_name(kernel: LinuxKernel) -> Optional[str]:
     address, btf = kernel.address("init_uts_ns"), kernel.types
     if address is None or btf is None:
         return None
-    try:
-        place = address + btf.offset("uts_namespace", "name.nodename")
-        return printable(kernel.read(place, _HOST_NAME_SIZE))
-    except (AddressError, BtfError):
-        return None
+    place = address + btf.offset("uts_namespace", "name.nodename")
+    return printable(kernel.read(place, _HOST_NAME_SIZE))
 
 
 def _load(kernel: LinuxKernel) -> Optional[tuple[float, float, float]]:
     address, word = kernel.address("avenrun"), kernel.bits // 8
     if address is None:
         return None
-    try:
-        data = kernel.read(address, 3 * word)
-    except AddressError:
-        return None
+    data = kernel.read(address, 3 * word)
     # Rounded as /proc/loadavg rounds them (fs/proc/loadavg.c).
     one, five, fifteen = (
         ((int.from_bytes(data[at : at + word], "little") + _LOAD_HALF) * 100 >> _LOAD_SHIFT) / 100
@@ -118,38 +118,28 @@ def _load(kernel: LinuxKernel) -> Optional[tuple[float, float, float]]:
     return one, five, fifteen
 
 
-def _command_line(kernel: LinuxKernel) -> Optional[str]:
+def command_line(kernel: LinuxKernel) -> Optional[str]:
+    """Returns what a kernel was started with, or None when it does not say where that is.
+
+    Raises:
+        AddressError: it is not in the dump.
+        KernelError: it has no end.
+    """
     address = kernel.address("saved_command_line")
     if address is None:
         return None
-    try:
-        return read_string(kernel, kernel.pointer(address), _COMMAND_LINE_LIMIT)
-    except AddressError:
-        return None
-
-
-def read_string(kernel: LinuxKernel, address: int, limit: int) -> Optional[str]:
-    """Returns a string of the kernel's memory, fit for the screen; None where it has no end.
-
-    Raises:
-        AddressError: it runs into what is not in the dump.
-    """
+    start = kernel.pointer(address)
     data = b""
-    while len(data) < limit:
+    while len(data) < _COMMAND_LINE_LIMIT:
         # Not into the next page, which need not be mapped where the string ends before.
-        place = address + len(data)
+        place = start + len(data)
         piece = kernel.read(place, _PIECE - place % _PIECE)
         data += piece
         if b"\0" in piece:
             return printable(data)
-    return None
+    raise KernelError("the kernel's command line has no end")
 
 
 def _word(kernel: LinuxKernel, symbol: str) -> Optional[int]:
     address = kernel.address(symbol)
-    if address is None:
-        return None
-    try:
-        return kernel.pointer(address)
-    except AddressError:
-        return None
+    return None if address is None else kernel.pointer(address)

@@ -7,12 +7,11 @@ The current task of a CPU is a per-CPU variable: current_task up to 6.1, a membe
 plus that CPU's entry in __per_cpu_offset, which in kernel mode is also what gs_base holds.
 """
 
-import contextlib
 import functools
 import itertools
 import struct
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, Optional
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Callable, NamedTuple, Optional
 
 from volatility_guestdump.exceptions import AddressError, BtfError, KernelError
 from volatility_guestdump.linux.btf import Btf
@@ -27,6 +26,8 @@ _MAXIMUM_CPUS = 8192
 _MAXIMUM_TASKS = 1 << 20
 
 _COMM_SIZE = 16
+#: What has more bytes is no integer; a damaged type may say that it has gigabytes.
+_LARGEST_INTEGER = 8
 
 #: THREAD_SIZE of 64-bit kernels, where the kernel does not tell it. Source:
 #: arch/x86/include/asm/page_64_types.h.
@@ -89,11 +90,15 @@ class Tasks:
         kernel: in whose memory they are.
         btf: its types.
 
+    Attributes:
+        broken: why some task may be missing among those that were listed; empty when none is.
+
     Raises:
         KernelError: the types have no task_struct as it should be.
     """
 
     def __init__(self, kernel: LinuxKernel, btf: Btf) -> None:
+        self.broken = ""
         self._kernel = kernel
         self._btf = btf
         self._pid = btf.offset("task_struct", "pid")
@@ -108,14 +113,22 @@ class Tasks:
         self._exit_state = self._field("exit_state")
         self._stack_users = self._field("stack_refcount")
         self._ran = self._field("se.exec_start")
+        shown = [(self._pid, 4), (self._tgid, 4), (self._comm, _COMM_SIZE)]
+        if self._state is not None and self._exit_state is not None:
+            shown += [self._state, self._exit_state]
+        #: Where what is shown of a task begins and ends.
+        self._shown = range(
+            min(offset for offset, _ in shown), max(offset + size for offset, size in shown)
+        )
 
     def _field(self, name: str) -> Optional[tuple[int, int]]:
         """Returns offset and size of a member that not every kernel's task_struct has, or None."""
         try:
             member = self._btf.member("task_struct", name)
-            return member.bit_offset // 8, self._btf.size(self._btf.resolve(member.type))
+            size = self._btf.size(self._btf.resolve(member.type))
         except BtfError:
             return None
+        return (member.bit_offset // 8, size) if size <= _LARGEST_INTEGER else None
 
     def _value(self, address: int, field: tuple[int, int]) -> int:
         offset, size = field
@@ -127,15 +140,29 @@ class Tasks:
         Raises:
             AddressError: it is not in the dump.
         """
-        read = self._kernel.read
-        (pid,) = struct.unpack("<i", read(address + self._pid, 4))
-        (tgid,) = struct.unpack("<i", read(address + self._tgid, 4))
-        state = ""
+        part = self._parts(address)
+        (pid,) = struct.unpack("<i", part(self._pid, 4))
+        (tgid,) = struct.unpack("<i", part(self._tgid, 4))
+        letter = ""
         if self._state is not None and self._exit_state is not None:
-            state = _state_letter(
-                self._value(address, self._state), self._value(address, self._exit_state)
+            state, exit_state = (
+                int.from_bytes(part(*field), "little") for field in (self._state, self._exit_state)
             )
-        return Task(address, pid, tgid, printable(read(address + self._comm, _COMM_SIZE)), state)
+            letter = _state_letter(state, exit_state)
+        return Task(address, pid, tgid, printable(part(self._comm, _COMM_SIZE)), letter)
+
+    def _parts(self, address: int) -> Callable[[int, int], bytes]:
+        """Returns what reads a task's members by offset and size.
+
+        They are read all at once, as there may be many tasks; one by one where a page between them
+        is not in the dump.
+        """
+        read, start = self._kernel.read, self._shown.start
+        try:
+            data = read(address + start, len(self._shown))
+        except AddressError:
+            return lambda offset, size: read(address + offset, size)
+        return lambda offset, size: data[offset - start : offset - start + size]
 
     def stack(self, task: Task) -> Optional[range]:
         """Returns where the stack of a task lies; None when it is freed.
@@ -185,7 +212,7 @@ class Tasks:
             AddressError: the task is not in the dump.
         """
         if self._on_cpu is None:
-            # The variable of the one CPU
+            # The variable of the one CPU.
             current = _current_task_variable(self._kernel, self._btf)
             return current is not None and self._kernel.pointer(current) == task.address
         return bool(self._value(task.address, self._on_cpu))
@@ -205,23 +232,26 @@ class Tasks:
         for leader in self._list(init_task + self._tasks, self._tasks):
             threads: Iterable[int] = ()
             if signal is not None:
-                with contextlib.suppress(AddressError):
+                try:
                     head = self._kernel.pointer(leader + signal) + thread_head
                     threads = self._list(head, thread_node)
+                except AddressError as error:
+                    self._note(str(error))
             for address in itertools.chain((leader,), threads):
                 if address in seen:
                     if address == leader:
                         continue
                     # A thread has one leader: what follows was walked before. Lists that run
                     # into each other would take the square of their length.
+                    self._note(f"lists of tasks run into each other at {address:#x}")
                     break
                 if len(seen) >= _MAXIMUM_TASKS:
                     return
                 seen.add(address)
                 try:
                     yield self.at(address)
-                except AddressError:
-                    continue
+                except AddressError as error:
+                    self._note(str(error))
 
     def _list(self, head: int, offset: int) -> Iterator[int]:
         """Yields what is on a list, up to its end or to where it leads nowhere or back."""
@@ -232,8 +262,14 @@ class Tasks:
                 seen.add(node)
                 yield node - offset
                 node = self._kernel.pointer(node)
-        except AddressError:
+        except AddressError as error:
+            self._note(str(error))
             return
+        if node != head:
+            self._note(f"a list of tasks leads back to {node:#x}")
+
+    def _note(self, reason: str) -> None:
+        self.broken = self.broken or reason
 
 
 def kernel_gs_base(vcpu: VCPU) -> int:
@@ -264,7 +300,9 @@ class Cpus:
             for vcpu in vcpus
             if kernel_gs_base(vcpu) in numbers and kernel.runs_on(vcpu) is not False
         }
-        self._taken = set(self._told.values())
+        taken = set(self._told.values())
+        #: CPUs of which no base of GS tells which vCPU they are.
+        self._free = [number for number in range(len(self._offsets)) if number not in taken]
         self._page_map = functools.lru_cache(maxsize=_MAXIMUM_CPUS)(self._read_page_map)
 
     def _count(self) -> int:
@@ -311,18 +349,27 @@ class Cpus:
         told = self._told.get(vcpu.number)
         if told is not None:
             return told
-        free = [number for number in range(len(self._offsets)) if number not in self._taken]
         root = self._kernel.tables.mode.root(vcpu["cr3"])
-        free.sort(key=lambda number: number != vcpu.number)
         # Where page tables are not isolated, one may lie where the user half of a pair would.
         for page_map in (root, root & ~PTI_USER_HALF):
-            for number in free:
-                if self._page_map(number) == page_map:
-                    return number
-        if not free or (free[0] != vcpu.number and len(free) > 1):
+            found = self._by_page_map.get(page_map)
+            if found:
+                return vcpu.number if vcpu.number in found else found[0]
+        own = self._free[0] if len(self._free) == 1 else vcpu.number
+        if own not in self._free or self._page_map(own) is not None:
+            # Its current task has other page tables: this vCPU runs another kernel, as kdump's.
             return None
-        # Its current task has other page tables: this vCPU runs another kernel, as kdump's.
-        return free[0] if self._page_map(free[0]) is None else None
+        return own
+
+    @functools.cached_property
+    def _by_page_map(self) -> Mapping[int, Sequence[int]]:
+        """Page map of a current task -> those of the free CPUs that have it."""
+        found: dict[int, list[int]] = {}
+        for number in self._free:
+            page_map = self._page_map(number)
+            if page_map is not None:
+                found.setdefault(page_map, []).append(number)
+        return found
 
     def _read_page_map(self, number: int) -> Optional[int]:
         """Returns the physical address of the page map that a CPU's current task has, or None."""
@@ -346,6 +393,20 @@ class Cpus:
         """Returns the address of the task_struct that a vCPU runs, or None."""
         number = self.number(vcpu)
         return None if number is None else self.task_of(number)
+
+    def chosen_task(self, vcpu: VCPU) -> Optional[int]:
+        """Returns the address of the task_struct that the scheduler chose for a vCPU, or None.
+
+        It differs from the current one while the vCPU changes from one task to another.
+        """
+        number, queues = self.number(vcpu), self._kernel.address("runqueues")
+        if number is None or queues is None or self._btf is None:
+            return None
+        try:
+            place = queues + self._offsets[number] + self._btf.offset("rq", "curr")
+            return self._kernel.pointer(place & ((1 << self._kernel.bits) - 1))
+        except (AddressError, KernelError):
+            return None
 
     def task_of(self, number: int) -> Optional[int]:
         """Returns the address of the task_struct that a CPU runs, or None."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Optional
 
-from volatility_guestdump.exceptions import AddressError, BtfError
+from volatility_guestdump.exceptions import KernelError
 from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.kernel import LinuxKernel
 
@@ -22,6 +22,8 @@ NANOSECONDS = 1_000_000_000
 
 #: The sequence counter's type from 5.9 on (with PREEMPT_RT it is larger), and before.
 _SEQUENCE_COUNTERS = ("seqcount_raw_spinlock", "seqcount")
+
+_NO_SENSE = "the kernel's clock makes no sense"
 
 #: Years that a datetime can have.
 _LAST_SECOND = int(datetime(9999, 1, 1, tzinfo=timezone.utc).timestamp())
@@ -41,15 +43,17 @@ class Clock:
 
 
 def read_clock(kernel: LinuxKernel) -> Optional[Clock]:
-    """Returns the kernel's clock, or None when it cannot be read or makes no sense."""
+    """Returns the kernel's clock, or None when the kernel does not say where it is.
+
+    Raises:
+        AddressError: it is not in the dump.
+        KernelError: it makes no sense, or the types do not tell how to read it.
+    """
     btf = kernel.types
     if btf is None:
         return None
-    try:
-        place = _timekeeper(kernel, btf)
-        return None if place is None else _read(kernel, btf, place)
-    except (AddressError, BtfError):
-        return None
+    place = _timekeeper(kernel, btf)
+    return None if place is None else _read(kernel, btf, place)
 
 
 def _timekeeper(kernel: LinuxKernel, btf: Btf) -> Optional[int]:
@@ -68,7 +72,7 @@ def _timekeeper(kernel: LinuxKernel, btf: Btf) -> Optional[int]:
     return None
 
 
-def _read(kernel: LinuxKernel, btf: Btf, timekeeper: int) -> Optional[Clock]:
+def _read(kernel: LinuxKernel, btf: Btf, timekeeper: int) -> Clock:
     def read(path: str, size: int, signed: bool = False) -> int:
         data = kernel.read(timekeeper + btf.offset("timekeeper", path), size)
         return int.from_bytes(data, "little", signed=signed)
@@ -77,10 +81,10 @@ def _read(kernel: LinuxKernel, btf: Btf, timekeeper: int) -> Optional[Clock]:
     shift = read("tkr_mono.shift", 4)
     # The clock source's shift is at most 32, and less than a second is beyond the seconds.
     if seconds >= _LAST_SECOND or shift > 32:
-        return None
+        raise KernelError(_NO_SENSE)
     fraction = read("tkr_mono.xtime_nsec", 8) >> shift
     if fraction >= 2 * NANOSECONDS:
-        return None
+        raise KernelError(_NO_SENSE)
     now = seconds * NANOSECONDS + fraction
     # Volatility's plugins tell by the same difference when a guest booted.
     booted = read("offs_real", 8, signed=True) - read("offs_boot", 8, signed=True)
@@ -90,7 +94,7 @@ def _read(kernel: LinuxKernel, btf: Btf, timekeeper: int) -> Optional[Clock]:
     uptime = now - booted
     # The kernel keeps the offset twice: where both agree, it is no chance that they look well.
     if uptime < 0 or to_monotonic != -read("offs_real", 8, signed=True):
-        return None
+        raise KernelError(_NO_SENSE)
     return Clock(
         datetime.fromtimestamp(seconds, timezone.utc) + timedelta(microseconds=fraction // 1000),
         timedelta(microseconds=uptime // 1000),

@@ -72,6 +72,10 @@ _BEGINNINGS = frozenset(
         *("startup_64", "start_cpu0", "soft_restart_cpu"),
     )
 )
+#: What error_entry ends with from 5.18 on: a jump to a function that is given the saved registers,
+#: and returns where they are now. The kernel's entry code calls error_entry before it has them on
+#: its stack as ORC knows it, so of the return address ORC says what was true before the call.
+_GIVEN_REGISTERS = frozenset(("sync_regs", "fixup_bad_iret"))
 #: The functions in which a CPU waits that was taken offline (arch/x86/kernel/smpboot.c).
 _PLAY_DEAD = frozenset(("hlt_play_dead", "mwait_play_dead", "native_play_dead"))
 
@@ -221,7 +225,7 @@ class Unwinder:
         seen = set()
         offline = False
         for _ in range(MAXIMUM_FRAMES):
-            tracer = None if state.exact else self._returns.tracer(state.ip)
+            tracer = self._returns.tracer(state.ip)
             # It is the first byte of a tracer's code then, which no call returns to.
             symbol = self.symbolize(state.ip, state.exact or tracer is not None)
             notes = list(state.found_by)
@@ -234,11 +238,16 @@ class Unwinder:
                 if position in seen:
                     raise _EndOfTraceError(Note(Kind.CIRCLE))
                 seen.add(position)
-                if tracer is not None:
+                if tracer is None:
+                    after, note = self._step(state, symbol)
+                    notes += filter(None, (note,))
+                elif state.exact:
+                    # The "ret" that led here has just taken this address off the stack.
+                    after = state._replace(exact=False, registers={}, found_by=())
+                if after is not None:
+                    after = self._checked(after, stack)
+                if after is None or (tracer is not None and after.ip == state.ip):
                     raise _EndOfTraceError(Note(Kind.REPLACED))
-                after, note = self._step(state, symbol)
-                notes += filter(None, (note,))
-                after = self._checked(after, stack)
             except _EndOfTraceError as end:
                 after = None
                 notes += end.notes
@@ -308,15 +317,14 @@ class Unwinder:
         Raises:
             _EndOfTraceError: no caller can be told, or there is none.
         """
-        name, _, offset = symbol.partition("+")
-        if name in _BEGINNINGS:
+        if _is_beginning(symbol):
             raise _EndOfTraceError
         border = _border(symbol)
         if border is not None:
             raise _EndOfTraceError(Note(border))
-        if state.exact and offset.split(" ")[0] == "0x0":
-            return RETURN_ADDRESS, Note(Kind.FIRST_INSTRUCTION)
         start = self._start(state)
+        if state.exact and start == state.ip:
+            return RETURN_ADDRESS, Note(Kind.FIRST_INSTRUCTION)
         depth = None if start is None else self._instructions.call_on_stack(start, state.sp)
         if depth is None:
             raise _EndOfTraceError(Note(Kind.UNDESCRIBED))
@@ -332,7 +340,7 @@ class Unwinder:
         Raises:
             _EndOfTraceError: a thread began there.
         """
-        if symbol.partition("+")[0] in _BEGINNINGS:
+        if _is_beginning(symbol):
             raise _EndOfTraceError
         note = Note(Kind.FRAME_POINTER, detail=self.orc_missing)
         if state.bp is not None and state.bp & 1:
@@ -359,13 +367,14 @@ class Unwinder:
         if entry.type is Type.CALL:
             if cfa <= state.sp and (entry.sp_reg is Register.SP or note is not None):
                 raise _EndOfTraceError(*how, Note(Kind.DOWNWARDS))
-            after = _State(self._word(cfa - _WORD), cfa, state.bp, False, {})
+            given = {"rax": cfa} if symbol.partition("+")[0] in _GIVEN_REGISTERS else {}
+            after = _State(self._word(cfa - _WORD), cfa, state.bp, False, given)
             # After a "ret" on a stack that was overwritten, no call has led there.
             if kind in _SUPPOSED and not self._instructions.may_follow_call(after.ip):
                 raise _EndOfTraceError(*how, Note(Kind.NO_RETURN_ADDRESS, after.ip))
         else:
             note = Note(_border(symbol) or Kind.EXCEPTION)
-            after = self._interrupted(state, entry, cfa, note)
+            after = self._interrupted(state, entry, cfa, note, _is_beginning(symbol))
         if entry.bp_reg is Register.PREV_SP:
             after = after._replace(bp=self._word(cfa + entry.bp_offset))
         elif entry.bp_reg is Register.BP:
@@ -381,7 +390,7 @@ class Unwinder:
         from behind it on where these are (idtentry_body in arch/x86/entry/entry_64.S).
         """
         sp = state.registers.get("rax")
-        if not state.exact or sp is None:
+        if sp is None:
             return state
         try:
             code = self._kernel.read(state.ip, len(_MOVE_RAX_TO_RSP))
@@ -389,7 +398,7 @@ class Unwinder:
             return state
         if code != _MOVE_RAX_TO_RSP:
             return state
-        return state._replace(ip=state.ip + len(code), sp=sp)
+        return state._replace(ip=state.ip + len(code), sp=sp, exact=True)
 
     def _cfa(self, state: _State, entry: Entry) -> int:
         """Returns the canonical frame address."""
@@ -408,7 +417,9 @@ class Unwinder:
             raise _EndOfTraceError(Note(Kind.UNKNOWN_REGISTER, detail=register.value))
         return cfa & _MASK
 
-    def _interrupted(self, state: _State, entry: Entry, cfa: int, note: Note) -> _State:
+    def _interrupted(
+        self, state: _State, entry: Entry, cfa: int, note: Note, is_beginning: bool
+    ) -> _State:
         """Returns the state of what was interrupted.
 
         Raises:
@@ -424,7 +435,7 @@ class Unwinder:
             for name, at in ((name, pt_regs.OFFSETS[name] - first) for name in names)
         }
         selector = saved["cs"] & _SELECTOR_MASK
-        if not any(saved.values()):
+        if is_beginning and not any(saved.values()):
             # The registers of a thread that has never been in user mode.
             raise _EndOfTraceError
         if selector & 3 == 3:
@@ -442,6 +453,11 @@ def _known_bp(state: _State) -> int:
     if state.bp is None:
         raise _EndOfTraceError(Note(Kind.UNKNOWN_REGISTER, detail="rbp"))
     return state.bp
+
+
+def _is_beginning(symbol: str) -> bool:
+    """Whether a thread of the kernel, or a CPU, began at a place."""
+    return symbol.partition("+")[0] in _BEGINNINGS
 
 
 def _border(symbol: str) -> Optional[Kind]:

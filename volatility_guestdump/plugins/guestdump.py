@@ -34,6 +34,7 @@ if volatility_guestdump.registration_error is not None:
     ) from volatility_guestdump.registration_error
 
 from volatility_guestdump import kernels
+from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.exceptions import KernelError
 from volatility_guestdump.files.location import display_name
 from volatility_guestdump.framework import installed, output, windows_symbols
@@ -91,7 +92,9 @@ class GuestDumpPlugin(interfaces.plugins.PluginInterface):
         windows = self.windows_kernel()
         if windows is not None:
             return f"this guest runs {windows.system}"
-        return "in the guest's memory there is none that can be recognised"
+        missing = self.machine.origin.missing_memory
+        found = "in the guest's memory no kernel can be recognised"
+        return f"{found}; {missing} bytes of it are missing" if missing > 0 else found
 
     def windows_symbols(self, kernel: WindowsKernel) -> Optional[windows_symbols.WindowsSymbols]:
         """Returns the symbols of a Windows kernel, when they are on this machine."""
@@ -110,11 +113,17 @@ class GuestDumpPlugin(interfaces.plugins.PluginInterface):
         kernel = self.linux_kernel()
         return None if kernel is None else Stacks(kernel, self.machine.vcpus)
 
-    def kernel_facts(self) -> facts.KernelFacts:
-        """Returns what is known of the kernel that the guest runs."""
-        kernel, stacks = self.linux_kernel(), self.stacks
-        if kernel is not None and stacks is not None:
-            return facts.linux_facts(self.machine, kernel, stacks, installed.linux_isf(kernel)[1])
+    def kernel_facts(self, attempts: Attempts) -> facts.KernelFacts:
+        """Returns what is known of the kernel that the guest runs.
+
+        Args:
+            attempts: is told what cannot be read of a Linux kernel, and why.
+        """
+        kernel = self.linux_kernel()
+        if kernel is not None:
+            stacks = attempts.make("Stacks", lambda: self.stacks)
+            isf = attempts.make("Symbols", lambda: installed.linux_isf(kernel)[1])
+            return facts.linux_facts(self.machine, kernel, stacks, isf, attempts)
         windows = self.windows_kernel()
         if windows is not None:
             pdb = windows.image.pdb
@@ -162,7 +171,10 @@ class Info(GuestDumpPlugin):
 
     def _generator(self) -> Iterator[tuple[int, tuple[str, str]]]:
         yield from ((0, row) for row in rows.machine_rows(facts.machine_facts(self.machine)))
-        yield from ((0, row) for row in rows.kernel_rows(self.kernel_facts()))
+        attempts = Attempts()
+        yield from ((0, row) for row in rows.kernel_rows(self.kernel_facts(attempts)))
+        for failure in attempts.failures:
+            vollog.warning(f"{failure.what}: {failure.reason}")
 
     def run(self) -> renderers.TreeGrid:
         """Returns the rows."""
@@ -455,30 +467,27 @@ class Report(GuestDumpPlugin):
             summary,
         )
 
-        origin = self.machine.origin
-        linux = self.linux_kernel()
-        found = collect.collect(
-            collect.Subject(
-                self.machine,
-                linux,
-                self.stacks,
-                self.kernel_facts(),
-                "" if linux else self.no_kernel(),
-                linux is None and self.windows_kernel() is not None,
-                self.symbolize(),
-            ),
-            evidence.evidence(
-                origin,
-                {
-                    "volatility_guestdump": volatility_guestdump.__version__,
-                    "Volatility": constants.PACKAGE_VERSION,
-                    "Python": platform.python_version(),
-                },
-                shlex.join(sys.argv),
-                bool(self.config.get("hash", False)),
-                self._progress_callback,
-            ),
+        attempts = Attempts()
+        make, origin = attempts.make, self.machine.origin
+        linux = make("Kernel", self.linux_kernel)
+        windows = None if linux else make("Kernel", self.windows_kernel)
+        subject = collect.Subject(
+            self.machine,
+            linux,
+            make("Stacks", lambda: self.stacks) if linux else None,
+            make("System", lambda: self.kernel_facts(attempts)) or facts.KernelFacts(),
+            "" if linux else make("Kernel", self.no_kernel) or "the search for it failed",
+            windows is not None,
+            make("Symbols", self.symbolize) or _no_symbol,
         )
+        versions = {
+            "volatility_guestdump": volatility_guestdump.__version__,
+            "Volatility": constants.PACKAGE_VERSION,
+            "Python": platform.python_version(),
+        }
+        hashed, progress = bool(self.config.get("hash", False)), self._progress_callback
+        files = evidence.evidence(origin, versions, shlex.join(sys.argv), hashed, progress)
+        found = collect.collect(subject, files, attempts)
         yield from ((0, row) for row in summary.summary(found))
         name = evidence.report_name(origin)
         if self.config.get("format", "html") == "json":

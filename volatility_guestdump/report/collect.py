@@ -2,18 +2,17 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Collects what a report says. Each section is collected by itself, and fails by itself."""
 
-import contextlib
-import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Callable, Optional, TypeVar
 
-from volatility_guestdump.exceptions import AddressError
+from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.linux import frames as kernel_frames
 from volatility_guestdump.linux.frames import Kind
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.memory_use import ResidentMemory, memory_use
+from volatility_guestdump.linux.modules import Module
 from volatility_guestdump.linux.printk import Log, read_log
 from volatility_guestdump.linux.stacks import Stack, Stacks, grouped
 from volatility_guestdump.linux.system import taint_names
@@ -23,26 +22,35 @@ from volatility_guestdump.report import document, facts, incident, rows, traces
 from volatility_guestdump.x86 import registers
 from volatility_guestdump.x86.paging import find_paging
 
-_logger = logging.getLogger(__name__)
-
-#: What keeps the size of a report, and the time it takes, within bounds whatever the dump is.
+#: What keeps the time that a report takes within bounds whatever the dump is.
 _MAXIMUM_VCPUS = 512
 _MAXIMUM_FRAMES = 100
-_MAXIMUM_TEXT = 1000
 _WHOLE_LOG = 1000
 _LOG_END = 500
-_MAXIMUM_LOG_LINES = 4000
 _MAXIMUM_WAITING = 1000
 _MAXIMUM_GROUPS = 50
 _MAXIMUM_PIDS = 100
 _LARGEST = 15
 _MAXIMUM_RANGES = 200
 _MAXIMUM_MODULES = 1000
+_MAXIMUM_PROBLEMS = 100
+
+#: In characters. A function's name has 512 at most, and few have 100.
+_MAXIMUM_TEXT = 1000
+_MAXIMUM_SYMBOL = 300
+_MAXIMUM_REASON = 300
+
+#: What keeps the size of a report below 10 MB: how many bytes there are for the parts that have
+#: many elements, see `document.weight`. All else has less than 2 MB in all.
+_ROOM_FOR_VCPUS = 4_500_000
+_ROOM_FOR_LOG = 1_800_000
+_ROOM_FOR_TASKS = 1_000_000
+_ROOM_FOR_MODULES = 500_000
+
+_T = TypeVar("_T")
 
 #: Bits of a module's taint: out of tree (TAINT_OOT_MODULE), proprietary (TAINT_PROPRIETARY_MODULE).
 _OUT_OF_TREE = 1 << 12 | 1 << 0
-
-_T = TypeVar("_T")
 
 #: Names an address, as `LinuxKernel.symbolize` does.
 Symbolize = Callable[[int], Optional[str]]
@@ -71,68 +79,88 @@ class Subject:
     symbolize: Symbolize
 
 
-def collect(subject: Subject, evidence: document.Evidence) -> document.Report:
-    """Returns the report of a machine."""
-    return _Collector(subject).report(evidence)
+def collect(subject: Subject, evidence: document.Evidence, attempts: Attempts) -> document.Report:
+    """Returns the report of a machine.
+
+    Args:
+        subject: what it is made of.
+        evidence: files, programs, command and time.
+        attempts: with what failed before; is told what else does.
+    """
+    return _Collector(subject, attempts).report(evidence)
 
 
 class _Collector:
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Subject, attempts: Attempts) -> None:
         self._subject = subject
         self._machine = subject.machine
         self._linux = subject.linux
-        self._problems: list[document.Problem] = []
         self._stacks = subject.stacks
-        if self._stacks is not None and self._stacks.tasks_missing:
-            self._problem("Tasks", self._stacks.tasks_missing)
-
-    def _problem(self, section: str, reason: str) -> None:
-        self._problems.append(document.Problem(section, _short(reason)))
-
-    def _section(self, name: str, make: Callable[[], Optional[_T]]) -> Optional[_T]:
-        """Returns a section, or None when what it is made of is damaged."""
-        try:
-            return make()
-        except Exception as error:
-            # Not only the errors that are meant for this: whatever is wrong with one section, the
-            # others are wanted.
-            _logger.debug("section %s", name, exc_info=True)
-            self._problem(name, str(error) or type(error).__name__)
-            return None
+        self._attempts = attempts
+        # What describes the registers alone may leave it to the memory file.
+        self._there = self._machine.origin.ranges or self._machine.memory.ranges
+        self._memory_size = sum(run.size for run in self._there)
 
     def report(self, evidence: document.Evidence) -> document.Report:
-        machine, linux = self._machine, self._linux
-        if linux is None and not self._subject.is_windows:
-            self._problem("Kernel", self._subject.no_kernel)
-        elif linux is None:
-            self._problem("Kernel log, tasks, modules", "they are shown of Linux guests alone")
-        if not machine.vcpus:
-            self._problem("vCPUs", f"{machine.origin.format}: this image has no registers")
-        symbols = self._subject.kernel.symbols
-        if symbols is not None and symbols.missing:
-            self._problem("Symbols", symbols.missing)
-        log = self._section("Kernel log", self._read_log)
-        panic_stack = self._section("Panic", self._panic_stack)
-        vcpus = self._section("vCPUs", self._vcpus) or []
-        tasks = self._section("Tasks", lambda: self._tasks(log))
-        headline = self._section("Headline", lambda: self._headline(log, panic_stack, tasks, vcpus))
+        make = self._attempts.make
+        make("System", self._note_what_is_not_there)
+        log = make("Kernel log", self._read_log)
+        panic_stack = make("Panic", self._panic_stack)
+        made = self._attempts.make_each("vCPUs", self._vcpu, self._machine.vcpus[:_MAXIMUM_VCPUS])
+        vcpus = _fitting(made, _ROOM_FOR_VCPUS)
+        tasks = make("Tasks", lambda: self._tasks(log))
+        headline = make("Headline", lambda: self._headline(log, panic_stack, tasks, made))
         return document.Report(
             headline or document.Headline("unknown", "What happened is not known."),
             self._system(),
-            self._section("Panic", lambda: self._panic(log, panic_stack)),
+            make("Panic", lambda: self._panic(log, panic_stack)),
             vcpus,
-            max(0, len(machine.vcpus) - len(vcpus)),
-            self._section("Kernel log", lambda: _log(log)),
+            max(0, len(self._machine.vcpus) - len(vcpus)),
+            make("Kernel log", lambda: _log(log)),
             tasks,
             self._memory(),
-            self._section("Modules", self._modules),
+            make("Modules", self._modules),
             evidence,
-            tuple(dict.fromkeys(self._problems)),
+            self._problems(),
         )
 
+    def _note_what_is_not_there(self) -> None:
+        subject, note = self._subject, self._attempts.note
+        if subject.linux is None and not subject.is_windows:
+            note("Kernel", subject.no_kernel)
+        elif subject.linux is None:
+            note("Kernel log, tasks, modules", "they are shown of Linux guests alone")
+        if subject.stacks is not None and subject.stacks.tasks_missing:
+            note("Tasks", subject.stacks.tasks_missing)
+        if not subject.machine.vcpus:
+            note("vCPUs", f"{subject.machine.origin.format}: this image has no registers")
+        symbols = subject.kernel.symbols
+        if symbols is not None and symbols.missing:
+            note("Symbols", symbols.missing)
+        origin = subject.machine.origin
+        if origin.missing_memory > 0 and origin.memory_location is not None:
+            note("Memory", f"the file lacks {origin.missing_memory} bytes")
+        elif origin.damage:
+            note("Memory", origin.damage)
+
+    def _problems(self) -> list[document.Problem]:
+        failures = self._attempts.failures
+        found = [
+            document.Problem(failure.what, _short(failure.reason, _MAXIMUM_REASON))
+            for failure in failures[:_MAXIMUM_PROBLEMS]
+        ]
+        if len(failures) > len(found):
+            more = f"{len(failures) - len(found)} more failures"
+            found.append(document.Problem("Not shown here", more))
+        return found
+
     def _system(self) -> list[document.Item]:
-        found = [*rows.machine_rows(facts.machine_facts(self._machine))]
-        found += rows.kernel_rows(self._subject.kernel)
+        found: list[rows.Row] = []
+        for made in (
+            lambda: rows.machine_rows(facts.machine_facts(self._machine)),
+            lambda: rows.kernel_rows(self._subject.kernel),
+        ):
+            found += self._attempts.make("System", lambda made=made: list(made())) or ()  # type: ignore[misc]
         # Ranges of memory have a section of their own.
         return [
             document.Item(name, _short(value, 4 * _MAXIMUM_TEXT))
@@ -141,7 +169,10 @@ class _Collector:
         ]
 
     def _read_log(self) -> Optional[Log]:
-        return None if self._linux is None else read_log(self._linux)
+        log = None if self._linux is None else read_log(self._linux)
+        if log is not None and log.lost:
+            self._attempts.note("Kernel log", f"{log.lost} records cannot be read")
+        return log
 
     def _panic_stack(self) -> Optional[Stack]:
         return None if self._stacks is None else self._stacks.of_panic()
@@ -168,9 +199,10 @@ class _Collector:
             self._panicked(),
             panic_stack.frames if panic_stack else (),
             log.records if log else (),
-            tasks.uninterruptible if tasks else (),
+            # That none hangs among some of the tasks says nothing.
+            tasks.uninterruptible if tasks and (tasks.complete or tasks.uninterruptible) else None,
             vcpus,
-            bool(self._machine.vcpus),
+            len(self._machine.vcpus),
         )
         found = incident.linux_headline(evidence)
         return document.Headline(found.kind, _short(found.text))
@@ -188,40 +220,35 @@ class _Collector:
         compared = traces.compare(frames, printed)
         return document.Panic(
             message,
-            rows.panic_task(kernel.panic_task) if kernel.panic_task else None,
+            _short(rows.panic_task(kernel.panic_task)) if kernel.panic_task else None,
             _frames(frames, compared.in_log),
             [
                 document.LogFrame(
-                    _short(symbol), compared.in_stack[number] if compared.in_stack else None
+                    _short(symbol, _MAXIMUM_SYMBOL),
+                    compared.in_stack[number] if compared.in_stack else None,
                 )
                 for number, symbol in enumerate(printed)
             ],
             compared.words,
         )
 
-    def _vcpus(self) -> list[document.Vcpu]:
-        found = []
-        for vcpu in self._machine.vcpus[:_MAXIMUM_VCPUS]:
-            name = f"vCPU {vcpu.number}"
-            stack = self._section(name, lambda vcpu=vcpu: self._stack_of(vcpu))  # type: ignore[misc]
-            values = self._section(name, lambda vcpu=vcpu: self._registers(vcpu))  # type: ignore[misc]
-            task = stack.task if stack else None
-            frames = stack.frames if stack else ()
-            top = frames[0].symbol if frames else ""
-            if not frames:
-                top = self._subject.symbolize(vcpu["rip"]) or ""
-            found.append(
-                document.Vcpu(
-                    vcpu.number,
-                    self._state(vcpu, stack),
-                    task.pid if task else None,
-                    task.comm if task else None,
-                    _short(top),
-                    _frames(frames),
-                    values or (),
-                )
-            )
-        return found
+    def _vcpu(self, vcpu: VCPU) -> document.Vcpu:
+        make, name = self._attempts.make, f"vCPU {vcpu.number}"
+        stack = make(name, lambda: self._stack_of(vcpu))
+        task = stack.task if stack else None
+        frames = stack.frames if stack else ()
+        top = frames[0].symbol if frames else None
+        if not frames:
+            top = make(name, lambda: self._subject.symbolize(vcpu["rip"]))
+        return document.Vcpu(
+            vcpu.number,
+            self._state(vcpu, stack),
+            task.pid if task else None,
+            task.comm if task else None,
+            _short(top or "", _MAXIMUM_SYMBOL),
+            _frames(frames),
+            make(name, lambda: self._registers(vcpu)) or (),
+        )
 
     def _stack_of(self, vcpu: VCPU) -> Optional[Stack]:
         return None if self._stacks is None else self._stacks.of_vcpu(vcpu)
@@ -252,7 +279,10 @@ class _Collector:
             document.Register(
                 name,
                 f"{vcpu[name]:#x}",
-                _short(registers.decode(vcpu, name, mode, user_half, self._subject.symbolize)),
+                _short(
+                    registers.decode(vcpu, name, mode, user_half, self._subject.symbolize),
+                    _MAXIMUM_SYMBOL,
+                ),
             )
             for name in (*REGISTERS, *OPTIONAL_REGISTERS)
             if vcpu.get(name) is not None
@@ -264,7 +294,7 @@ class _Collector:
             return None
         tasks = stacks.all_tasks
         if not tasks:
-            self._problem("Tasks", "none can be found")
+            self._attempts.note("Tasks", "none can be found")
             return None
         last_ran = {task.address: stacks.tasks.last_ran(task) or 0 for task in tasks}
         now = max(last_ran.values())
@@ -285,7 +315,8 @@ class _Collector:
             dict(sorted(states.items())),
             groups,
             len(waiting) - shown,
-            self._section("Memory of tasks", lambda: self._largest(tasks)) or (),
+            self._attempts.make("Memory of tasks", lambda: self._largest(tasks)) or (),
+            not stacks.tasks.broken,
         )
 
     def _sane(self, now: int) -> int:
@@ -300,14 +331,11 @@ class _Collector:
         self, stacks: Stacks, waiting: Sequence[Task], seconds: dict[int, Optional[int]]
     ) -> tuple[list[document.TaskGroup], int]:
         """Returns groups of tasks, and how many tasks are in them."""
-        found = []
-        for task in waiting[:_MAXIMUM_WAITING]:
-            with contextlib.suppress(AddressError):
-                found.append(stacks.of_task(task))
-        groups, shown = [], 0
+        made = self._attempts.make_each
+        found = made("Stacks of tasks", stacks.of_task, waiting[:_MAXIMUM_WAITING])
+        groups = []
         for group in grouped(found)[:_MAXIMUM_GROUPS]:
             members = [task for task in group.tasks if task is not None]
-            shown += len(members)
             names = dict.fromkeys(task.comm for task in members)
             groups.append(
                 document.TaskGroup(
@@ -316,81 +344,98 @@ class _Collector:
                     list(names)[:_MAXIMUM_PIDS],
                     seconds.get(members[0].address),
                     _frames(group.frames),
+                    self._waits_in(group.frames),
                 )
             )
-        return groups, shown
+        shown = _fitting(groups, _ROOM_FOR_TASKS)
+        return shown, sum(group.count for group in shown)
+
+    def _waits_in(self, frames: Sequence[kernel_frames.Frame]) -> str:
+        """Returns where a task waits, as the kernel itself finds it for /proc/PID/wchan."""
+        linux = self._linux
+        assert linux is not None, "it has tasks"
+        # What may sleep on behalf of others is kept apart by __sched (include/linux/sched/debug.h).
+        start, end = (linux.address(f"__sched_text_{edge}") for edge in ("start", "end"))
+        if start is None or end is None:
+            return ""
+        places = (frame.symbol for frame in frames if frame.ip and not start <= frame.ip < end)
+        return _short(next(places, ""))
 
     def _largest(self, tasks: Sequence[Task]) -> list[document.Process]:
         linux = self._linux
         assert linux is not None, "it has tasks"
         offsets = Cpus(linux, linux.types, self._machine.vcpus).offsets
         memory = ResidentMemory(linux, linux.btf, offsets)
-        found = []
+        threads: dict[int, list[Task]] = {}
         for task in tasks:
-            if task.pid != task.tgid:
-                continue
-            with contextlib.suppress(AddressError):
-                size = memory.of(task)
-                if size:
-                    found.append((size, task))
-        found.sort(key=lambda pair: -pair[0])
-        largest = []
-        for size, task in found[: 2 * _LARGEST]:
-            with contextlib.suppress(AddressError):
-                exact = memory.of(task, exact=True) or size
-                # A damaged counter may have any value.
-                if exact <= self._machine.origin.memory_size:
-                    largest.append(document.Process(task.pid, task.comm, exact))
-        return sorted(largest, key=lambda process: -process.resident)[:_LARGEST]
+            threads.setdefault(task.tgid, []).append(task)
+
+        def make(exact: bool, found: Sequence[list[Task]]) -> list[tuple[int, list[Task]]]:
+            made = self._attempts.make_each(
+                "Memory of tasks", lambda process: (memory.of(process, exact) or 0, process), found
+            )
+            return sorted(made, key=lambda pair: -pair[0])
+
+        roughly = make(False, list(threads.values()))
+        exactly = make(True, [process for size, process in roughly[: 2 * _LARGEST] if size])
+        return [
+            # The thread that leads a process comes first.
+            document.Process(process[0].tgid, process[0].comm, size)
+            for size, process in exactly
+            # A damaged counter may have any value.
+            if 0 < size <= self._memory_size
+        ][:_LARGEST]
 
     def _memory(self) -> document.Memory:
-        origin, linux = self._machine.origin, self._linux
-        there = origin.ranges or self._machine.memory.ranges
-        ranges = [_range("memory", run.start, run.end) for run in there]
-        available = self._machine.memory.ranges
-        for run in origin.ranges:
-            missing = self._section("Memory", lambda run=run: _missing(run, available))  # type: ignore[misc]
-            ranges += missing or []
+        ranges = self._attempts.make("Memory", lambda: list(self._ranges())) or []
+        ranges.sort(key=lambda piece: int(piece.start, 16))
+        shown = ranges[:_MAXIMUM_RANGES]
+        return document.Memory(
+            self._memory_size,
+            shown,
+            len(ranges) - len(shown),
+            self._attempts.make("Memory counters", self._counters),
+        )
+
+    def _ranges(self) -> Iterator[document.Range]:
+        machine, linux = self._machine, self._linux
+        available = machine.memory.ranges
+        for run in self._there:
+            yield _range("memory", run.start, run.end)
+            yield from _missing(run, available)
         base = self._subject.kernel.physical_base
         if linux is not None and base is not None and linux.virtual_end > linux.virtual_base:
             end = base + linux.virtual_end - linux.virtual_base
-            if end <= max((run.end for run in there), default=0):
-                ranges.append(_range("kernel", base, end))
-        ranges.sort(key=lambda piece: int(piece.start, 16))
-        if self._machine.origin.missing_memory > 0 and origin.memory_location is not None:
-            self._problem("Memory", f"the file lacks {origin.missing_memory} bytes")
-        counters = self._section("Memory counters", self._counters)
-        shown = ranges[:_MAXIMUM_RANGES]
-        return document.Memory(
-            sum(run.size for run in there), shown, len(ranges) - len(shown), counters
-        )
+            if end <= max((run.end for run in self._there), default=0):
+                yield _range("kernel", base, end)
 
     def _counters(self) -> Optional[dict[str, Optional[int]]]:
         if self._linux is None:
             return None
-        used = vars(memory_use(self._linux))
+        used = vars(memory_use(self._linux, self._attempts))
         return dict(used) if any(value is not None for value in used.values()) else None
 
     def _modules(self) -> Optional[list[document.Module]]:
         modules = self._linux.modules if self._linux else None
         if modules is None:
             return None
-        found = []
-        for module in list(modules)[:_MAXIMUM_MODULES]:
+        loaded = list(modules)
+
+        def make(module: Module) -> document.Module:
             taint = modules.taint(module)
-            words = None if taint is None else ", ".join(map(" ".join, taint_names(taint)))
-            found.append(
-                document.Module(
-                    _short(module.name),
-                    module.size,
-                    words,
-                    None if taint is None else bool(taint & _OUT_OF_TREE),
-                )
+            return document.Module(
+                _short(module.name),
+                module.size,
+                None if taint is None else ", ".join(map(" ".join, taint_names(taint))),
+                None if taint is None else bool(taint & _OUT_OF_TREE),
             )
-        left_out = len(list(modules)) - len(found)
-        if left_out:
-            self._problem("Modules", f"{left_out} more are not shown")
-        return sorted(found, key=lambda module: (not module.out_of_tree, not module.taint))
+
+        found = self._attempts.make_each("Modules", make, loaded)
+        found.sort(key=lambda module: (not module.out_of_tree, not module.taint))
+        shown = _fitting(found[:_MAXIMUM_MODULES], _ROOM_FOR_MODULES)
+        if len(shown) < len(found):
+            self._attempts.note("Modules", f"{len(found) - len(shown)} more are not shown")
+        return shown
 
 
 def _windows_headline(kernel: facts.KernelFacts) -> document.Headline:
@@ -415,26 +460,41 @@ def _frames(
     return [
         document.Frame(
             None if frame.ip is None else f"{frame.ip:#x}",
-            _short(frame.symbol),
-            _short(rows.notes(frame.notes)),
+            _short(frame.symbol, _MAXIMUM_SYMBOL),
+            _short(rows.notes(frame.notes), _MAXIMUM_SYMBOL),
             in_log[number] if in_log else None,
         )
         for number, frame in enumerate(frames[:_MAXIMUM_FRAMES])
     ]
 
 
+def _fitting(parts: Sequence[_T], room: int) -> list[_T]:
+    """Returns as many of the first parts as there is room for."""
+    left, shown = room, []
+    for part in parts:
+        left -= document.weight(part)
+        if left < 0:
+            break
+        shown.append(part)
+    return shown
+
+
 def _log(log: Optional[Log]) -> Optional[document.Log]:
     if log is None:
         return None
     whole = len(log.records) <= _WHOLE_LOG and not log.earlier
-    records = log.records if whole else log.records[-_LOG_END:]
-    lines = [
-        document.LogLine(record.level, record.stamp, _short(line))
-        for record in records
-        for line in record.lines
-    ]
-    left_out = log.earlier + len(log.records) - len(records)
-    return document.Log(lines[-_MAXIMUM_LOG_LINES:], left_out, log.lost)
+    lines: list[document.LogLine] = []
+    shown, left = 0, _ROOM_FOR_LOG
+    for record in reversed(log.records if whole else log.records[-_LOG_END:]):
+        found = [
+            document.LogLine(record.level, record.stamp, _short(line)) for line in record.lines
+        ]
+        left -= document.weight(found)
+        if left < 0:
+            break
+        lines += reversed(found)
+        shown += 1
+    return document.Log(lines[::-1], log.earlier + len(log.records) - shown, log.lost)
 
 
 def _range(kind: str, start: int, end: int) -> document.Range:

@@ -7,7 +7,7 @@ is not known is None. The schema is in report.schema.json.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -144,6 +144,8 @@ class TaskGroup:
         names: theirs.
         seconds: for how long the longest of them has not run, at least; None when not known.
         frames: of each of them.
+        waits_in: the first of these that is not of the scheduler, nor of a lock or completion;
+            empty when it is not known.
     """
 
     count: int
@@ -151,6 +153,7 @@ class TaskGroup:
     names: Sequence[str]
     seconds: Optional[int]
     frames: Sequence[Frame]
+    waits_in: str = ""
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,7 @@ class Tasks:
         uninterruptible: those in uninterruptible sleep, the largest group first.
         not_shown: how many tasks in uninterruptible sleep are in none of the groups.
         largest: processes with the most resident memory.
+        complete: whether their lists are whole; otherwise there are more than these.
     """
 
     count: int
@@ -179,6 +183,7 @@ class Tasks:
     uninterruptible: Sequence[TaskGroup]
     not_shown: int
     largest: Sequence[Process]
+    complete: bool = True
 
 
 @dataclass(frozen=True)
@@ -303,3 +308,28 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """Returns what is written as JSON."""
         return dataclasses.asdict(self)
+
+
+#: A field of JSON with its name and indent, or the markup around a text, is shorter.
+_FIELD = 40
+#: A number.
+_NUMBER = 20
+#: What HTML makes five characters of, and JSON two at most.
+_ESCAPED = "&<>\"'"
+#: What JSON makes of a character beyond ASCII at most, "\\ud83d\\ude00".
+_BEYOND_ASCII = 12
+
+
+def weight(value: object) -> int:
+    """Returns how many bytes a part of a report takes at most, as HTML or as JSON."""
+    if isinstance(value, str):
+        if not value.isascii():
+            return _BEYOND_ASCII * len(value)
+        return len(value) + 4 * sum(map(value.count, _ESCAPED))
+    if dataclasses.is_dataclass(value):
+        return sum(_FIELD + weight(part) for part in vars(value).values())
+    if isinstance(value, Mapping):
+        return sum(_FIELD + weight(key) + weight(part) for key, part in value.items())
+    if isinstance(value, Sequence):
+        return sum(_NUMBER + weight(part) for part in value)
+    return _NUMBER

@@ -60,7 +60,7 @@ def _file(
     try:
         size = os.stat(path).st_size
         if not with_hash and not (hashed_when_small and size <= _HASHED_ALWAYS):
-            return document.File(role, location, size, None, "SHA-256 with --hash")
+            return document.File(role, location, size, None, "no SHA-256 without --hash")
         digest = _sha256(path, size, progress if with_hash else None)
     except OSError as error:
         return document.File(role, location, None, None, f"cannot be read: {error}")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional, Protocol
 
+from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.exceptions import BtfError
 from volatility_guestdump.files.location import file_state
 from volatility_guestdump.linux.crash import first_kernel_release, is_second_kernel
@@ -29,6 +30,7 @@ class FileState(enum.Enum):
     MISSING = "missing"
     UNREADABLE = "unreadable"
     SHORT = "short"
+    DAMAGED = "damaged"
     COMPLETE = "complete"
 
 
@@ -94,10 +96,12 @@ class TaskCount:
     Attributes:
         all: of them.
         uninterruptible: those in uninterruptible sleep, state D; None when states are not known.
+        whole: whether there are no more, as far as the lists of them tell.
     """
 
     all: int
     uninterruptible: Optional[int]
+    whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,9 @@ def _memory_file(machine: Machine) -> MemoryFileFacts:
     origin = machine.origin
     missing = origin.missing_memory
     if origin.memory_location is not None:
-        state = FileState.SHORT if missing > 0 else FileState.COMPLETE
+        state = FileState.DAMAGED if origin.damage else FileState.COMPLETE
+        if missing > 0:
+            state = FileState.SHORT
         first = machine.first_missing_address if missing > 0 else None
         return MemoryFileFacts(origin.memory_location, state, missing, first)
     expected = origin.expected_memory or [origin.location]
@@ -200,16 +206,43 @@ def unknown_kernel_facts(machine: Machine) -> KernelFacts:
 
 
 def linux_facts(
-    machine: Machine, kernel: LinuxKernel, stacks: Stacks, installed: Optional[str]
+    machine: Machine,
+    kernel: LinuxKernel,
+    stacks: Optional[Stacks],
+    installed: Optional[str],
+    attempts: Attempts,
 ) -> KernelFacts:
     """Returns what is known of a Linux kernel.
 
     Args:
         machine: that it runs on.
         kernel: the kernel.
-        stacks: of its tasks.
+        stacks: of its tasks; None when these cannot be told.
         installed: URL of an installed ISF, or None.
+        attempts: is told which facts cannot be read, and why.
     """
+    make = attempts.make
+    return KernelFacts(
+        kernel.tables.mode,
+        make("Page-table isolation", kernel.isolates_page_tables),
+        make("Operating system", lambda: kernel.system),
+        make("Kernel banner", lambda: kernel.shown_banner),
+        make("Kernel build id", lambda: kernel.build_id),
+        system_facts(kernel, attempts),
+        make("Tasks", lambda: _task_count(stacks, attempts)),
+        kernel.virtual_base,
+        make("KASLR shift", lambda: kernel.kaslr_shift),
+        make("Kernel physical base", lambda: kernel.physical_base),
+        make("Page map (DTB)", lambda: kernel.page_map),
+        make("Symbols", lambda: _linux_symbols(kernel, installed)),
+        make("Panic", lambda: panic_message(kernel)),
+        make("Panic task", lambda: stacks.panic_task() if stacks else None),
+        make("Kdump", lambda: _kdump(machine, kernel)),
+        kernel.found_by,
+    )
+
+
+def _linux_symbols(kernel: LinuxKernel, installed: Optional[str]) -> Symbols:
     missing = kernel.kallsyms_error
     try:
         has_types = bool(kernel.btf)
@@ -218,32 +251,20 @@ def linux_facts(
         missing = missing or str(error)
     if kernel.has_code_alone and not missing:
         missing = f"the kernel's {CODE_ALONE}"
-    return KernelFacts(
-        kernel.tables.mode,
-        kernel.isolates_page_tables(),
-        kernel.system,
-        kernel.shown_banner,
-        kernel.build_id,
-        system_facts(kernel),
-        _task_count(stacks),
-        kernel.virtual_base,
-        kernel.kaslr_shift,
-        kernel.physical_base,
-        kernel.page_map,
-        Symbols(installed, kernel.kallsyms is not None, has_types, missing),
-        panic_message(kernel),
-        stacks.panic_task(),
-        _kdump(machine, kernel),
-        kernel.found_by,
-    )
+    return Symbols(installed, kernel.kallsyms is not None, has_types, missing)
 
 
-def _task_count(stacks: Stacks) -> Optional[TaskCount]:
+def _task_count(stacks: Optional[Stacks], attempts: Attempts) -> Optional[TaskCount]:
+    if stacks is None or stacks.tasks is None:
+        return None
     states = [task.state for task in stacks.all_tasks]
+    broken = stacks.tasks.broken
+    if broken:
+        attempts.note("Tasks", f"not all can be listed: {broken}")
     # There is always a first process.
     if not states:
         return None
-    return TaskCount(len(states), states.count("D") if any(states) else None)
+    return TaskCount(len(states), states.count("D") if any(states) else None, not broken)
 
 
 def _kdump(machine: Machine, kernel: LinuxKernel) -> Optional[Kdump]:

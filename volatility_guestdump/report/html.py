@@ -10,13 +10,14 @@ import base64
 import hashlib
 import pathlib
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import NamedTuple, Optional
 
 import jinja2
 import markupsafe
 
 from volatility_guestdump.report import document
-from volatility_guestdump.report.rows import short_size
+from volatility_guestdump.report.rows import duration, short_size
 
 _FOLDER = pathlib.Path(__file__).resolve().parent
 
@@ -24,6 +25,20 @@ _FOLDER = pathlib.Path(__file__).resolve().parent
 _WIDTH = 1000
 #: What is narrower would not be seen.
 _NARROWEST = 2.0
+
+#: What the letters for states of tasks mean, as in ps.
+_STATES = {
+    "D": "uninterruptible",
+    "I": "idle threads of the kernel",
+    "P": "parked",
+    "R": "running or ready to run",
+    "S": "sleeping",
+    "T": "stopped",
+    "t": "stopped by a debugger",
+    "X": "dead",
+    "Z": "zombies",
+    "?": "of unknown state",
+}
 
 
 class Piece(NamedTuple):
@@ -52,11 +67,13 @@ def render(report: document.Report, title: str) -> str:
         lstrip_blocks=True,
     )
     environment.filters["size"] = short_size
+    environment.filters["duration"] = lambda seconds: duration(timedelta(seconds=seconds))
     return environment.get_template("report.html").render(
         report=report,
         title=title,
         style=markupsafe.Markup(style),
         style_hash=digest,
+        states=_STATES,
         map=memory_map(report.memory),
         use=memory_bar(report.memory.counters),
         swap=_swap(report.memory.counters),

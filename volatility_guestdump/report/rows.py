@@ -93,7 +93,7 @@ def _told(facts: KernelFacts) -> dict[str, Optional[str]]:
     clock, load = told.clock, told.load
     counted = None
     if tasks:
-        counted = str(tasks.all)
+        counted = str(tasks.all) if tasks.whole else f"at least {tasks.all}"
         if tasks.uninterruptible is not None:
             counted += f" ({tasks.uninterruptible} in uninterruptible sleep)"
     return {
@@ -123,8 +123,8 @@ def duration(time: timedelta) -> str:
 
 
 def taint(value: int) -> str:
-    """Returns what a kernel is tainted by: "4097 (P proprietary module, O out-of-tree module)"."""
-    names = ", ".join(" ".join(name) for name in taint_names(value))
+    """Returns what a kernel is tainted by: "4097 (proprietary module, out-of-tree module)"."""
+    names = ", ".join(meaning for _, meaning in taint_names(value))
     return f"{value} ({names})" if names else "0 (not tainted)"
 
 

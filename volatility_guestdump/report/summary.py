@@ -33,8 +33,9 @@ def summary(report: document.Report) -> Iterator[Row]:
         states = ", ".join(f"{count} {state}" for state, count in report.tasks.states.items())
         yield "Tasks", "States", states
         for group in report.tasks.uninterruptible:
-            top = next((frame.symbol for frame in group.frames), "")
-            yield "Tasks", "Uninterruptible", f"{group.count}: {', '.join(group.names[:3])}, {top}"
+            names = ", ".join(group.names[:3])
+            place = f" in {group.waits_in}" * bool(group.waits_in)
+            yield "Tasks", "Uninterruptible", f"{group.count}: {names}{place}"
     for name, size in (report.memory.counters or {}).items():
         yield "Memory", name.replace("_", " "), UNKNOWN if size is None else short_size(size)
     for module in report.modules or ():

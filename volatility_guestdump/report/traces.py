@@ -8,9 +8,9 @@ from difflib import SequenceMatcher
 from typing import NamedTuple
 
 from volatility_guestdump.linux.frames import Frame, Kind
+from volatility_guestdump.linux.log import is_panic
 from volatility_guestdump.linux.printk import Record
 
-PANIC = "Kernel panic - not syncing: "
 #: The end of a panic. It is not the message.
 _END = "---[ end Kernel panic"
 #: "panic+0x118/0x2f4", "th_hung+0x11/0x20 [crashme]", "RIP: 0010:native_safe_halt+0xb/0x10"; one
@@ -20,6 +20,15 @@ _FRAME = re.compile(
 )
 _STARTS = ("Call Trace:", "Call trace:")
 _LONGEST = 200
+
+#: The message of a panic that an oops led to. It says nothing of the oops.
+AFTER_OOPS = "Fatal exception"
+#: What an oops begins with: "Oops: 0010 [#1] PREEMPT SMP", "general protection fault, ...: 0000
+#: [#1]"; from 6.10 on always "Oops: ".
+_OOPS = re.compile(r"(?:Oops: )?(\S.*?): [0-9a-f]{4} \[#\d+\]")
+#: What stands some lines before, if that says more.
+_OOPS_CAUSE = re.compile(r"BUG: (?:unable to handle|kernel NULL pointer) .*|kernel BUG at .*")
+_CAUSE_LINES = 6
 
 #: What ends a kernel. vpanic is there from 6.16 on.
 _PANIC_FUNCTIONS = frozenset({"panic", "vpanic", "nmi_panic"})
@@ -42,21 +51,33 @@ class Comparison(NamedTuple):
     words: str
 
 
-def is_panic(line: str) -> bool:
-    """Whether a line of the log is the message of a panic."""
-    return line.startswith(PANIC)
-
-
 def panic_trace(records: Sequence[Record]) -> list[str]:
     """Returns the trace that belongs to the last panic in a log, as "symbol+0xoffset" each.
 
     After an oops it stands before the panic's message, and panic() prints none.
     """
-    lines = [line for record in records if not record.facility for line in record.lines]
-    at = max((number for number, line in enumerate(lines) if is_panic(line)), default=None)
+    own = [record for record in records if not record.facility]
+    at = max((number for number, record in enumerate(own) if is_panic(record)), default=None)
     if at is None:
         return []
-    return _last_trace(lines[at + 1 :]) or _last_trace(lines[:at])
+    return _last_trace(_lines(own[at + 1 :])) or _last_trace(_lines(own[:at]))
+
+
+def _lines(records: Sequence[Record]) -> list[str]:
+    return [line for record in records for line in record.lines]
+
+
+def oops(records: Sequence[Record]) -> str:
+    """Returns what the kernel said of the last oops before the last panic; empty when nothing."""
+    own = [record for record in records if not record.facility]
+    end = max((number for number, record in enumerate(own) if is_panic(record)), default=0)
+    lines = _lines(own[:end])
+    for number in reversed(range(len(lines))):
+        match = _OOPS.match(lines[number])
+        if match:
+            before = lines[max(0, number - _CAUSE_LINES) : number]
+            return next(filter(_OOPS_CAUSE.fullmatch, reversed(before)), match[1])
+    return ""
 
 
 def _last_trace(lines: Sequence[str]) -> list[str]:
@@ -83,7 +104,7 @@ def compare(frames: Sequence[Frame], log: Sequence[str]) -> Comparison:
     """
     stack = [frame.symbol for frame in frames]
     if not log:
-        return Comparison((), (), "the kernel's log has no trace of it")
+        return Comparison((), (), "the kernel's log has no frame of it that is certain")
     if not stack:
         return Comparison((), (), "there is no stack to compare it with")
     first, first_log = _below_panic(stack), _below_panic(log)
@@ -98,8 +119,8 @@ def compare(frames: Sequence[Frame], log: Sequence[str]) -> Comparison:
     differences = in_log.count(False) + in_stack.count(False)
     same = len(stack) - first - in_log.count(False)
     if not differences:
-        return Comparison(in_log, in_stack, f"all {same} frames below panic() are the same")
-    words = f"{same} frames below panic() are the same, {differences} are in one of them alone"
+        return Comparison(in_log, in_stack, f"frames below panic(): all {same} are the same")
+    words = f"frames below panic(): {same} the same, {differences} in one of them alone"
     return Comparison(in_log, in_stack, words)
 
 
@@ -120,7 +141,10 @@ def culprit(frames: Sequence[Frame]) -> str:
     if below and _function(below[0].symbol) in _OOPS_FUNCTIONS:
         border = next((at for at, frame in enumerate(below) if _has(frame, Kind.EXCEPTION)), None)
         below = () if border is None else below[border + 1 :]
-    return below[0].symbol if below else ""
+    if not below or below[0].symbol or below[0].ip is None:
+        return below[0].symbol if below else ""
+    caller = next((frame.symbol for frame in below[1:] if frame.symbol), "")
+    return f"{below[0].ip:#x}" + f", called by {caller}" * bool(caller)
 
 
 def interrupt(frames: Sequence[Frame]) -> str:

@@ -69,11 +69,14 @@ class AvmlFile:
     Attributes:
         size: of the memory, in bytes.
         ranges: the runs of memory, ascending; `file_offset` counts in what is decompressed. What is
-            left out behind a whole block, up to one that continues it, is zero.
+            left out behind a whole block, up to one that continues it, is zero. The last may have
+            more bytes than there are.
+        damage: where the file is damaged or cut off, and how; empty when it is whole. Nothing
+            behind that place is read.
 
     Raises:
         UnrecognizedSource: the file is not in this format.
-        SourceError: it is damaged.
+        SourceError: not even its first block can be read.
         AddressError: it cannot be read.
     """
 
@@ -86,6 +89,7 @@ class AvmlFile:
         self._lengths = array.array("Q")
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self.size = 0
+        self.damage = ""
         self.ranges: Sequence[MemoryRange] = self._read_blocks()
         # Imported for a file of AVML's alone: every start of vol would pay for it.
         try:
@@ -96,6 +100,18 @@ class AvmlFile:
 
     def _read_blocks(self) -> list[MemoryRange]:
         ranges: list[MemoryRange] = []
+        try:
+            self._add_blocks(ranges)
+        except SourceError as error:
+            if not ranges:
+                raise
+            self.damage = str(error)
+        if not ranges:
+            raise UnrecognizedSource(f"{self._name}: empty")
+        return ranges
+
+    def _add_blocks(self, ranges: list[MemoryRange]) -> None:
+        """Lists the blocks, up to the end or the first damage."""
         before: Optional[tuple[int, int]] = None
         offset = 0
         while offset < self._file.size:
@@ -117,13 +133,10 @@ class AvmlFile:
                 self._add(start - before[1], 0, 0)
             elif not before or start != before[1]:
                 ranges.append(MemoryRange(start, 0, self.size))
-            offset = self._read_chunks(offset + _HEADER.size, end - start)
             run = ranges[-1]
             ranges[-1] = MemoryRange(run.start, end - run.start, run.file_offset)
+            offset = self._read_chunks(offset + _HEADER.size, end - start)
             before = (start, end)
-        if not ranges:
-            raise UnrecognizedSource(f"{self._name}: empty")
-        return ranges
 
     @staticmethod
     def _continues(before: tuple[int, int], start: int) -> bool:

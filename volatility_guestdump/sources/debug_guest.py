@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, NamedTuple
 from volatility_guestdump import resources
 from volatility_guestdump.exceptions import SourceError, UnrecognizedSource
 from volatility_guestdump.machine import PAGE_SIZE, VCPU, MemoryRange
+from volatility_guestdump.sources.streams import read_up_to
 
 #: ISF of the structures.
 STRUCTURES = "debug-guest.json"
@@ -171,7 +172,7 @@ class GuestFile:
 
 
 def _parse(stream: BinaryIO) -> GuestFile:
-    head = _read(stream, max(structure(version.header).size for version in VERSIONS.values()))
+    head = read_up_to(stream, max(structure(version.header).size for version in VERSIONS.values()))
     if len(head) < 8:
         raise UnrecognizedSource(f"{len(head)} bytes are too few for a header")
     number, vcpu_count = struct.unpack_from("<II", head)
@@ -193,7 +194,7 @@ def _parse(stream: BinaryIO) -> GuestFile:
     size = start + vcpu_count * vcpu_structure.size
     data = head
     if (hole_count <= MAXIMUM_HOLES or not version.hole_reserved) and vcpu_count <= MAXIMUM_VCPUS:
-        data += _read(stream, size + 1 - len(head))
+        data += read_up_to(stream, size + 1 - len(head))
 
     # No magic: one of two equations that chance does not satisfy tells a guest dump that is
     # damaged from any other file.
@@ -221,18 +222,6 @@ def _parse(stream: BinaryIO) -> GuestFile:
         for index in range(vcpu_count)
     )
     return GuestFile(number, ranges, vcpus)
-
-
-def _read(stream: BinaryIO, length: int) -> bytes:
-    """Reads up to `length` bytes; one read() of a raw stream may return fewer."""
-    parts = []
-    while length > 0:
-        part = stream.read(length)
-        if not part:
-            break
-        parts.append(part)
-        length -= len(part)
-    return b"".join(parts)
 
 
 def _holes(header: Mapping[str, int]) -> list[tuple[int, int]]:

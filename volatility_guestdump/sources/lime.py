@@ -8,7 +8,7 @@ bytes (struct lime_mem_range_header in LiME's src/lime.h). Ranges need not end o
 
 import struct
 from collections.abc import Sequence
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from volatility_guestdump.exceptions import SourceError, UnrecognizedSource
 from volatility_guestdump.machine import MemoryRange
@@ -20,8 +20,21 @@ _HEADER = struct.Struct("<4sIQQQ")
 _RANGES_LIMIT = 1 << 16
 
 
-def parse(stream: BinaryIO, size: int, name: str) -> Sequence[MemoryRange]:
-    """Returns the ranges of memory in a file, ascending; the last may go beyond its end.
+class LimeFile(NamedTuple):
+    """What is in a LiME file.
+
+    Attributes:
+        ranges: of memory, ascending; one may go beyond the end of the file.
+        damage: where headers end to make sense, and how; empty when all do. What is behind that
+            place is not known.
+    """
+
+    ranges: Sequence[MemoryRange]
+    damage: str
+
+
+def parse(stream: BinaryIO, size: int, name: str) -> LimeFile:
+    """Returns the ranges of memory in a file.
 
     Args:
         stream: the file.
@@ -30,11 +43,31 @@ def parse(stream: BinaryIO, size: int, name: str) -> Sequence[MemoryRange]:
 
     Raises:
         UnrecognizedSource: the file is not in this format.
-        SourceError: it is damaged.
+        SourceError: not even its first header makes sense, or ranges overlap.
     """
     ranges: list[MemoryRange] = []
+    damage = ""
+    try:
+        _add_ranges(ranges, stream, size, name)
+    except SourceError as error:
+        if not ranges:
+            raise
+        damage = str(error)
+    ranges.sort(key=lambda run: run.start)
+    for before, run in zip(ranges, ranges[1:]):
+        if run.start < before.end:
+            raise SourceError(f"{name}: ranges at {before.start:#x} and {run.start:#x} overlap")
+    return LimeFile(ranges, damage)
+
+
+def _add_ranges(ranges: list[MemoryRange], stream: BinaryIO, size: int, name: str) -> None:
+    """Lists the ranges, in the order of the file, up to its end or the first damage."""
     offset = 0
-    while offset + _HEADER.size <= size:
+    while offset < size:
+        if offset + _HEADER.size > size:
+            if not ranges:
+                raise UnrecognizedSource(f"{name}: too short for LiME's format")
+            raise SourceError(f"{name}: the file is cut off in the header at {offset:#x}")
         stream.seek(offset)
         magic, version, start, last, _ = _HEADER.unpack(stream.read(_HEADER.size))
         if magic != MAGIC:
@@ -50,9 +83,4 @@ def parse(stream: BinaryIO, size: int, name: str) -> Sequence[MemoryRange]:
         ranges.append(MemoryRange(start, last - start + 1, offset + _HEADER.size))
         offset += _HEADER.size + last - start + 1
     if not ranges:
-        raise UnrecognizedSource(f"{name}: too short for LiME's format")
-    ranges.sort(key=lambda run: run.start)
-    for before, run in zip(ranges, ranges[1:]):
-        if run.start < before.end:
-            raise SourceError(f"{name}: ranges at {before.start:#x} and {run.start:#x} overlap")
-    return ranges
+        raise UnrecognizedSource(f"{name}: empty")

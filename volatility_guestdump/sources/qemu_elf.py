@@ -37,6 +37,7 @@ from typing import BinaryIO, NamedTuple, Optional
 
 from volatility_guestdump.exceptions import SourceError, UnrecognizedSource
 from volatility_guestdump.machine import REGISTERS, VCPU, MemoryRange
+from volatility_guestdump.sources.streams import read_up_to
 
 #: How an ELF file begins.
 MAGIC = b"\x7fELF"
@@ -159,18 +160,10 @@ class _Load(NamedTuple):
 
 
 def _read(stream: BinaryIO, offset: int, length: int) -> bytes:
-    """Reads up to `length` bytes; one read() of a raw stream may return fewer."""
     if offset >= stream.seek(0, os.SEEK_END):
         return b""
     stream.seek(offset)
-    parts = []
-    while length > 0:
-        part = stream.read(length)
-        if not part:
-            break
-        parts.append(part)
-        length -= len(part)
-    return b"".join(parts)
+    return read_up_to(stream, length)
 
 
 def _parse(stream: BinaryIO) -> QemuElf:
@@ -195,18 +188,22 @@ def _parse(stream: BinaryIO) -> QemuElf:
         raise UnrecognizedSource(f"an ELF core with {count} program headers of {entry_size} bytes")
     table = _read(stream, offset, count * entry_size)
     if len(table) < count * entry_size:
-        raise UnrecognizedSource("an ELF core that ends in its program headers")
-    loads, notes = [], b""
+        raise SourceError("the file ends in its program headers: the copy is incomplete")
+    loads, notes, end_of_notes = [], bytearray(), 0
     for fields in form.program_header.iter_unpack(table):
         segment, place, physical, in_file, in_memory = (fields[index] for index in form.fields)
         if segment == _PT_NOTE and in_file:
             if len(notes) + in_file > _MAXIMUM_NOTES:
                 raise UnrecognizedSource(f"an ELF core with {in_file} bytes of notes")
             notes += _read(stream, place, in_file)
+            end_of_notes = max(end_of_notes, place + in_file)
         elif segment == _PT_LOAD:
             # What is in memory alone, as registers of devices, is not in the file.
             loads.append(_Load(physical, place, min(in_file, in_memory)))
-    statuses, states = _notes(notes)
+    statuses, states = _notes(bytes(notes))
+    cut_off = end_of_notes > stream.seek(0, os.SEEK_END)
+    if not states and cut_off:
+        raise SourceError("the file ends in its notes: the copy is incomplete")
     if not states:
         raise UnrecognizedSource("an ELF core without notes of QEMU")
     vcpus, left_out = _vcpus(statuses, states)
@@ -258,6 +255,9 @@ def _vcpus(
         else:
             seen.add(number)
             vcpus.append(VCPU(number, registers))
+    # NT_PRSTATUS of all come before: the file may be cut off between.
+    for index, status in enumerate(statuses[len(states) : _MAXIMUM_VCPUS], len(states)):
+        left_out.append(f"{_status(status, index)[0]}: its note of QEMU is missing")
     return tuple(vcpus), tuple(left_out)
 
 

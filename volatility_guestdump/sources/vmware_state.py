@@ -35,6 +35,7 @@ from typing import BinaryIO, NamedTuple, Optional
 
 from volatility_guestdump.exceptions import SourceError, UnrecognizedSource
 from volatility_guestdump.machine import PAGE_SIZE, REGISTERS, VCPU, MemoryRange
+from volatility_guestdump.sources.streams import read_up_to
 
 #: Magics of files with 64-bit sizes.
 MAGICS = frozenset((0xBED2BED2, 0xBED3BED3, 0xBAD1BAD1, 0xBAD2BAD2))
@@ -192,15 +193,8 @@ class _Window:
         place = position - self._start
         if not 0 <= place <= len(self._data) - length:
             self._stream.seek(position)
-            # One read() of a raw stream may return fewer.
-            parts, left = [], max(length, self._SIZE)
-            while left > 0:
-                part = self._stream.read(left)
-                if not part:
-                    break
-                parts.append(part)
-                left -= len(part)
-            self._data, self._start, place = b"".join(parts), position, 0
+            self._data = read_up_to(self._stream, max(length, self._SIZE))
+            self._start, place = position, 0
         return self._data[place : place + length]
 
     def read_exactly(self, position: int, length: int) -> bytes:

@@ -1,3 +1,3 @@
 # This file is licensed under the Volatility Software License 1.0
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
-"""Windows guests: the kernel, found from the registers."""
+"""Windows guests: the kernel, found from the registers, and what its image says of it."""

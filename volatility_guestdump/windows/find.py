@@ -19,7 +19,7 @@ from volatility_guestdump.machine import PAGE_SIZE, VCPU, Machine, Read
 from volatility_guestdump.windows.kernel import WindowsKernel
 from volatility_guestdump.windows.pe import Image, read_kernel
 from volatility_guestdump.x86.idt import handlers
-from volatility_guestdump.x86.paging import CR4_PSE, PageTables, PagingMode, possible_modes
+from volatility_guestdump.x86.paging import PageTables, PagingMode, loaded_tables
 
 #: How far below a handler the headers may lie; a kernel's image has up to 20 MiB.
 _REACH = 64 << 20
@@ -31,6 +31,8 @@ _MAXIMUM_HEADERS = 256
 #: KiSystemCall64Shadow loads into CR3. It starts a page of its own behind what else is in there:
 #: gs:[7000h] in Windows 10 1709, gs:[9000h] from 1803 on, others in other versions.
 _KERNEL_TABLES = range(0x5000, 0xC000, PAGE_SIZE)
+#: At so many places it is looked for, through the tables of each vCPU in turn.
+_MAXIMUM_PLACES = 1 << 17
 
 
 def find_kernel(machine: Machine) -> Optional[WindowsKernel]:
@@ -61,24 +63,23 @@ def _candidates(read: Read, vcpus: Sequence[VCPU]) -> Iterator[tuple[VCPU, PageT
     loaded: list[tuple[VCPU, PageTables]] = []
     seen: set[tuple[PagingMode, int]] = set()
     for vcpu in vcpus:
-        for mode in possible_modes(vcpu):
-            if mode is not PagingMode.OFF and (mode, mode.root(vcpu["cr3"])) not in seen:
-                seen.add((mode, mode.root(vcpu["cr3"])))
-                has_4mib_pages = bool(vcpu["cr4"] & CR4_PSE)
-                loaded.append((vcpu, PageTables(read, mode, vcpu["cr3"], has_4mib_pages)))
+        for tables in loaded_tables(read, vcpu):
+            if (tables.mode, tables.root) not in seen:
+                seen.add((tables.mode, tables.root))
+                loaded.append((vcpu, tables))
     yield from loaded
-    for vcpu in vcpus:
-        for (_, tables), place in itertools.product(loaded, _KERNEL_TABLES):
-            if not tables.mode.is_64bit or not vcpu["gs_base"] >> 63:
-                continue
-            try:
-                (cr3,) = struct.unpack("<Q", tables.read(vcpu["gs_base"] + place, 8))
-            except AddressError:
-                continue
-            named = tables.at(cr3)
-            if (named.mode, named.root) not in seen:
-                seen.add((named.mode, named.root))
-                yield vcpu, named
+    in_kernel = [vcpu for vcpu in vcpus if vcpu["gs_base"] >> 63]
+    in_long_mode = [tables for _, tables in loaded if tables.mode.is_64bit]
+    places = itertools.product(in_kernel, in_long_mode, _KERNEL_TABLES)
+    for vcpu, tables, place in itertools.islice(places, _MAXIMUM_PLACES):
+        try:
+            (cr3,) = struct.unpack("<Q", tables.read(vcpu["gs_base"] + place, 8))
+        except AddressError:
+            continue
+        named = tables.at(cr3)
+        if (named.mode, named.root) not in seen:
+            seen.add((named.mode, named.root))
+            yield vcpu, named
 
 
 class _Search:

@@ -36,6 +36,12 @@ _PRESENT = 1 << 0
 _LARGE = 1 << 7
 _PHYSICAL_MASK = (1 << 52) - 1
 
+#: The smallest large page has so many bits of an address.
+_LARGE_BITS = 21
+#: Of so many tables, and of so many pieces of large pages, it is kept what they are.
+_TABLES_KEPT = 1 << 12
+_PIECES_KEPT = 1 << 15
+
 
 class PagingMode(enum.Enum):
     """How a vCPU turns virtual addresses into physical ones."""
@@ -127,6 +133,9 @@ class PageTables:
         self._has_4mib_pages = has_4mib_pages
         self.root = mode.root(cr3)
         self._tables: dict[int, bytes] = {}
+        # 2 MiB of virtual addresses -> the large page that has them, and its size: nearly all that
+        # a kernel allocates is in some of these.
+        self._large_pages: dict[int, tuple[int, int]] = {}
         # Each walk asks for them at every level, and those of an enumeration take their time.
         self._entry_size = mode.entry_size
         self._address_bits = mode.address_bits
@@ -147,7 +156,7 @@ class PageTables:
         table = self._tables.get(address)
         if table is None:
             table = self.read_physical(address, self._entry_size << bits)
-            if len(self._tables) < 4096:
+            if len(self._tables) < _TABLES_KEPT:
                 self._tables[address] = table
         return table
 
@@ -199,9 +208,12 @@ class PageTables:
         Raises:
             AddressError: the address is not mapped.
         """
-        page, size = self._walk(address)
+        found = self._large_pages.get(address >> _LARGE_BITS)
+        page, size = found or self._walk(address)
         if page is None:
             raise AddressError(address, f"virtual address {address:#x} is not mapped")
+        if found is None and size >> _LARGE_BITS and len(self._large_pages) < _PIECES_KEPT:
+            self._large_pages[address >> _LARGE_BITS] = page, size
         offset = address & (size - 1)
         return page + offset, size - offset
 
@@ -256,6 +268,13 @@ class PageTables:
             yield run
 
 
+def loaded_tables(read: Read, vcpu: VCPU) -> Iterator[PageTables]:
+    """Yields what CR3 of a vCPU points to, in each paging mode that its registers allow."""
+    for mode in possible_modes(vcpu):
+        if mode is not PagingMode.OFF:
+            yield PageTables(read, mode, vcpu["cr3"], bool(vcpu["cr4"] & CR4_PSE))
+
+
 def candidate_tables(read: Read, vcpus: Iterable[VCPU]) -> Iterator[tuple[VCPU, PageTables]]:
     """Yields the page tables that the vCPUs point to, each once.
 
@@ -265,24 +284,26 @@ def candidate_tables(read: Read, vcpus: Iterable[VCPU]) -> Iterator[tuple[VCPU, 
     """
     seen = set()
     for vcpu in vcpus:
-        for mode in possible_modes(vcpu):
-            if mode is PagingMode.OFF:
-                continue
-            cr3 = vcpu["cr3"]
-            for root in (cr3 & ~PTI_USER_HALF, cr3):
-                tables = PageTables(read, mode, root, bool(vcpu["cr4"] & CR4_PSE))
-                if (mode, tables.root) not in seen:
-                    seen.add((mode, tables.root))
+        for loaded in loaded_tables(read, vcpu):
+            for tables in (_kernel_half(loaded), loaded):
+                if (tables.mode, tables.root) not in seen:
+                    seen.add((tables.mode, tables.root))
                     yield vcpu, tables
+
+
+def _kernel_half(tables: PageTables) -> PageTables:
+    return tables.at(tables.root & ~PTI_USER_HALF)
 
 
 def find_paging(read: Read, vcpu: VCPU) -> tuple[PagingMode, Optional[PageTables]]:
     """Returns the paging mode of a vCPU, and its page tables when they make sense.
 
-    They do when they map what the vCPU runs, its stack or its IDT. Where no memory tells, the
-    mode is the likeliest that the registers allow.
+    They do when they map what the vCPU runs, its stack or its IDT. Those that are loaded come
+    first: without page-table isolation the page before them may be the root of another process.
+    Where no memory tells, the mode is the likeliest that the registers allow.
     """
-    for _, tables in candidate_tables(read, [vcpu]):
-        if any(tables.maps(vcpu[register]) for register in ("rip", "rsp", "idt_base")):
-            return tables.mode, tables
+    for loaded in loaded_tables(read, vcpu):
+        for tables in (loaded, _kernel_half(loaded)):
+            if any(tables.maps(vcpu[register]) for register in ("rip", "rsp", "idt_base")):
+                return tables.mode, tables
     return possible_modes(vcpu)[0], None

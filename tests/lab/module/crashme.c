@@ -71,7 +71,10 @@ static int panic_before(struct kprobe *probe, struct pt_regs *registers)
 	panic("crashme: in the handler of a kprobe");
 }
 
-static struct kprobe probe = { .symbol_name = "victim", .pre_handler = panic_before };
+/* By its address: the kernel has another "victim", which is data. */
+static struct kprobe probe = {
+	.addr = (kprobe_opcode_t *)victim, .pre_handler = panic_before
+};
 
 static noinline int th_kprobe(void *unused)
 {

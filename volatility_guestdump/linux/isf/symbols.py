@@ -49,7 +49,7 @@ class _Numbers(Mapping[str, int]):
             return number
         if name in self._tables:
             return -1
-        # KeyError for what has no successor
+        # KeyError for what has no successor.
         return self[_SUCCESSORS[name]]
 
     def __iter__(self) -> Iterator[str]:

@@ -1,0 +1,57 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
+"""The search for a Linux kernel in memory that was made to keep it busy."""
+
+import pytest
+
+from tests.helpers import machine
+from volatility_guestdump.linux import find
+from volatility_guestdump.machine import PAGE_SIZE, REGISTERS, VCPU
+
+#: The last entry of each root leads to one table, whose entry for the image maps 1 GiB at once.
+SHARED = 0x10000
+#: One table after the other has another gigabyte, of which no piece is like one of another.
+APART = 1 << 44
+
+
+class Memory:
+    """Memory in which nearly every page is a root that maps much, and all of it is zeros.
+
+    Args:
+        apart: whether each root maps a gigabyte of its own.
+    """
+
+    def __init__(self, apart: bool) -> None:
+        self.looked_at = 0
+        self._apart = apart
+
+    def read(self, address: int, length: int) -> bytes:
+        """Reads a table or what it maps."""
+        number, offset = divmod(address, PAGE_SIZE)
+        if address >= APART or length > PAGE_SIZE or address < SHARED:
+            self.looked_at += length
+            return bytes(length)
+        table = bytearray(PAGE_SIZE)
+        # A root in an even page, with its own table behind it.
+        below = (number + 1) * PAGE_SIZE if self._apart else SHARED
+        table[511 * 8 : 512 * 8] = (below | 3).to_bytes(8, "little")
+        mapped = APART + (number << 30) if self._apart else 0
+        table[510 * 8 : 511 * 8] = (mapped | 0x83).to_bytes(8, "little")
+        return bytes(table[offset : offset + length])
+
+
+@pytest.mark.parametrize(("apart", "limit"), [(False, 600 << 20), (True, 2 << 30)])
+def test_many_vcpus_whose_tables_lead_to_no_kernel(
+    apart: bool, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they have in common is looked at once, and only so much of what they have not."""
+    monkeypatch.setattr(find, "_ALL_IMAGES_LIMIT", 2 << 30)
+    memory = Memory(apart)
+    registers = {**dict.fromkeys(REGISTERS, 0), "cr0": 1 << 31 | 1, "cr4": 1 << 5}
+    registers["rip"] = 0xFFFFFFFF80000000
+    vcpus = [
+        VCPU(number, {**registers, "cr3": 0x20000 + 2 * PAGE_SIZE * number})
+        for number in range(1024)
+    ]
+    assert find.find_kernel(machine(memory.read, vcpus)) is None
+    assert 0 < memory.looked_at <= limit + (16 << 20)

@@ -1,0 +1,157 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
+"""Kernel logs made by hand, as kernels since 5.10 and before keep them."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.handmade import printk as handmade
+from tests.handmade.btf import BtfBuilder
+from tests.handmade.kernel import HandmadeKernel
+from tests.handmade.printk import Entry, with_log
+from volatility_guestdump.exceptions import AddressError, KernelError
+from volatility_guestdump.linux.btf import Btf
+from volatility_guestdump.linux.printk import MAXIMUM_RECORDS, Log, Record, read_log
+
+BOTH = pytest.mark.parametrize("old", [False, True])
+
+
+def texts(log: Log) -> list[str]:
+    """Returns the text of each record."""
+    return ["|".join(record.lines) for record in log.records]
+
+
+@pytest.mark.parametrize(("old", "bits"), [(False, 64), (False, 32), (True, 64)])
+def test_a_record(old: bool, bits: int) -> None:
+    """Time, facility, level, caller and lines are those that were written."""
+    entries = [
+        Entry(b"Linux version 6.1\n", level=5, caller=handmade.CALLER_IS_CPU | 3),
+        Entry(b"first\n\tsecond\n", 1, 7, 1234_567_890_123, 93),
+    ]
+    assert read_log(with_log(entries, old, bits).kernel) == Log(
+        [
+            Record(0, 0, 5, "CPU 3", ("Linux version 6.1",)),
+            Record(1234_567_890_123, 1, 7, "pid 93", ("first", "        second")),
+        ],
+        0,
+        0,
+    )
+
+
+def test_stamps() -> None:
+    """They are as the kernel prints them."""
+    stamps = [Record(ns, 0, 6, "", ("",)).stamp for ns in (0, 10_580_686_999, 1234567 * 10**9)]
+    assert stamps == ["[    0.000000]", "[   10.580686]", "[1234567.000000]"]
+
+
+@BOTH
+def test_what_a_terminal_might_obey(old: bool) -> None:
+    """It is shown as something that is not known, in lines of its own."""
+    text = b"\x1b[2J\xe2\x80\xaegpj\xff<script>\"'\n\0hidden"
+    (record,) = read_log(with_log([Entry(text)], old).kernel).records
+    assert record.lines == ("?[2J?gpj\N{REPLACEMENT CHARACTER}<script>\"'", "")
+
+
+@pytest.mark.parametrize("position", range(0, 4096, 520))
+@pytest.mark.parametrize("first", [0, 60, (1 << 62) - 3])
+def test_rings_go_round(first: int, position: int) -> None:
+    """Ids, positions and indexes begin again, and nothing is lost or twice."""
+    kernel = with_log([])
+    entries = [Entry(b"%d " % number + b"x" * 50) for number in range(50)]
+    handmade.write_ring(kernel, entries, first, (1 << 64) - 4096 * 2 + position)
+    log = read_log(kernel.kernel)
+    assert texts(log) == [entry.text.decode() for entry in entries]
+    assert (log.lost, log.earlier) == (0, 0)
+
+
+@pytest.mark.parametrize("start", range(0, 4000, 500))
+def test_the_old_buffer_goes_round(start: int) -> None:
+    """A record of length 0 stands for its end."""
+    kernel = with_log([], old=True)
+    entries = [Entry(b"%d " % number + b"x" * 50) for number in range(40)]
+    handmade.write_old(kernel, entries, start)
+    assert texts(read_log(kernel.kernel)) == [entry.text.decode() for entry in entries]
+
+
+def test_records_that_are_none() -> None:
+    """What is being made, was taken away or found no room is left out, and is not lost."""
+    entries = [
+        Entry(b"made", state=handmade.RESERVED),
+        Entry(b"growing", state=handmade.COMMITTED),
+        Entry(b"gone", state=handmade.REUSABLE),
+        Entry(b"", position=handmade.NO_TEXT),
+        Entry(b"no room", position=handmade.FAILED),
+        Entry(b"last"),
+    ]
+    log = read_log(with_log(entries).kernel)
+    assert (texts(log), log.lost) == (["growing", "", "last"], 0)
+
+
+def test_of_a_long_log_the_end() -> None:
+    """The last records are read, and it is said how many there are before."""
+    kernel = with_log([])
+    entries = [Entry(b"%d" % number) for number in range(MAXIMUM_RECORDS + 5)]
+    handmade.write_ring(kernel, entries, first=7, count_bits=15, size_bits=20)
+    log = read_log(kernel.kernel)
+    assert (len(log.records), log.earlier, log.lost) == (MAXIMUM_RECORDS, 5, 0)
+    assert (log.records[0].lines, log.records[-1].lines) == (("5",), (f"{MAXIMUM_RECORDS + 4}",))
+
+
+@pytest.mark.parametrize("place", [handmade.TEXT + 16, handmade.DESCRIPTORS + 40])
+def test_a_record_that_is_not_in_the_dump(place: int) -> None:
+    """It is counted, and the others are there: one bad page costs what is on it."""
+    kernel = with_log([Entry(b"first"), Entry(b"second"), Entry(b"third")])
+    if place < handmade.TEXT:
+        # A missing page reads as zeros.
+        kernel.write(place, bytes(handmade.DESCRIPTOR_SIZE))
+    else:
+        del kernel.bytes[place]
+    log = read_log(kernel.kernel)
+    assert (texts(log), log.lost) == (["first", "third"], 1)
+
+
+def test_an_old_log_ends_where_it_is_damaged() -> None:
+    """Where the next record is, only the missing one would have told."""
+    kernel = with_log([Entry(b"first"), Entry(b"second"), Entry(b"third")], old=True)
+    del kernel.bytes[handmade.TEXT + 40]
+    assert texts(read_log(kernel.kernel)) == ["first"]
+
+
+def test_no_log() -> None:
+    """It is an error, not an empty log."""
+    builder = BtfBuilder()
+    builder.int_("int", 4)
+    for kernel in (HandmadeKernel(), HandmadeKernel(Btf(builder.build())), with_log([], old=True)):
+        kernel.symbols = {}
+        with pytest.raises(KernelError):
+            read_log(kernel.kernel)
+    kernel = with_log([Entry(b"x")])
+    kernel.write(handmade.RING + 72, b"\xff")
+    with pytest.raises(KernelError):
+        read_log(kernel.kernel)
+    del kernel.bytes[handmade.VARIABLES]
+    with pytest.raises(AddressError):
+        read_log(kernel.kernel)
+
+
+PARTS = {
+    False: (handmade.RING, handmade.DESCRIPTORS, handmade.INFOS, handmade.TEXT),
+    True: (handmade.TEXT, handmade.VARIABLES + 8),
+}
+
+
+@given(st.data(), st.booleans(), st.sampled_from([32, 64]))
+@settings(deadline=None, max_examples=50)
+def test_noise(data: st.DataObject, old: bool, bits: int) -> None:
+    """Whatever lies there, records fit for the screen come out, or an error that is meant."""
+    kernel = with_log([Entry(b"%d " % number * 9) for number in range(9)], old, 64 if old else bits)
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.sampled_from(PARTS[old])) + data.draw(st.integers(0, 96))
+        kernel.write(place, data.draw(st.binary(min_size=1, max_size=8)))
+    try:
+        log = read_log(kernel.kernel)
+    except (AddressError, KernelError):
+        return
+    assert len(log.records) <= MAXIMUM_RECORDS and log.lost >= 0 and log.earlier >= 0
+    assert all(line.isprintable() or not line for record in log.records for line in record.lines)

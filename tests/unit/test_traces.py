@@ -1,0 +1,133 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
+"""The kernel's own trace of a panic, in logs made by hand, and stacks against it."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from volatility_guestdump.linux.frames import Frame
+from volatility_guestdump.linux.printk import Record
+from volatility_guestdump.report import traces
+
+PANIC = """\
+sysrq: Trigger a crash
+Kernel panic - not syncing: sysrq triggered crash
+CPU: 1 PID: 1 Comm: init Not tainted 6.1.0-56-cloud-amd64 #1  Debian 6.1.192-2
+Hardware name: QEMU Standard PC, BIOS 1.16.2-debian-1.16.2-1 04/01/2014
+Call Trace:
+ <TASK>
+ dump_stack_lvl+0x44/0x5c
+ panic+0x118/0x2ed
+ ? printk+0x43/0x45
+ sysrq_handle_crash+0x16/0x20 [crash me]
+ RIP: 0010:native_safe_halt+0xb/0x10
+Code: 0f 0b+0x1/0x2 x y
+RSP: 0018:ffffaf3ac0013e58 EFLAGS: 00000246
+ entry_SYSCALL_64_after_hwframe+0x6e/0xd8 (/lib/libc.so.6)
+ </TASK>
+---[ end Kernel panic - not syncing: sysrq triggered crash ]---
+ later+0x1/0x2"""
+TRACE = [
+    "dump_stack_lvl+0x44",
+    "panic+0x118",
+    "sysrq_handle_crash+0x16 [crash me]",
+    "native_safe_halt+0xb",
+    "entry_SYSCALL_64_after_hwframe+0x6e",
+]
+
+
+def records(text: str, facility: int = 0) -> list[Record]:
+    """Returns a record for each line of a text."""
+    return [Record(0, facility, 0, "", (line,)) for line in text.splitlines()]
+
+
+def stack(*symbols: str) -> list[Frame]:
+    """Returns a stack."""
+    return [Frame(None, None, symbol, ()) for symbol in symbols]
+
+
+def test_the_trace_of_a_panic() -> None:
+    """It has the frames that count, with modules, to the end of the panic."""
+    assert traces.panic_trace(records(PANIC)) == TRACE
+    one = [Record(0, 0, 0, "", tuple(PANIC.splitlines()[4:]))]
+    assert traces.panic_trace([*records(PANIC)[:4], *one]) == TRACE
+
+
+def test_the_last_panic_counts() -> None:
+    """A trace of before is another's."""
+    before = PANIC.replace("dump_stack_lvl", "before")
+    assert traces.panic_trace(records(f"{before}\n{PANIC}")) == TRACE
+
+
+def test_the_trace_of_an_oops() -> None:
+    """It stands before the message of the panic, behind which there is none."""
+    lines = PANIC.splitlines()
+    oops = [*lines[4:15], lines[1], lines[15]]
+    assert traces.panic_trace(records("\n".join(oops))) == TRACE
+
+
+@pytest.mark.parametrize("text", ["", "Call Trace:\n panic+0x1/0x2", PANIC.replace("Call", "A")])
+def test_no_trace(text: str) -> None:
+    """Without a panic, or a trace, there is none."""
+    assert traces.panic_trace(records(text)) == []
+
+
+def test_what_a_program_can_write() -> None:
+    """Neither a panic nor a line of a trace is taken from its records."""
+    assert traces.panic_trace(records(PANIC, facility=1)) == []
+    forged = records(PANIC.replace("0x118", "0x666"), facility=1)
+    assert traces.panic_trace([*records(PANIC), *forged]) == TRACE
+    behind = Record(0, 0, 0, "", ("mounted x", *PANIC.splitlines()))
+    assert traces.panic_trace([behind]) == []
+
+
+def test_a_trace_without_end() -> None:
+    """It is cut."""
+    lines = [*PANIC.splitlines()[:5], *(f" f{n}+0x1/0x2" for n in range(10_000))]
+    assert len(traces.panic_trace(records("\n".join(lines)))) <= 1000
+
+
+def test_a_line_that_takes_long() -> None:
+    """What a line has does not make it slow, and it is none of a trace."""
+    lines = [*PANIC.splitlines()[:5], " " * 4000, "a+" * 2000, " x+0x1/0x2" + " " * 4000 + "y z"]
+    assert traces.panic_trace(records("\n".join(lines))) == []
+
+
+SAME = ("panic+0x118", "sysrq_handle_crash+0x16 [crash me]", "native_safe_halt+0xb")
+
+
+@pytest.mark.parametrize(
+    ("symbols", "log", "in_log", "in_stack", "words"),
+    [
+        # Above the call of panic() the two differ by nature.
+        (
+            ("delay_tsc+0x1", *SAME),
+            ("dump_stack+0x1", *SAME),
+            [True] * 4,
+            [True] * 4,
+            "frames below panic(): all 2 are the same",
+        ),
+        (
+            ("vpanic+0x1", "panic+0x57", "a+0x1", "b+0x1"),
+            ("panic+0x57", "a+0x2", "b+0x1"),
+            [True, True, False, True],
+            [True, False, True],
+            "frames below panic(): 1 the same, 2 in one of them alone",
+        ),
+        (SAME, (), (), (), "the kernel's log has no frame of it that is certain"),
+        ((), SAME, (), (), "there is no stack to compare it with"),
+        (("a+0x1",), SAME, (), (), "not compared: one of them does not lead through panic()"),
+    ],
+)
+def test_a_stack_against_the_trace(
+    symbols: Sequence[str],
+    log: Sequence[str],
+    in_log: Sequence[bool],
+    in_stack: Sequence[bool],
+    words: str,
+) -> None:
+    """What is in one of the two alone is marked, and both are told apart from no comparison."""
+    found = traces.compare(stack(*symbols), log)
+    assert (list(found.in_log), list(found.in_stack)) == (list(in_log), list(in_stack))
+    assert found.words == words
