@@ -767,8 +767,7 @@ def test_members_are_what_volatility_makes(tmp_path: pathlib.Path) -> None:
             if isinstance(first, PrimitiveObject):
                 assert first == second
             if type(second) in (Boolean, Char, Integer):
-                assert copy.copy(first) == copy.deepcopy(first) == second
-                assert copy.deepcopy(first).vol.type_name == second.vol.type_name
+                assert copy.copy(first) == second
 
 
 @pytest.mark.parametrize("length", [7, 9])

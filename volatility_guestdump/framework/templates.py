@@ -490,16 +490,6 @@ class _QuickMembers(objects.AggregateType):
         return member_name in self._vol["members"]
 
 
-class _Immutable(objects.PrimitiveObject):
-    """A primitive that refers to nothing: a copy of it could not be told from itself.
-
-    Plugins that turn a dataclass into a row (dataclasses.astuple) copy each of its values.
-    """
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_Immutable":
-        return self
-
-
 #: Volatility's class -> ours with quick ways to what it leads to.
 _QUICK: Mapping[type[_Object], type[_Object]] = {
     objects.AggregateType: _QuickMembers,
@@ -523,9 +513,6 @@ def quick_class(object_class: type[_Object]) -> type[_Object]:
     if issubclass(object_class, _Holder):
         return object_class
     bases: list[type] = [object_class, _Holder]
-    refers_to_nothing = issubclass(object_class, objects.PrimitiveObject)
-    if refers_to_nothing and not issubclass(object_class, objects.Pointer):
-        bases.insert(0, _Immutable)
     for stock, quick_base in _QUICK.items():
         # Its methods, not its name and documentation.
         methods = [name for name in vars(quick_base) if callable(vars(stock).get(name))]
