@@ -48,10 +48,10 @@ class Row(NamedTuple):
 
 PSLIST, INFO = "linux.pslist", "guestdump.Info"
 BOTH = (PSLIST, "linux.lsof", "linux.proc.Maps")
-FURTHER = tuple(
-    f"linux.{name}" for name in ("pagecache.Files", "sockstat", "psaux", "envars", "elfs")
-)
-ALL_TRACES = "guestdump.Backtrace --tasks"
+FILES = "linux.pagecache.Files"
+FURTHER = tuple(f"linux.{name}" for name in ("sockstat", "psaux", "envars", "elfs"))
+BACKTRACE = "guestdump.Backtrace"
+ALL_TRACES = f"{BACKTRACE} --tasks"
 
 #: Without registers, the kernel is found by low memory.
 IMAGES = tuple(
@@ -63,21 +63,26 @@ IMAGES = tuple(
 ROWS = (
     Row("6.12", "frameworkinfo.FrameworkInfo"),
     *(Row("6.12", plugin, first=True) for plugin in BOTH[:2]),
-    *(Row("6.12", plugin) for plugin in (*BOTH, "linux.pagecache.Files")),
-    Row("6.12", "linux.kallsyms", most=2),
-    *(Row("6.12", plugin, stock=False) for plugin in (INFO, "guestdump.Backtrace")),
+    *(Row("6.12", plugin) for plugin in (*BOTH, FILES)),
+    Row("6.12", "linux.kallsyms", most=1),
+    *(Row("6.12", plugin, stock=False) for plugin in (INFO, BACKTRACE)),
     *(Row("next", plugin) for plugin in BOTH[:2]),
-    Row("big", PSLIST, first=True, most=2),
-    *(Row("big", plugin) for plugin in (*BOTH, "linux.pagecache.Files")),
-    *(Row("big", plugin, stock=False) for plugin in (INFO, "guestdump.Backtrace")),
-    *(Row("busy", plugin) for plugin in BOTH),
-    Row("busy", INFO, stock=False),
-    *(Row("large", plugin, most=2) for plugin in (*BOTH, *FURTHER)),
+    Row("big", PSLIST, first=True, most=1),
+    *(Row("big", plugin, most=2) for plugin in (*BOTH, FILES)),
+    *(Row("big", plugin, stock=False) for plugin in (INFO, BACKTRACE)),
+    *(Row("busy", plugin, stock=False, most=2) for plugin in (INFO, PSLIST)),
+    # Stock takes a minute or two for each.
+    Row("large", PSLIST, most=2),
+    *(Row("large", plugin, most=1) for plugin in BOTH[1:]),
+    *(Row("large", plugin, stock=False, most=1) for plugin in (FILES, *FURTHER)),
     *(Row("large", plugin, stock=False, most=2) for plugin in (INFO, ALL_TRACES)),
     *IMAGES,
 )
 
 VCPUS = (2, 16, 128, 768)
+
+#: A guest with more processes is named by how many it has.
+_MANY = 500
 
 #: Seconds and megabytes of dwarf2json on the debug package of a Debian kernel, measured once.
 DWARF2JSON = (39, 3200)
@@ -121,46 +126,61 @@ class Benchmark:
         return processes.alternate(commands, min(self._runs, row.most), self._folder)
 
     def whole_processes(self, rows: Sequence[Row]) -> None:
-        """Prints what plugins take, by us and by stock Volatility."""
-        lines = []
+        """Prints what plugins take, by us and by stock Volatility: the tables of the README."""
         for row in rows:
-            found = self._medians[row] = self._measure(row)
-            ours, stock = found["ours"], found.get("stock")
-            printed = str(ours.rows)
-            if stock and stock.rows != ours.rows:
-                printed += f" / {stock.rows}"
-            lines.append(
-                (
-                    *(row.subject, row.plugin, "first" if row.first else "later"),
-                    f"{ours.seconds:.2f}",
-                    f"{stock.seconds:.2f}" if stock else "",
-                    f"{stock.seconds / ours.seconds:.1f}" if stock else "",
-                    f"{ours.megabytes:.0f}",
-                    f"{stock.megabytes:.0f}" if stock else "",
-                    f"{stock.megabytes / ours.megabytes:.1f}" if stock else "",
-                    printed,
-                )
-            )
+            self._medians[row] = self._measure(row)
         print("## Whole processes\n")
         print(
-            "Medians; ours and stock in turn. Stock Volatility reads the same memory as one raw "
-            "file, or the image that is named, with the ISF that `guestdump.Isf` wrote, and "
-            "without this package and without jsonschema, which the tests install (with it, "
-            "Volatility checks an ISF on its first run for most of a minute). First: Volatility's "
-            "cache is empty; later: runs before have filled it. MB: the peak; pages of the memory "
-            "file count in it where it is mapped."
-            " Rows: that were printed, ours / stock where they differ.\n"
+            "Medians in seconds; ours and stock in turn. Stock Volatility reads the same memory as "
+            "one raw file, or the image that is named, with the ISF that `guestdump.Isf` wrote, "
+            "without this package and "
+            "without jsonschema, which the tests install (with it, Volatility checks an ISF on its "
+            "first run for most of a minute). First run: Volatility's cache is empty. Peak: pages "
+            "of the memory file count in it where it is mapped. Rows: that were printed, ours / "
+            "stock where they differ.\n"
         )
-        for name in dict.fromkeys(row.guest for row in rows):
-            subject = self.subject(name)
-            print(f"- {name}: Linux {subject.kernel}, {subject.memory}")
-        print()
-        _table(
-            (
-                *("guest", "plugin", "run", "ours s", "stock s", "stock / ours"),
-                *("ours MB", "stock MB", "stock / ours", "rows"),
-            ),
-            lines,
+        lines = []
+        for guest, image in dict.fromkeys((row.guest, row.image) for row in rows):
+            shown = ", ".join(filter(None, (self._guest(guest), image)))
+            of_these = (row.plugin for row in rows if (row.guest, row.image) == (guest, image))
+            for plugin in dict.fromkeys(of_these):
+                lines.append((shown, f"`{plugin}`", *self._cells(guest, image, plugin)))
+                shown = ""
+        columns = ("guest", "plugin", "first run (stock)", "later runs (stock)", "stock / ours")
+        _table((*columns, "peak, MB (stock)", "stock / ours", "rows"), lines)
+
+    def _guest(self, name: str) -> str:
+        """Returns a guest in the words of a table."""
+        subject = self.subject(name)
+        version = ".".join(subject.kernel.split(".")[:2])
+        words = f"{subject.memory}, Linux {version}"
+        processes_of = [
+            runs["ours"].rows
+            for row, runs in self._medians.items()
+            if (row.guest, row.plugin) == (name, PSLIST)
+        ]
+        # What the name of the guest stands for.
+        many = max(processes_of, default=0)
+        return f"{words}, {many:,} processes" if many >= _MANY else words
+
+    def _cells(self, guest: str, image: str, plugin: str) -> tuple[str, ...]:
+        """Returns what a table says of a plugin on a guest."""
+        first = later = None
+        for row, runs in self._medians.items():
+            if (row.guest, row.image, row.plugin) == (guest, image, plugin):
+                first, later = (runs, later) if row.first else (first, runs)
+        found = later or first
+        assert found is not None
+        ours, stock = found["ours"], found.get("stock")
+        printed = f"{ours.rows:,}"
+        if stock and stock.rows != ours.rows:
+            printed += f" / {stock.rows:,}"
+        return (
+            *(_with_stock(runs, "seconds") for runs in (first, later)),
+            f"{stock.seconds / ours.seconds:.1f}" if stock else "",
+            _with_stock(found, "megabytes"),
+            f"{stock.megabytes / ours.megabytes:.1f}" if stock else "",
+            printed,
         )
 
     def images(self) -> None:
@@ -226,10 +246,13 @@ class Benchmark:
             }
             runs = processes.alternate(commands, self._runs, self._folder)
             found.append((subject, runs[INFO], runs[PSLIST]))
-        for name, most in (("busy", 1000), ("large", 2), ("big", 1000)):
-            info = self._medians[Row(name, INFO, stock=False, most=most)]["ours"]
-            pslist = self._medians[Row(name, PSLIST, most=most)]["ours"]
-            found.append((self.subject(name), info, pslist))
+        for name in ("busy", "large", "big"):
+            later = {
+                row.plugin: runs["ours"]
+                for row, runs in self._medians.items()
+                if row.guest == name and not row.first
+            }
+            found.append((self.subject(name), later[INFO], later[PSLIST]))
         print("## Growth\n")
         print("Medians in seconds, ours, later runs.\n")
         _table(
@@ -242,6 +265,15 @@ class Benchmark:
                 for subject, info, pslist in found
             ],
         )
+
+
+def _with_stock(runs: Optional[dict[str, Run]], field: str) -> str:
+    """Returns what ours took, and stock in parentheses; three digits of each."""
+    if runs is None:
+        return ""
+    values = [getattr(runs[name], field) for name in ("ours", "stock") if name in runs]
+    words = [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values]
+    return f"{words[0]} ({words[1]})" if len(words) > 1 else words[0]
 
 
 def _reads_table(title: str, layers: dict[str, tuple[float, float, int, int]]) -> None:
@@ -277,7 +309,7 @@ def main(arguments: Optional[list[str]] = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description="Measures the package against stock Volatility."
     )
-    parser.add_argument("--runs", type=int, default=5, help="of each process (default: 5)")
+    parser.add_argument("--runs", type=int, default=3, help="of each process (default: 3)")
     parser.add_argument("--quick", action="store_true", help="a few of the figures, for trying")
     options = parser.parse_args(arguments)
     if options.runs < 1:

@@ -35,8 +35,8 @@ Read = Callable[[int, int], bytes]
 #: Layer -> seconds of a first pass and of a second, reads of a pass, and bytes of a read.
 Times = dict[str, tuple[float, float, int, int]]
 
-_ROUNDS = 4
-_COUNT = 50_000
+_ROUNDS = 3
+_COUNT = 20_000
 #: Sizes of reads at random addresses, each at a multiple of its size; and from end to end.
 _RANDOM = {"8 bytes": 8, "4 KiB": 4 << 10}
 _SEQUENTIAL = {"1 MiB": 1 << 20}

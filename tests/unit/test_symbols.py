@@ -622,11 +622,15 @@ def test_symbols() -> None:
     assert {name for _, name in locations} == set(symbols)
     assert all((symbol["address"], name) in locations for name, symbol in symbols.items())
     assert view.symbols_by_location(0xFFF)[0] == (0, "__per_cpu_offset")
-    edges = {address + step for address, _ in locations for step in (-1, 0, 1)} | {0, 1 << 64}
-    for first in edges:
-        for last in (first, first + 1, max(edges)):
-            between = [place for place in locations if first <= place[0] <= last]
-            assert view.symbols_between(first, last) == between
+    for mask in (0, (1 << 48) - 1, (1 << 57) - 1):
+        locations = view.symbols_by_location(mask)
+        edges = {address + step for address, _ in locations for step in (-1, 0, 1)} | {0, 1 << 64}
+        for first in edges:
+            for last in (first, first + 1, max(edges)):
+                between = [place for place in locations if first <= place[0] <= last]
+                assert view.symbols_between(first, last, mask) == between
+    # Here the upper bits are neither all zeros nor all ones.
+    assert view.symbols_between(0, 1 << 64, (1 << 13) - 1) is None
 
 
 def test_symbols_of_damaged_types() -> None:

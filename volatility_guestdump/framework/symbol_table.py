@@ -194,8 +194,9 @@ class _GuestDumpTable(intermed.IntermediateSymbolTable):
     def get_symbols_by_location(self, offset: int, size: int = 0) -> Iterable[str]:
         """Returns the names of all symbols at an address, or in a range of addresses."""
         mask = int(str(self.config["symbol_mask"]))
-        if not mask and size >= 0:
-            return [name for _, name in self._view.symbols_between(offset, offset + size)]
+        between = self._view.symbols_between(offset, offset + size, mask) if size >= 0 else None
+        if between is not None:
+            return [name for _, name in between]
         if not self._sort_symbols:
             self._sort_symbols = self._view.symbols_by_location(mask)
         return super().get_symbols_by_location(offset, size)

@@ -9,7 +9,7 @@ it; guestdump.Isf writes all of it to a file.
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 from volatility_guestdump import __version__
 from volatility_guestdump.exceptions import BtfError, KernelError
@@ -123,14 +123,17 @@ class IsfView:
         """
         return self._symbols.by_location(mask)
 
-    def symbols_between(self, first: int, last: int) -> list[tuple[int, str]]:
-        """Returns those of `symbols_by_location`, without a mask, in a range of linked addresses.
+    def symbols_between(self, first: int, last: int, mask: int) -> Optional[list[tuple[int, str]]]:
+        """Returns those of `symbols_by_location` in a range of linked addresses.
+
+        None where only looking at all of them would tell.
 
         Args:
             first: the lowest address.
             last: the highest.
+            mask: for the addresses; 0 for none.
         """
-        return self._symbols.between(first, last)
+        return self._symbols.between(first, last, mask)
 
     def expanded(self) -> dict[str, Any]:
         """Returns all of it as plain dictionaries; what is damaged is left out.

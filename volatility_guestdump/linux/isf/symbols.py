@@ -124,17 +124,27 @@ class SymbolConverter:
             {(self._linked(address, relocated) & mask, name) for name, address, relocated in places}
         )
 
-    def between(self, first: int, last: int) -> list[tuple[int, str]]:
-        """Returns what `by_location` has from one linked address to another, both included."""
+    def between(self, first: int, last: int, mask: int) -> Optional[list[tuple[int, str]]]:
+        """Returns what `by_location` has from one address to another, both included.
+
+        None where only looking at all symbols would tell.
+        """
         shift = self._kernel.symbol_shift
+        # What the mask takes away, and what it can have been: all zeros, or all ones.
+        upper = ((1 << self._kernel.bits) - 1) & ~mask if mask else 0
+        if upper:
+            above = self._kallsyms.next_address(mask)
+            if shift < 0 or (above is not None and above - shift < upper):
+                return None
+        mask = mask or -1
         found = {
-            (self._linked(symbol.address, symbol.relocated), symbol.name)
-            for low, high in ((first, last), (first + shift, last + shift))
-            for symbol in self._kallsyms.between(low, high)
+            (self._linked(symbol.address, symbol.relocated) & mask, symbol.name)
+            for base in {0, upper, shift, upper + shift}
+            for symbol in self._kallsyms.between(first + base, last + base)
             if usable(symbol.name)
         }
         found.update(
-            (self._linked(address, relocated), name)
+            (self._linked(address, relocated) & mask, name)
             for name, address, relocated in self._not_in_kallsyms()
         )
         return sorted((place, name) for place, name in found if first <= place <= last)
