@@ -8,6 +8,7 @@ import gc
 import io
 import os
 import random
+import re
 from collections.abc import Sequence
 from typing import Any, Callable, Optional
 
@@ -32,6 +33,7 @@ from tests.unit import (
     test_unwind,
     test_windows,
 )
+from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.exceptions import AddressError, GuestDumpError
 from volatility_guestdump.files import memory_file
 from volatility_guestdump.files.location import file_state
@@ -44,12 +46,11 @@ from volatility_guestdump.linux.find import find_kernel
 from volatility_guestdump.linux.isf.document import IsfView
 from volatility_guestdump.linux.kallsyms import find_kallsyms
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.log import panic_message
 from volatility_guestdump.linux.orc import OrcTable, find_form
 from volatility_guestdump.linux.stacks import Stacks
-from volatility_guestdump.machine import PAGE_SIZE, REGISTERS, VCPU, MemoryRange
+from volatility_guestdump.machine import PAGE_SIZE, REGISTERS, VCPU, Machine, MemoryRange
 from volatility_guestdump.plugins.guestdump import Backtrace, Info, Registers, Report
-from volatility_guestdump.report import rows
+from volatility_guestdump.report import collect, document, facts, html, rows
 from volatility_guestdump.sources import lime
 from volatility_guestdump.sources.avml import AvmlFile
 from volatility_guestdump.sources.debug_guest import GuestFile
@@ -62,6 +63,7 @@ from volatility_guestdump.x86.paging import PageTables, PagingMode, candidate_ta
 #: Runs one input; returns quietly, or raises what a user would see as a traceback.
 Target = Callable[[random.Random], None]
 
+_LARGEST_REPORT = 10_000_000
 _REGIONS = [(0, 0x8000000), (1 << 32, 0x4000000)]
 
 
@@ -381,9 +383,10 @@ def real_kernel(rng: random.Random) -> None:
     """A real guest with damage in the structures that are decoded, looked at by all decoders."""
     _, guest, _ = _real()
     memory = PhysicalMemory(guest.ranges, _DamagedFile(rng))
-    damaged = find_kernel(machine(memory.read, guest.vcpus))
+    looked_at = machine(memory.read, guest.vcpus)
+    damaged = find_kernel(looked_at)
     if damaged is not None:
-        _look_at(rng, damaged, guest)
+        _look_at(rng, damaged, looked_at)
 
 
 class _Nowhere(interfaces.plugins.FileHandlerInterface):
@@ -432,7 +435,7 @@ def volatility(rng: random.Random) -> None:
         gc.collect()
 
 
-def _look_at(rng: random.Random, kernel: LinuxKernel, guest: GuestFile) -> None:
+def _look_at(rng: random.Random, kernel: LinuxKernel, guest: Machine) -> None:
     """Does what the plugins do with a kernel."""
     for value in (kernel.release, kernel.build_id, kernel.kaslr_shift, kernel.physical_base):
         str(value)
@@ -441,7 +444,6 @@ def _look_at(rng: random.Random, kernel: LinuxKernel, guest: GuestFile) -> None:
         find_paging(kernel.tables.read_physical, vcpu)
         kernel.loaded_user_half(vcpu)
         kernel.symbolize(vcpu["rip"])
-    panic_message(kernel)
     traces = Stacks(kernel, guest.vcpus)
     traces.panic_task()
     for vcpu in guest.vcpus:
@@ -449,6 +451,14 @@ def _look_at(rng: random.Random, kernel: LinuxKernel, guest: GuestFile) -> None:
     for stack in traces.of_tasks():
         _shown(stack.frames)
         assert stack.task is None or stack.task.comm.isprintable()
+    attempts = Attempts()
+    told = facts.linux_facts(guest, kernel, traces, None, attempts)
+    subject = collect.Subject(guest, kernel, traces, told, "", False, kernel.symbolize)
+    found = collect.collect(subject, document.Evidence([], {}, "", ""), attempts)
+    assert len(html.render(found, "")) < _LARGEST_REPORT
+    # What a decoder raises for damage that nobody has foreseen is a defect of its own.
+    for problem in found.problems:
+        assert not re.match(r"(.*the first: )?\w+(Error|Exception): ", problem.reason), problem
     try:
         view = IsfView(kernel)
     except GuestDumpError:

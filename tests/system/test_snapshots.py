@@ -71,6 +71,11 @@ def test_elf_of_qemu(vol: Vol, name: str) -> None:
         check_registers(machine, guest, more=True)
         assert memory_equals(machine, guest)
         assert rows(vol("-r", "json", "-f", path, "guestdump.Backtrace")) == frames
+    tasks = {number: task for number, task in enumerate(guest.expected["vcpu_tasks"]) if task}
+    assert tasks
+    shown_tasks = {row["vCPU"]: (row["PID"], row["COMM"]) for row in frames}
+    for number, task in tasks.items():
+        assert shown_tasks[number] == (task["pid"], task["comm"])
     # With paging=true memory is in the file several times.
     listed = rows(vol("-r", "json", "-f", path, "linux.pslist"))
     expected = {(each["pid"], each["comm"]) for each in guest.expected["processes"]}

@@ -80,6 +80,7 @@ def test_files_that_cannot_be_read(tmp_path: pathlib.Path) -> None:
     [
         ("file:///cases/17/debug.guest", "debug-report"),
         ("file:///cases/17/debug.guest.gz", "debug-report"),
+        ("file:///cases/17/DEBUG.GUEST.GZ", "DEBUG-report"),
         ("file:///cases/17/a%20b.c.vmss", "a b.c-report"),
         ("file:///cases/17/.guest", ".guest-report"),
         ("file:///cases/17/image", "image-report"),

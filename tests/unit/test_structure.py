@@ -128,6 +128,9 @@ def test_the_readme_names_every_folder_and_no_file_that_is_gone() -> None:
     assert [name for name in parts if f"`.../{name}/`" not in text] == []
     links = re.findall(r"\]\(([^):#]+)\)", text)
     assert links and [link for link in links if not (ROOT / link).exists()] == []
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors
 
 
 @pytest.mark.parametrize("name", [name for name in packages.sources() if name.endswith(".py")])

@@ -264,6 +264,23 @@ def test_a_state_that_is_no_integer() -> None:
     assert [each.state for each in Tasks(cast(LinuxKernel, cast(Any, kernel)), btf)] == [""] * 3
 
 
+def test_members_that_lie_far_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a damaged task_struct nothing is read but the members themselves."""
+    kernel = with_tasks()
+    most, read = 0, kernel.read
+
+    def counting(address: int, length: int) -> bytes:
+        nonlocal most
+        most = max(most, length)
+        return read(address, length)
+
+    monkeypatch.setattr(kernel, "read", counting)
+    monkeypatch.setitem(OFFSETS, ("task_struct", "exit_state"), 500 << 20)
+    btf = cast(Btf, cast(Any, FakeBtf()))
+    assert list(Tasks(cast(LinuxKernel, cast(Any, kernel)), btf)) == []
+    assert most <= 16
+
+
 def test_the_stack_of_a_task() -> None:
     """It is where task_struct says, as large as the first task's in the image."""
     bounds = {"__start_init_stack": 0x100000, "__end_init_stack": 0x108000}

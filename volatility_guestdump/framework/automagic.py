@@ -13,6 +13,7 @@ from volatility3.framework.configuration import requirements
 from volatility_guestdump import kernels
 from volatility_guestdump.exceptions import GuestDumpError
 from volatility_guestdump.files.location import (
+    STREAM_ERRORS,
     display_name,
     file_state,
     is_pipe,
@@ -66,7 +67,7 @@ class GuestDumpStackers(stacker.LayerStacker):
             found: Optional[list[str]] = super().__call__(
                 context, config_path, requirement, progress_callback
             )
-        except OSError as error:
+        except STREAM_ERRORS as error:
             # LayerStacker cannot open the file either; once is enough to say so.
             vollog.debug(f"The file cannot be opened: {error}")
             return None

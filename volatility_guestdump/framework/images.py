@@ -297,7 +297,7 @@ class ImageStacker(interfaces.automagic.StackerLayerInterface):
         except UnrecognizedSource as error:
             vollog.log(constants.LOGLEVEL_VV, f"Not an image for {cls.__name__}: {error}")
         except (SourceError, MemoryFileError) as error:
-            vollog.warning(f"Not a usable memory image: {error}")
+            reasons.warn_of_file("Not a usable memory image", error)
         return None
 
     @classmethod

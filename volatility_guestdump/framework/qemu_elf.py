@@ -15,6 +15,7 @@ from volatility_guestdump.files.memory_file import MemoryStream, open_memory_fil
 from volatility_guestdump.files.physical import PhysicalMemory
 from volatility_guestdump.framework import stacking
 from volatility_guestdump.framework.layers import FileMachineLayer, kept_machine, opened_source
+from volatility_guestdump.framework.reasons import warn_of_file
 from volatility_guestdump.kept import Kept
 from volatility_guestdump.machine import Machine, Origin
 from volatility_guestdump.sources.qemu_elf import MAGIC, QemuElf
@@ -98,7 +99,7 @@ class QemuElfStacker(interfaces.automagic.StackerLayerInterface):
             vollog.log(constants.LOGLEVEL_VV, f"No ELF core of QEMU: {error}")
             return None
         except SourceError as error:
-            vollog.warning(f"Not a usable ELF core of QEMU: {error}")
+            warn_of_file("Not a usable ELF core of QEMU", error)
             return None
         stacking.read_through_memory_file(layer, location)
         new_layer = stacking.layer_of_file(context, QemuElfLayer, location)

@@ -16,6 +16,8 @@ from volatility3.framework import constants, interfaces
 
 from volatility_guestdump.files.location import display_name
 
+vollog = logging.getLogger(__name__)
+
 #: More would not be read.
 _MAXIMUM_REASONS = 8
 
@@ -45,14 +47,32 @@ _warnings = _Warnings()
 logging.getLogger(__package__.partition(".")[0]).addHandler(_warnings)
 
 
+def warn_of_file(what: str, error: Exception) -> None:
+    """Warns of a file that cannot be used, unless that was said of it in this run of a plugin.
+
+    Several stackers try to open the same file.
+
+    Args:
+        what: it is not, in words.
+        error: names the file and the reason.
+    """
+    if not any(str(error) in message for message in _warnings.messages):
+        vollog.warning(f"{what}: {error}")
+
+
 def no_linux_kernel(location: str) -> None:
     """Keeps that a search was in vain: no warning, since other plugins do without a kernel.
+
+    Of a file that cannot be read, as was said already, there is no more to say.
 
     Args:
         location: URL of what was searched.
     """
+    name = display_name(location)
+    if any(name in message for message in _warnings.messages):
+        return
     _warnings.keep(
-        f"{display_name(location)} shows no Linux kernel: neither page tables below 1 MiB, nor "
+        f"{name} shows no Linux kernel: neither page tables below 1 MiB, nor "
         "VMCOREINFO, nor a banner lead to one. It is not all of a Linux machine's memory, or in a "
         "format that is not known"
     )

@@ -11,13 +11,7 @@ from collections.abc import Mapping
 from volatility3.framework import constants, interfaces
 from volatility3.framework.layers import physical
 
-from volatility_guestdump.files.companions import looks_like_state_file
-from volatility_guestdump.files.location import (
-    STREAM_ERRORS,
-    display_name,
-    looks_like_guest_file,
-    open_location,
-)
+from volatility_guestdump.files.location import STREAM_ERRORS, display_name, open_location
 from volatility_guestdump.framework.stacking import Order
 
 vollog = logging.getLogger(__name__)
@@ -43,9 +37,6 @@ SIGNATURES: Mapping[bytes, str] = {
     f"order; {_ELF_FROM_QEMU}",
 }
 
-#: Bytes of the smallest header, LiME's; all signatures are shorter.
-_LEAST = 32
-
 
 class UnsupportedFormatStacker(interfaces.automagic.StackerLayerInterface):
     """Stacks nothing: says what a file is that cannot be read, and how to get one that can."""
@@ -65,17 +56,9 @@ class UnsupportedFormatStacker(interfaces.automagic.StackerLayerInterface):
             return
         try:
             with open_location(layer.location) as stream:
-                start = stream.read(_LEAST)
+                start = stream.read(max(map(len, SIGNATURES)))
         except STREAM_ERRORS:
             return
         for signature, what in SIGNATURES.items():
             if start.startswith(signature):
                 vollog.warning(f"{display_name(layer.location)} is {what}")
-                return
-        if len(start) < _LEAST and not (
-            looks_like_guest_file(layer.location) or looks_like_state_file(layer.location)
-        ):
-            vollog.warning(
-                f"{display_name(layer.location)} has {len(start)} bytes, too few for any memory "
-                f"image: copy it again"
-            )

@@ -16,7 +16,14 @@ from volatility_guestdump.files.companions import (
     state_locations,
     state_memory_locations,
 )
-from volatility_guestdump.files.location import display_name, file_state, is_readable
+from volatility_guestdump.files.location import (
+    display_name,
+    file_state,
+    is_readable,
+    local_path,
+    packed_message,
+    packing_of,
+)
 from volatility_guestdump.files.memory_file import MemoryStream, open_memory_file
 from volatility_guestdump.files.physical import PhysicalMemory
 from volatility_guestdump.framework import stacking
@@ -25,6 +32,7 @@ from volatility_guestdump.framework.layers import (
     kept_machine,
     opened_source,
 )
+from volatility_guestdump.framework.reasons import warn_of_file
 from volatility_guestdump.kept import Kept
 from volatility_guestdump.machine import VCPU, Machine, Memory, Origin
 from volatility_guestdump.sources.vmware_state import MAGICS, OLD_MAGICS, VmwareState
@@ -158,6 +166,10 @@ class VmwareStateStacker(interfaces.automagic.StackerLayerInterface):
         try:
             state, state_location = open_state(location), location
         except UnrecognizedSource as error:
+            packing = packing_of(local_path(location) or "")
+            if looks_like_state_file(location) and packing is not None:
+                vollog.warning(packed_message(location, packing))
+                return None
             # Whoever names a file so means it.
             level = logging.WARNING if looks_like_state_file(location) else constants.LOGLEVEL_VV
             vollog.log(level, f"No state of a VMware machine: {error}")
@@ -170,7 +182,7 @@ class VmwareStateStacker(interfaces.automagic.StackerLayerInterface):
                     found, [location], state.memory_file_size, progress_callback
                 )
         except SourceError as error:
-            vollog.warning(f"Not a usable state of a VMware machine: {error}")
+            warn_of_file("Not a usable state of a VMware machine", error)
             return None
         if not state.has_memory:
             vollog.warning(

@@ -26,6 +26,8 @@ _MAXIMUM_CPUS = 8192
 _MAXIMUM_TASKS = 1 << 20
 
 _COMM_SIZE = 16
+#: task_struct has about 10 KiB; the members of a damaged one may lie far apart.
+_LARGEST_TASK = 64 << 10
 #: What has more bytes is no integer; a damaged type may say that it has gigabytes.
 _LARGEST_INTEGER = 8
 
@@ -158,6 +160,8 @@ class Tasks:
         is not in the dump.
         """
         read, start = self._kernel.read, self._shown.start
+        if len(self._shown) > _LARGEST_TASK:
+            return lambda offset, size: read(address + offset, size)
         try:
             data = read(address + start, len(self._shown))
         except AddressError:

@@ -43,11 +43,10 @@ from volatility_guestdump.linux.isf.document import IsfView
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.stacks import Stack, Stacks, grouped
 from volatility_guestdump.linux.tasks import STATES
-from volatility_guestdump.machine import OPTIONAL_REGISTERS, REGISTERS, VCPU, Machine
+from volatility_guestdump.machine import VCPU, Machine
 from volatility_guestdump.report import facts, rows
 from volatility_guestdump.windows.kernel import WindowsKernel
 from volatility_guestdump.x86 import registers
-from volatility_guestdump.x86.paging import find_paging
 
 vollog = logging.getLogger(__name__)
 
@@ -202,16 +201,9 @@ class Registers(GuestDumpPlugin):
         kernel = self.linux_kernel()
         symbolize = self.symbolize()
         for vcpu in selected_vcpus(machine, self.config.get("vcpu", None)):
-            mode, tables = find_paging(machine.memory.read, vcpu)
-            user_half = None
-            if kernel and tables:
-                mode = kernel.tables.mode
-                user_half = kernel.loaded_user_half(vcpu)
-            for register in (*REGISTERS, *OPTIONAL_REGISTERS):
-                if vcpu.get(register) is None:
-                    continue
-                decoded = registers.decode(vcpu, register, mode, user_half, symbolize)
-                yield 0, (vcpu.number, register, format_hints.Hex(vcpu[register]), decoded)
+            found = facts.register_facts(machine, kernel, vcpu, symbolize)
+            for register, value, decoded in found:
+                yield 0, (vcpu.number, register, format_hints.Hex(value), decoded)
 
     def run(self) -> renderers.TreeGrid:
         """Returns the rows."""

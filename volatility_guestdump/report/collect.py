@@ -5,7 +5,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Callable, Optional, TypeVar
+from typing import Optional, TypeVar
 
 from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.linux import frames as kernel_frames
@@ -17,10 +17,9 @@ from volatility_guestdump.linux.printk import Log, read_log
 from volatility_guestdump.linux.stacks import Stack, Stacks, grouped
 from volatility_guestdump.linux.system import taint_names
 from volatility_guestdump.linux.tasks import Cpus, Task
-from volatility_guestdump.machine import OPTIONAL_REGISTERS, REGISTERS, VCPU, Machine, MemoryRange
+from volatility_guestdump.machine import VCPU, Machine, MemoryRange
 from volatility_guestdump.report import document, facts, incident, rows, traces
-from volatility_guestdump.x86 import registers
-from volatility_guestdump.x86.paging import find_paging
+from volatility_guestdump.x86.registers import Symbolize
 
 #: What keeps the time that a report takes within bounds whatever the dump is.
 _MAXIMUM_VCPUS = 512
@@ -51,9 +50,6 @@ _T = TypeVar("_T")
 
 #: Bits of a module's taint: out of tree (TAINT_OOT_MODULE), proprietary (TAINT_PROPRIETARY_MODULE).
 _OUT_OF_TREE = 1 << 12 | 1 << 0
-
-#: Names an address, as `LinuxKernel.symbolize` does.
-Symbolize = Callable[[int], Optional[str]]
 
 
 @dataclass(frozen=True)
@@ -269,23 +265,10 @@ class _Collector:
         return "idle" if idle and not kinds & {Kind.INTERRUPT, Kind.EXCEPTION} else "kernel"
 
     def _registers(self, vcpu: VCPU) -> list[document.Register]:
-        linux = self._linux
-        mode, tables = find_paging(self._machine.memory.read, vcpu)
-        user_half = None
-        if linux and tables:
-            mode = linux.tables.mode
-            user_half = linux.loaded_user_half(vcpu)
+        found = facts.register_facts(self._machine, self._linux, vcpu, self._subject.symbolize)
         return [
-            document.Register(
-                name,
-                f"{vcpu[name]:#x}",
-                _short(
-                    registers.decode(vcpu, name, mode, user_half, self._subject.symbolize),
-                    _MAXIMUM_SYMBOL,
-                ),
-            )
-            for name in (*REGISTERS, *OPTIONAL_REGISTERS)
-            if vcpu.get(name) is not None
+            document.Register(name, f"{value:#x}", _short(decoded, _MAXIMUM_SYMBOL))
+            for name, value, decoded in found
         ]
 
     def _tasks(self, log: Optional[Log]) -> Optional[document.Tasks]:

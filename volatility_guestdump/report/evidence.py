@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Callable, Optional
 
-from volatility_guestdump.files.location import display_name, local_path
+from volatility_guestdump.files.location import display_name, local_path, without_gzip
 from volatility_guestdump.machine import Origin
 from volatility_guestdump.report import document
 from volatility_guestdump.report.rows import utc
@@ -83,9 +83,7 @@ def _sha256(path: str, size: int, progress: Optional[Progress]) -> str:
 
 def report_name(origin: Origin) -> str:
     """Returns the name of a report's file without its suffix, "debug-report"."""
-    name = display_name(origin.location)
-    for suffix in (".gz", os.path.splitext(name.removesuffix(".gz"))[1]):
-        name = name.removesuffix(suffix)
+    name, _ = os.path.splitext(without_gzip(display_name(origin.location)))
     # A URL may name anything; a file handler replaces what a path must not have.
     with contextlib.suppress(UnicodeError):
         name = name.encode("ascii", "replace").decode("ascii").replace("?", "_")

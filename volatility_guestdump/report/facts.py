@@ -7,7 +7,7 @@ by the caller.
 """
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Optional, Protocol
 
@@ -19,8 +19,15 @@ from volatility_guestdump.linux.kernel import CODE_ALONE, LinuxKernel
 from volatility_guestdump.linux.log import panic_message
 from volatility_guestdump.linux.stacks import PanicTask, Stacks
 from volatility_guestdump.linux.system import NOTHING_TOLD, SystemFacts, system_facts
-from volatility_guestdump.machine import Machine, MemoryRange
+from volatility_guestdump.machine import (
+    OPTIONAL_REGISTERS,
+    REGISTERS,
+    VCPU,
+    Machine,
+    MemoryRange,
+)
 from volatility_guestdump.windows.kernel import WindowsKernel
+from volatility_guestdump.x86 import registers
 from volatility_guestdump.x86.paging import PagingMode, find_paging
 
 
@@ -139,7 +146,7 @@ class KernelFacts:
         panic: why it stopped.
         panic_task: who stopped it.
         kdump: when there are two kernels.
-        found_by: how it was found: "registers", "low memory".
+        found_by: how it was found: "registers", "low memory", "VMCOREINFO" or "banner".
     """
 
     paging: Optional[PagingMode] = None
@@ -193,6 +200,28 @@ def _memory_file(machine: Machine) -> MemoryFileFacts:
         if file_state(candidate):
             return MemoryFileFacts(candidate, FileState.UNREADABLE, missing, None)
     return MemoryFileFacts(expected[0], FileState.MISSING, missing, None)
+
+
+def register_facts(
+    machine: Machine, kernel: Optional[LinuxKernel], vcpu: VCPU, symbolize: registers.Symbolize
+) -> Iterator[tuple[str, int, str]]:
+    """Yields name, value and meaning of each register that a vCPU has.
+
+    Args:
+        machine: that it is of.
+        kernel: the Linux kernel that the machine runs, or None.
+        vcpu: the vCPU.
+        symbolize: names addresses in the kernel.
+    """
+    mode, tables = find_paging(machine.memory.read, vcpu)
+    user_half = None
+    if kernel and tables:
+        mode = kernel.tables.mode
+        user_half = kernel.loaded_user_half(vcpu)
+    for name in (*REGISTERS, *OPTIONAL_REGISTERS):
+        value = vcpu.get(name)
+        if value is not None:
+            yield name, value, registers.decode(vcpu, name, mode, user_half, symbolize)
 
 
 def unknown_kernel_facts(machine: Machine) -> KernelFacts:

@@ -130,9 +130,7 @@ def _who(evidence: Evidence) -> str:
     if uptime:
         parts.append(f"{uptime} after boot")
     said = ", ".join(parts)
-    return (
-        f"{said[0].upper()}{said[1:]}." if said and said[0].islower() else f"{said}." * bool(said)
-    )
+    return f"{said[0].upper()}{said[1:]}." if said else ""
 
 
 def _uptime(kernel: KernelFacts) -> str:

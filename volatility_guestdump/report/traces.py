@@ -119,8 +119,8 @@ def compare(frames: Sequence[Frame], log: Sequence[str]) -> Comparison:
     differences = in_log.count(False) + in_stack.count(False)
     same = len(stack) - first - in_log.count(False)
     if not differences:
-        return Comparison(in_log, in_stack, f"all {same} frames below panic() are the same")
-    words = f"{same} frames below panic() are the same, {differences} are in one of them alone"
+        return Comparison(in_log, in_stack, f"frames below panic(): all {same} are the same")
+    words = f"frames below panic(): {same} the same, {differences} in one of them alone"
     return Comparison(in_log, in_stack, words)
 
 
