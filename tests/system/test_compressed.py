@@ -20,6 +20,7 @@ from tests.helpers import IDLE_VCPU, info, real_guest, rows, write_pair
 from tests.lab import Guest
 from volatility_guestdump.exceptions import MediumError, MemoryFileError
 from volatility_guestdump.files.memory_file import MemoryFile
+from volatility_guestdump.framework import reasons
 from volatility_guestdump.framework.stackers import GuestDumpStacker
 
 PAGE = 4096
@@ -284,6 +285,8 @@ def test_a_flipped_byte_in_a_compressed_guest_file(
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
         caplog.clear()
+        # A run of a plugin begins: what was said in the one before may be said again.
+        reasons._warnings.messages.clear()
         context = contexts.Context()
         context.config["file.location"] = path.as_uri()
         context.layers.add_layer(physical.FileLayer(context, "file", "FileLayer"))

@@ -290,19 +290,22 @@ _Construct = Callable[
 def _constructor(object_class: type[Any], arguments: Mapping[str, Any]) -> Optional[_Construct]:
     """Returns what constructs the objects of a class as Volatility's constructors do, but quickly.
 
-    None where these have more to do, or refuse.
+    None where these have more to do, or refuse: an argument that they do not know, for one.
     """
     if not issubclass(object_class, _Holder):
         return None
+    names = arguments.keys() - {"type_name"}
     if object_class.__init__ is _INIT_AGGREGATE:
-        return _aggregate if {"size", "members"} <= arguments.keys() else None
+        return _aggregate if names == {"size", "members"} else None
     stock = _stock_class(object_class)
     length, _, signed = arguments.get("data_format", (0, "", False))
     if not length:
         return None
     if stock is objects.Pointer:
-        return _pointer if "subtype" in arguments and not signed else None
-    return _integer if stock in (objects.Integer, objects.Char, objects.Boolean) else None
+        return _pointer if names == {"data_format", "subtype"} and not signed else None
+    if stock in (objects.Integer, objects.Char, objects.Boolean) and names == {"data_format"}:
+        return _integer
+    return None
 
 
 class ObjectTemplate(templates.ObjectTemplate):
