@@ -14,6 +14,7 @@ from tests.handmade.guest import HOSTILE, Counts, GuestStacks, guest
 from tests.packages import ROOT
 from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.linux.printk import Log, Record
+from volatility_guestdump.machine import MemoryRange
 from volatility_guestdump.report import collect, document, facts, html, incident, traces
 from volatility_guestdump.report.collect import Subject
 from volatility_guestdump.report.facts import KernelFacts
@@ -308,3 +309,40 @@ def test_a_report_has_bounds(text: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert found.modules and "Modules" in {problem.section for problem in found.problems}
     for written in (json.dumps(found.as_json(), indent=1), html.render(found, long)):
         assert len(written.encode("utf-8", "replace")) < LARGEST
+
+
+def test_thousands_of_ranges() -> None:
+    """What is missing lies in its own range, and the time does not grow with their square."""
+    asked = []
+
+    class _Counted(MemoryRange):
+        @property
+        def end(self) -> int:
+            asked.append(self.start)
+            return super().end
+
+    counts = []
+    for count in (500, 1000):
+        asked.clear()
+        there = [_Counted(number << 13, 0x1000, 0) for number in range(count)]
+        # Of each range the first half or all of it is in the file, but for each third.
+        pieces = [
+            _Counted(run.start, (0x800, 0x1000)[number % 3], 0)
+            for number, run in enumerate(there)
+            if number % 3 < 2
+        ]
+        subject = guest()
+        origin = dataclasses.replace(subject.machine.origin, ranges=tuple(there))
+        machine = dataclasses.replace(subject.machine, origin=origin)
+        cast(Any, machine.memory).ranges = tuple(pieces)
+        found = report(dataclasses.replace(subject, machine=machine)).memory.ranges
+        shown = [(piece.kind, int(piece.start, 16), piece.size) for piece in found]
+        assert shown[:5] == [
+            ("memory", 0, 0x1000),
+            ("missing", 0x800, 0x800),
+            ("memory", 0x2000, 0x1000),
+            ("memory", 0x4000, 0x1000),
+            ("missing", 0x4000, 0x1000),
+        ]
+        counts.append(len(asked))
+    assert counts[1] < 3 * counts[0]

@@ -2,6 +2,7 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Collects what a report says. Each section is collected by itself, and fails by itself."""
 
+import bisect
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -383,9 +384,12 @@ class _Collector:
     def _ranges(self) -> Iterator[document.Range]:
         machine, linux = self._machine, self._linux
         available = machine.memory.ranges
+        # There may be thousands: each run is compared with those alone that lie in it.
+        starts, ends = ([getattr(run, side) for run in available] for side in ("start", "end"))
         for run in self._there:
             yield _range("memory", run.start, run.end)
-            yield from _missing(run, available)
+            first, last = bisect.bisect_right(ends, run.start), bisect.bisect_left(starts, run.end)
+            yield from _missing(run, available[first:last])
         base = self._subject.kernel.physical_base
         if linux is not None and base is not None and linux.virtual_end > linux.virtual_base:
             end = base + linux.virtual_end - linux.virtual_base
