@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import platform
 import subprocess
 import sys
@@ -152,7 +153,7 @@ class Benchmark:
     def _guest(self, name: str) -> str:
         """Returns a guest in the words of a table."""
         subject = self.subject(name)
-        version = ".".join(subject.kernel.split(".")[:2])
+        version = ".".join(re.findall(r"\d+", subject.kernel)[:2])
         words = f"{subject.memory}, Linux {version}"
         processes_of = [
             runs["ours"].rows
