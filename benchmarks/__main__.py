@@ -7,8 +7,8 @@ import functools
 import json
 import os
 import pathlib
-import re
 import platform
+import re
 import subprocess
 import sys
 import tempfile
