@@ -208,6 +208,17 @@ def test_lists_that_run_into_each_other() -> None:
     assert reads[1] < 3 * reads[0]
 
 
+@pytest.mark.parametrize(("limit", "found"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 3])])
+def test_more_tasks_than_there_can_be(
+    monkeypatch: pytest.MonkeyPatch, limit: int, found: list[int]
+) -> None:
+    """Those that are left out are missing, and nothing is said of where the list leads."""
+    monkeypatch.setattr("volatility_guestdump.linux.tasks._MAXIMUM_TASKS", limit)
+    tasks = Tasks(cast(LinuxKernel, cast(Any, with_tasks())), cast(Btf, cast(Any, FakeBtf())))
+    assert [task.pid for task in tasks] == found
+    assert ("more than" in tasks.broken) == (len(found) < 3) == bool(tasks.broken)
+
+
 def one_task(*missing: str, **symbols: int) -> tuple[FakeKernel, Tasks, Task]:
     """Returns a kernel with one task, at its start.
 

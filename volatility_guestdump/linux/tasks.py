@@ -24,6 +24,7 @@ from volatility_guestdump.x86.paging import CR0_PG, PTI_USER_HALF
 _MAXIMUM_CPUS = 8192
 #: PID_MAX_LIMIT of a 64-bit kernel is 4 Mi; a damaged list must end before.
 _MAXIMUM_TASKS = 1 << 20
+_TOO_MANY = f"there are more than {_MAXIMUM_TASKS} tasks"
 
 _COMM_SIZE = 16
 #: task_struct has about 10 KiB; the members of a damaged one may lie far apart.
@@ -250,6 +251,7 @@ class Tasks:
                     self._note(f"lists of tasks run into each other at {address:#x}")
                     break
                 if len(seen) >= _MAXIMUM_TASKS:
+                    self._note(_TOO_MANY)
                     return
                 seen.add(address)
                 try:
@@ -262,7 +264,10 @@ class Tasks:
         seen = {head}
         try:
             node = self._kernel.pointer(head)
-            while node not in seen and len(seen) <= _MAXIMUM_TASKS:
+            while node not in seen:
+                if len(seen) > _MAXIMUM_TASKS:
+                    self._note(_TOO_MANY)
+                    return
                 seen.add(node)
                 yield node - offset
                 node = self._kernel.pointer(node)
