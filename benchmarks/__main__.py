@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -152,7 +153,7 @@ class Benchmark:
     def _guest(self, name: str) -> str:
         """Returns a guest in the words of a table."""
         subject = self.subject(name)
-        version = ".".join(subject.kernel.split(".")[:2])
+        version = ".".join(re.findall(r"\d+", subject.kernel)[:2])
         words = f"{subject.memory}, Linux {version}"
         processes_of = [
             runs["ours"].rows

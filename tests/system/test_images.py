@@ -17,11 +17,23 @@ from tests.lab import formats
 from tests.lab.windows import missing_tools, stand_in
 from volatility_guestdump.framework import images
 from volatility_guestdump.linux import find
+from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.low_memory import low_memory_tables
-from volatility_guestdump.linux.search import search
-from volatility_guestdump.machine import PAGE_SIZE
+from volatility_guestdump.linux.search import Traces, search
+from volatility_guestdump.machine import PAGE_SIZE, Memory
 
 GUESTS = ("5.10", "hole-pti", "6.12", "newest", "la57", "nokaslr")
+
+
+def _by_each_way(memory: Memory, traces: Traces) -> list[LinuxKernel]:
+    """Returns the kernels that low memory, VMCOREINFO and the banner lead to, each alone."""
+    low = find._first(((tables, {}) for tables in low_memory_tables(memory)), "low memory")
+    found = [low, find.search_kernel(memory, traces=traces)]
+    traces.vmcoreinfo.clear()
+    found.append(find.search_kernel(memory, traces=traces))
+    kernels = [kernel for kernel in found if kernel is not None]
+    assert [kernel.found_by for kernel in kernels] == ["low memory", "VMCOREINFO", "banner"]
+    return kernels
 
 
 @pytest.mark.parametrize("name", [*GUESTS, *guests("kexec", "kdump-loaded")])
@@ -33,12 +45,7 @@ def test_each_way_alone(name: str) -> None:
     assert kernel is not None and kernel.found_by == "registers"
     traces = search(memory)
     assert traces.vmcoreinfo and traces.banners
-    low = find._first(((tables, {}) for tables in low_memory_tables(memory)), "low memory")
-    found = [low, find.search_kernel(memory, traces=traces)]
-    traces.vmcoreinfo.clear()
-    found.append(find.search_kernel(memory, traces=traces))
-    for each, way in zip(found, ("low memory", "VMCOREINFO", "banner")):
-        assert each is not None and each.found_by == way
+    for each in _by_each_way(memory, traces):
         assert each.kallsyms is not None and kernel.kallsyms is not None
         assert each.page_map == kernel.page_map
         assert each.banner == kernel.banner
@@ -76,12 +83,7 @@ def test_what_looks_like_a_kernel_in_memory(
     traces = search(memory)
     assert len(traces.banners) >= copies + 2 * bool(guest) + 1
     assert len(traces.vmcoreinfo) == 1 + bool(guest)
-    low = find._first(((tables, {}) for tables in low_memory_tables(memory)), "low memory")
-    found = [low, find.search_kernel(memory, traces=traces)]
-    traces.vmcoreinfo.clear()
-    found.append(find.search_kernel(memory, traces=traces))
-    for each, way in zip(found, ("low memory", "VMCOREINFO", "banner")):
-        assert each is not None and each.found_by == way
+    for each in _by_each_way(memory, traces):
         assert each.physical_base == int(expected["physical_base"], 16)
         assert each.banner.decode() == expected["banner"]
     assert not caplog.records
@@ -264,12 +266,18 @@ def _no_machine(kind: str, folder: pathlib.Path) -> pathlib.Path:
     return path
 
 
-@pytest.mark.parametrize("plugin", ["linux.pslist", "windows.info", "banners.Banners"])
-@pytest.mark.parametrize("kind", NO_MACHINES)
+@pytest.mark.parametrize(
+    ("kind", "plugin"),
+    [
+        (kind, plugin)
+        for kind in NO_MACHINES
+        for plugin in ("linux.pslist", "windows.info", "banners.Banners")
+        # Volatility takes half a minute for it.
+        if (kind, plugin) != ("zeros", "banners.Banners")
+    ],
+)
 def test_no_machine(vol: Vol, tmp_path: pathlib.Path, kind: str, plugin: str) -> None:
     """Volatility says what it says without this package, and why there is no Linux kernel."""
-    if (kind, plugin) == ("zeros", "banners.Banners"):
-        pytest.skip("Volatility takes half a minute for it")
     path = _no_machine(kind, tmp_path)
     cache = tmp_path / "cache"
     cache.mkdir()
