@@ -60,11 +60,66 @@ def test_the_last_panic_counts() -> None:
     assert traces.panic_trace(records(f"{before}\n{PANIC}")) == TRACE
 
 
+OOPS = """\
+BUG: kernel NULL pointer dereference, address: 0000000000000008
+Oops: 0002 [#1] PREEMPT SMP NOPTI
+RIP: 0010:fault+0x5/0x10 [crashme]
+Call Trace:
+ <TASK>
+ ? exc_page_fault+0x75/0x170
+ caller+0x8/0x10 [crashme]
+ ret_from_fork+0x22/0x30
+ </TASK>
+Modules linked in: crashme(OE)
+---[ end trace 0000000000000000 ]---
+RIP: 0010:fault+0x5/0x10 [crashme]"""
+OOPS_TRACE = ["caller+0x8 [crashme]", "ret_from_fork+0x22"]
+FATAL = """\
+Kernel panic - not syncing: Fatal exception
+Kernel Offset: 0x24400000 from 0xffffffff81000000
+---[ end Kernel panic - not syncing: Fatal exception ]---"""
+WARNING = """\
+------------[ cut here ]------------
+WARNING: CPU: 0 PID: 1 at arch/x86/kernel/smp.c:128 native_smp_send_reschedule+0x39/0x40
+Call Trace:
+ try_to_wake_up+0x1f/0x400
+---[ end trace 0000000000000001 ]---"""
+OTHER_CPU = """\
+Sending NMI from CPU 1 to CPUs 0:
+NMI backtrace for cpu 0
+Call Trace:
+ default_idle+0x9/0x10"""
+
+
+def later(seconds: int, text: str) -> list[Record]:
+    """Returns the records of a text that was printed some seconds after boot."""
+    return [record._replace(nanoseconds=seconds * 10**9) for record in records(text)]
+
+
 def test_the_trace_of_an_oops() -> None:
     """It stands before the message of the panic, behind which there is none."""
+    assert traces.panic_trace(records(f"{OOPS}\n{FATAL}")) == OOPS_TRACE
+    assert traces.panic_trace([*later(100, OOPS), *later(108, FATAL)]) == OOPS_TRACE
+
+
+@pytest.mark.parametrize(
+    "text", [OTHER_CPU, WARNING, f"{OTHER_CPU}\n{WARNING}", f"{WARNING}\n{OTHER_CPU}"]
+)
+def test_traces_of_others(text: str) -> None:
+    """Behind a panic another CPU's may follow, and at any time a warning's: they are not it."""
     lines = PANIC.splitlines()
-    oops = [*lines[4:15], lines[1], lines[15]]
-    assert traces.panic_trace(records("\n".join(oops))) == TRACE
+    own, end = "\n".join(lines[:-2]), "\n".join(lines[-2:])
+    assert traces.panic_trace(records(f"{text}\n{own}\n{OTHER_CPU}\n{end}\n{text}")) == TRACE
+    before, *after = FATAL.splitlines()
+    fatal = "\n".join([before, OTHER_CPU, *after, text])
+    assert traces.panic_trace(records(f"{text}\n{OOPS}\n{fatal}")) == OOPS_TRACE
+
+
+def test_what_was_long_before() -> None:
+    """After any oops panic() prints no trace: then neither the oops nor a warning was its cause."""
+    assert traces.panic_trace([*later(100, OOPS), *later(4000, FATAL)]) == []
+    assert traces.panic_trace([*later(100, WARNING), *later(101, FATAL)]) == []
+    assert traces.oops([*later(100, OOPS), *later(4000, FATAL)]) == ""
 
 
 @pytest.mark.parametrize("text", ["", "Call Trace:\n panic+0x1/0x2", PANIC.replace("Call", "A")])

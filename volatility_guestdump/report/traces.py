@@ -5,14 +5,16 @@
 import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from volatility_guestdump.linux.frames import Frame, Kind
 from volatility_guestdump.linux.log import is_panic
 from volatility_guestdump.linux.printk import Record
+from volatility_guestdump.linux.timekeeper import NANOSECONDS
 
-#: The end of a panic. It is not the message.
-_END = "---[ end Kernel panic"
+#: Where a trace ends at the latest: the end of a panic or an oops, and what comes between that and
+#: the trace: modules, in front of which registers are printed again, and traces of other CPUs.
+_ENDS = ("---[ end ", "Modules linked in:", "Sending NMI from CPU ", "NMI backtrace for cpu ")
 #: "panic+0x118/0x2f4", "th_hung+0x11/0x20 [crashme]", "RIP: 0010:native_safe_halt+0xb/0x10"; one
 #: after "? " was only found on the stack.
 _FRAME = re.compile(
@@ -29,6 +31,8 @@ _OOPS = re.compile(r"(?:Oops: )?(\S.*?): [0-9a-f]{4} \[#\d+\]")
 #: What stands some lines before, if that says more.
 _OOPS_CAUSE = re.compile(r"BUG: (?:unable to handle|kernel NULL pointer) .*|kernel BUG at .*")
 _CAUSE_LINES = 6
+#: An oops leads to a panic at once; a serial console may take its time for each line.
+_OOPS_SECONDS = 60
 
 #: What ends a kernel. vpanic is there from 6.16 on.
 _PANIC_FUNCTIONS = frozenset({"panic", "vpanic", "nmi_panic"})
@@ -54,45 +58,64 @@ class Comparison(NamedTuple):
 def panic_trace(records: Sequence[Record]) -> list[str]:
     """Returns the trace that belongs to the last panic in a log, as "symbol+0xoffset" each.
 
-    After an oops it stands before the panic's message, and panic() prints none.
+    panic() prints it behind its message, but none where there was an oops before. Where it was the
+    oops that led to the panic, the trace is that of the oops.
+    """
+    before, behind = _around_panic(records)
+    found = _last_oops(before)
+    return _first_trace(behind) or ([] if found is None else _first_trace(before[found[0] :]))
+
+
+def oops(records: Sequence[Record]) -> str:
+    """Returns what the kernel said of the oops that led to the last panic; empty when nothing."""
+    lines, _ = _around_panic(records)
+    found = _last_oops(lines)
+    if found is None:
+        return ""
+    at, name = found
+    before = lines[max(0, at - _CAUSE_LINES) : at]
+    return next(filter(_OOPS_CAUSE.fullmatch, reversed(before)), name)
+
+
+def _around_panic(records: Sequence[Record]) -> tuple[list[str], list[str]]:
+    """Returns the kernel's own lines before the last panic's message, and behind it.
+
+    Of those before only recent ones can tell of an oops that led to it. Without a panic there are
+    no lines.
     """
     own = [record for record in records if not record.facility]
     at = max((number for number, record in enumerate(own) if is_panic(record)), default=None)
     if at is None:
-        return []
-    return _last_trace(_lines(own[at + 1 :])) or _last_trace(_lines(own[:at]))
+        return [], []
+    since = own[at].nanoseconds - _OOPS_SECONDS * NANOSECONDS
+    recent = [record for record in own[:at] if record.nanoseconds >= since]
+    return _lines(recent), _lines(own[at + 1 :])
 
 
 def _lines(records: Sequence[Record]) -> list[str]:
     return [line for record in records for line in record.lines]
 
 
-def oops(records: Sequence[Record]) -> str:
-    """Returns what the kernel said of the last oops before the last panic; empty when nothing."""
-    own = [record for record in records if not record.facility]
-    end = max((number for number, record in enumerate(own) if is_panic(record)), default=0)
-    lines = _lines(own[:end])
-    for number in reversed(range(len(lines))):
-        match = _OOPS.match(lines[number])
+def _last_oops(lines: Sequence[str]) -> Optional[tuple[int, str]]:
+    """Returns where the last oops begins among some lines, and what it is called, or None."""
+    for at in reversed(range(len(lines))):
+        match = _OOPS.match(lines[at])
         if match:
-            before = lines[max(0, number - _CAUSE_LINES) : number]
-            return next(filter(_OOPS_CAUSE.fullmatch, reversed(before)), match[1])
-    return ""
+            return at, match[1]
+    return None
 
 
-def _last_trace(lines: Sequence[str]) -> list[str]:
-    start = max(
-        (number for number, line in enumerate(lines) if line.strip() in _STARTS), default=None
-    )
-    if start is None:
-        return []
+def _first_trace(lines: Sequence[str]) -> list[str]:
+    """Returns the frames of the first trace among some lines; none where an end comes first."""
     found: list[str] = []
-    for line in lines[start + 1 :]:
-        if line.startswith(_END) or len(found) >= _LONGEST:
+    started = False
+    for line in lines:
+        if line.startswith(_ENDS) or len(found) >= _LONGEST:
             break
-        match = _FRAME.fullmatch(line)
+        match = _FRAME.fullmatch(line) if started else None
         if match:
             found.append(match[1] + (match[2] or ""))
+        started = started or line.strip() in _STARTS
     return found
 
 
