@@ -346,3 +346,13 @@ def test_thousands_of_ranges() -> None:
         ]
         counts.append(len(asked))
     assert counts[1] < 3 * counts[0]
+
+
+def test_a_log_of_empty_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines that weigh nothing have a bound too, and the newest stay."""
+    log = Log([Record(number, 0, 6, "", ("",) * 9) for number in range(900)], 0, 0)
+    monkeypatch.setattr(collect, "read_log", lambda kernel: log)
+    found = report(guest()).log
+    assert found is not None and len(found.lines) > 1000
+    assert found.left_out == 900 - len(found.lines) // 9
+    assert found.lines[-1].stamp == log.records[-1].stamp

@@ -27,6 +27,8 @@ _MAXIMUM_VCPUS = 512
 _MAXIMUM_FRAMES = 100
 _WHOLE_LOG = 1000
 _LOG_END = 500
+#: A record may have a thousand lines, of nothing at all.
+_LOG_LINES = 4000
 _MAXIMUM_WAITING = 1000
 _MAXIMUM_GROUPS = 50
 _MAXIMUM_PIDS = 100
@@ -108,17 +110,18 @@ class _Collector:
         tasks = make("Tasks", lambda: self._tasks(log))
         headline = make("Headline", lambda: self._headline(log, panic_stack, tasks, made))
         return document.Report(
-            headline or document.Headline("unknown", "What happened is not known."),
-            self._system(),
-            make("Panic", lambda: self._panic(log, panic_stack)),
-            vcpus,
-            max(0, len(self._machine.vcpus) - len(vcpus)),
-            make("Kernel log", lambda: _log(log)),
-            tasks,
-            self._memory(),
-            make("Modules", self._modules),
-            evidence,
-            self._problems(),
+            headline=headline or document.Headline("unknown", "What happened is not known."),
+            system=self._system(),
+            panic=make("Panic", lambda: self._panic(log, panic_stack)),
+            vcpus=vcpus,
+            vcpus_not_shown=len(self._machine.vcpus) - len(vcpus),
+            log=make("Kernel log", lambda: _log(log)),
+            tasks=tasks,
+            memory=self._memory(),
+            modules=make("Modules", self._modules),
+            evidence=evidence,
+            # The last that is made: it has what went wrong with all others.
+            problems=self._problems(),
         )
 
     def _note_what_is_not_there(self) -> None:
@@ -152,12 +155,9 @@ class _Collector:
         return found
 
     def _system(self) -> list[document.Item]:
-        found: list[rows.Row] = []
-        for made in (
-            lambda: rows.machine_rows(facts.machine_facts(self._machine)),
-            lambda: rows.kernel_rows(self._subject.kernel),
-        ):
-            found += self._attempts.make("System", lambda made=made: list(made())) or ()  # type: ignore[misc]
+        make, machine = self._attempts.make, self._machine
+        found = make("System", lambda: list(rows.machine_rows(facts.machine_facts(machine)))) or []
+        found += make("System", lambda: list(rows.kernel_rows(self._subject.kernel))) or []
         # Ranges of memory have a section of their own.
         return [
             document.Item(name, _short(value, 4 * _MAXIMUM_TEXT))
@@ -477,7 +477,7 @@ def _log(log: Optional[Log]) -> Optional[document.Log]:
             document.LogLine(record.level, record.stamp, _short(line)) for line in record.lines
         ]
         left -= document.weight(found)
-        if left < 0:
+        if left < 0 or len(lines) + len(found) > _LOG_LINES:
             break
         lines += reversed(found)
         shown += 1
