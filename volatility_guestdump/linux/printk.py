@@ -154,8 +154,12 @@ class _Info:
         # A tab is not to be shown as something that is not known.
         lines = tuple(printable(line.expandtabs()) for line in text.rstrip(b"\n").split(b"\n"))
         return Record(
-            *(self._time.of(data), self._facility.of(data), self._level.of(data)),
-            *(self._caller_of(data), lines),
+            nanoseconds=self._time.of(data),
+            facility=self._facility.of(data),
+            # It has three bits; of damaged types it might have more.
+            level=self._level.of(data) & 7,
+            caller=self._caller_of(data),
+            lines=lines,
         )
 
     def _caller_of(self, data: bytes) -> str:
