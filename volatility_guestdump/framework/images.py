@@ -24,7 +24,6 @@ from volatility_guestdump.files.location import (
     display_name,
     file_state,
     has_suffix,
-    is_readable,
     local_path,
     without_gzip,
 )
@@ -103,6 +102,7 @@ def open_avml(location: str) -> Machine:
 
 def open_avml_file(location: str) -> avml.AvmlFile:
     """Returns the memory in a file of AVML, opened now or before."""
+    # By process as in `open_memory_file`, which is below it.
     key = (location, os.getpid(), file_state(location))
     return _avml_files.get(key, lambda: _open_avml_file(location))
 
@@ -374,11 +374,8 @@ class VmemStacker(RawMemoryStacker):
         location: str,
         progress: constants.ProgressCallback,
     ) -> Optional[interfaces.layers.DataLayerInterface]:
-        plain = without_gzip(location)
-        if not has_suffix(plain, MEMORY_SUFFIX):
-            return None
-        stem = plain[: -len(MEMORY_SUFFIX)]
-        if is_readable(f"{stem}.vmss") or is_readable(f"{stem}.vmsn"):
+        is_vmem = has_suffix(without_gzip(location), MEMORY_SUFFIX)
+        if not is_vmem or stacking.is_left_to_vmware_stacker(location):
             return None
         return super()._stack(context, location, progress)
 

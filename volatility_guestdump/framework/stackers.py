@@ -18,13 +18,11 @@ from volatility_guestdump.exceptions import (
     UnrecognizedSource,
 )
 from volatility_guestdump.files.location import (
-    MEMORY_SUFFIX,
     guest_locations,
     is_readable,
     looks_like_guest_file,
     memory_locations,
     packed_guest_dump,
-    without_gzip,
 )
 from volatility_guestdump.framework import reasons
 from volatility_guestdump.framework.installed import linux_isf
@@ -45,6 +43,7 @@ from volatility_guestdump.framework.stacking import (
     Order,
     described_by,
     find_memory,
+    is_left_to_vmware_stacker,
     memory_candidates,
     read_through_memory_file,
     report,
@@ -117,9 +116,7 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
             if not is_readable(guest):
                 report_unreadable(guest)
                 continue
-            stem = without_gzip(location)[: -len(MEMORY_SUFFIX)]
-            if is_readable(stem + ".vmss") or is_readable(stem + ".vmsn"):
-                # A snapshot has its own description of memory, which VmwareStacker reads.
+            if is_left_to_vmware_stacker(location):
                 return None
             try:
                 open_guest_file(guest)

@@ -11,11 +11,15 @@ from volatility3.framework import constants, interfaces
 from volatility3.framework.layers import physical
 
 from volatility_guestdump.exceptions import MemoryFileError, MissingMemoryFile
+from volatility_guestdump.files.companions import SNAPSHOT_SUFFIX, SUSPEND_SUFFIX
 from volatility_guestdump.files.location import (
+    MEMORY_SUFFIX,
     display_name,
+    is_readable,
     location_of,
     packed_locations,
     why_unreadable,
+    without_gzip,
 )
 from volatility_guestdump.files.memory_file import MemoryStream, open_memory_file
 from volatility_guestdump.framework.layers import FileMachineLayer, MemoryFileLayer
@@ -71,6 +75,15 @@ def memory_candidates(
     """Returns the URLs to look at for a memory file: what the user named, or those beside."""
     option = context.config.get(MEMORY_OPTION, None)
     return [location_of(str(option))] if option else list(beside)
+
+
+def is_left_to_vmware_stacker(memory_location: str) -> bool:
+    """Whether a .vmem has a state file that Volatility's VmwareStacker looks for and can open.
+
+    What can be read of such files `vmware_state` has taken before.
+    """
+    stem = without_gzip(memory_location)[: -len(MEMORY_SUFFIX)]
+    return is_readable(stem + SUSPEND_SUFFIX) or is_readable(stem + SNAPSHOT_SUFFIX)
 
 
 def find_memory(
