@@ -2,6 +2,8 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Backtraces of real guests against the traces that their kernels printed."""
 
+from typing import Optional
+
 import pytest
 
 from tests.conftest import Vol
@@ -106,6 +108,40 @@ def test_options_select(vol: Vol) -> None:
     arguments = ("-r", "json", "-f", guest.guest_path, "guestdump.Backtrace")
     assert {row["vCPU"] for row in rows(vol(*arguments, "--vcpu", 1))} == {1}
     assert {row["PID"] for row in rows(vol(*arguments, "--pid", 2, 3))} == {2, 3}
+
+
+def test_tasks_in_a_state(vol: Vol) -> None:
+    """--state shows those that ps showed in it, running or not; a state that is none is named."""
+    guest = real_guest("hung")
+    arguments = ("-r", "json", "-f", guest.guest_path, "guestdump.Backtrace", "--state")
+    hung = {int(pid) for pid, state in guest.expected["states"].items() if state == "D"}
+    shown = rows(vol(*arguments, "D"))
+    assert hung and {row["PID"] for row in shown} == hung
+    assert {row["State"] for row in shown} == {"D"}
+    both = rows(vol(*arguments, "D", "S"))
+    assert {row["State"] for row in both} == {"D", "S"}
+    done = vol(*arguments, "d")
+    assert not rows(done) and "There is no state d: " in done.stderr
+
+
+def test_groups(vol: Vol) -> None:
+    """--group has the frames of all stacks, those that are alike once, with all their tasks."""
+    guest = real_guest("hole-pti")
+    arguments = ("-r", "json", "-f", guest.guest_path, "guestdump.Backtrace", "--tasks")
+    alone: dict[int, list[tuple[Optional[int], str, str]]] = {}
+    for row in rows(vol(*arguments)):
+        if row["vCPU"] is None:
+            alone.setdefault(row["PID"], []).append((row["IP"], row["Symbol"], row["Note"]))
+    groups: list[tuple[int, list[int], list[tuple[Optional[int], str, str]]]] = []
+    for row in rows(vol(*arguments, "--group")):
+        if row["Frame"] == 0:
+            groups.append((row["Tasks"], [int(pid) for pid in row["PIDs"].split()], []))
+        groups[-1][2].append((row["IP"], row["Symbol"], row["Note"]))
+    assert groups[0][0] > 1 and len({tuple(frames) for _, _, frames in groups}) == len(groups)
+    assert [count for count, _, _ in groups] == [len(pids) for _, pids, _ in groups]
+    assert [count for count, _, _ in groups] == sorted((each[0] for each in groups), reverse=True)
+    found = {pid: frames for _, pids, frames in groups for pid in pids}
+    assert alone and {pid: found[pid] for pid in alone} == alone
 
 
 def test_32_bit_guests_are_refused(vol: Vol) -> None:

@@ -12,8 +12,9 @@ from typing import Optional
 import pytest
 
 from tests.handmade.guest import HOSTILE, guest
-from tests.unit.test_collect import report
+from tests.unit.test_collect import SCHEMA, report
 from volatility_guestdump.linux.memory_use import MemoryUse
+from volatility_guestdump.linux.tasks import STATES
 from volatility_guestdump.machine import MemoryRange
 from volatility_guestdump.report import document, html
 from volatility_guestdump.report.collect import _missing, _range
@@ -206,3 +207,12 @@ def test_no_bar_without_the_total() -> None:
     assert not html.memory_bar(None)
     for counters in (MemoryUse(free=3), MemoryUse(total=0, free=0)):
         assert not html.memory_bar(vars(counters))
+
+
+def test_every_state_of_a_task_has_words() -> None:
+    """In the page, and a place in the schema, as has one that is not known."""
+    assert set(html._STATES) == {*STATES, "?"}
+    (pattern,) = SCHEMA["properties"]["tasks"]["anyOf"][0]["properties"]["states"][
+        "patternProperties"
+    ]
+    assert {state for state in map(chr, range(128)) if re.search(pattern, state)} == {*STATES, "?"}

@@ -341,6 +341,10 @@ class Backtrace(GuestDumpPlugin):
             vollog.warning(f"The guest's tasks and modules cannot be told: {stacks.tasks_missing}")
         pids = self.config.get("pid", None) or []
         states = self.config.get("state", None) or []
+        for state in states:
+            if state not in tuple(STATES):
+                known = " ".join(STATES)
+                vollog.warning(f"There is no state {state}: those that tasks have are {known}")
         missing = set(pids)
         # Whoever asks for tasks wants them, running or not.
         asked = bool(self.config.get("tasks", False) or pids or states)
