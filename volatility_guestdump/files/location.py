@@ -217,18 +217,13 @@ def packed_guest_dump(location: str) -> Optional[str]:
     return packed_message(location, packing) if named else None
 
 
-def is_pipe(path: str) -> bool:
-    """Whether a path is that of a pipe or socket: opening one may wait forever."""
+def refuse_pipe(path: str) -> None:
+    """Raises OSError for a pipe or socket: opening one may wait forever."""
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):
-        return False
-    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
-
-
-def refuse_pipe(path: str) -> None:
-    """Raises OSError for a pipe."""
-    if is_pipe(path):
+        return
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
         raise OSError(errno.ESPIPE, "is a pipe, which has no random access: write it to a file")
 
 

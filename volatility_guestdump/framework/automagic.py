@@ -16,9 +16,9 @@ from volatility_guestdump.files.location import (
     STREAM_ERRORS,
     display_name,
     file_state,
-    is_pipe,
     local_path,
     location_of,
+    refuse_pipe,
 )
 from volatility_guestdump.framework.images import ImageStacker
 from volatility_guestdump.framework.machines import MachineRequirement, machine_below
@@ -79,13 +79,14 @@ class GuestDumpStackers(stacker.LayerStacker):
         """Lets no stacker open a pipe: that may wait forever, and memory is not read in order."""
         location = str(self.config.get("single_location", None) or "")
         path = local_path(location)
-        if path is None or not is_pipe(path):
-            return False
-        vollog.warning(
-            f"{display_name(location)} is a pipe, which has no random access: write it to a file"
-        )
-        del self.config["single_location"]
-        return True
+        try:
+            if path is not None:
+                refuse_pipe(path)
+        except OSError as error:
+            vollog.warning(f"{display_name(location)} {error.strerror}")
+            del self.config["single_location"]
+            return True
+        return False
 
     def _set_aside_others(self) -> None:
         """Lets LayerStacker, which comes next, stack nothing: it would search in vain.

@@ -9,7 +9,7 @@ that stands on it.
 
 import functools
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Optional
 
 from volatility3.framework import exceptions, interfaces
@@ -54,16 +54,7 @@ class _LayerMemory:
     @functools.cached_property
     def ranges(self) -> Sequence[MemoryRange]:
         """The runs of memory, ascending; those that follow each other are one."""
-        runs: list[MemoryRange] = []
-        layer = self._layer
-        for start, size, mapped, *_ in layer.mapping(
-            0, layer.maximum_address + 1, ignore_errors=True
-        ):
-            if runs and runs[-1].end == start:
-                runs[-1] = MemoryRange(runs[-1].start, runs[-1].size + size, runs[-1].file_offset)
-            else:
-                runs.append(MemoryRange(start, size, mapped))
-        return runs
+        return _merged((start, size, mapped) for start, size, mapped, *_ in _pieces(self._layer))
 
     def stored(self) -> Iterator[MemoryRange]:
         """Yields all runs."""
@@ -119,6 +110,34 @@ def _adapt(layer: interfaces.layers.TranslationLayerInterface) -> Machine:
     return Machine(memory, (), (kind, tuple(files) or object()), origin)
 
 
+def _pieces(
+    layer: interfaces.layers.TranslationLayerInterface,
+) -> Iterable[tuple[int, int, int, int, str]]:
+    """Returns where each piece of a layer lies in which layer below."""
+    return layer.mapping(0, layer.maximum_address + 1, ignore_errors=True)
+
+
+def _merged(pieces: Iterable[tuple[int, int, int]], in_file: bool = False) -> list[MemoryRange]:
+    """Returns runs of memory of pieces that follow each other.
+
+    Args:
+        pieces: address, size, and place in the file; ascending.
+        in_file: whether they must do so in the file too.
+    """
+    runs: list[MemoryRange] = []
+    for start, size, mapped in pieces:
+        last = runs[-1] if runs else None
+        if (
+            last is not None
+            and last.end == start
+            and (not in_file or last.file_offset + last.size == mapped)
+        ):
+            runs[-1] = MemoryRange(last.start, last.size + size, last.file_offset)
+        else:
+            runs.append(MemoryRange(start, size, mapped))
+    return runs
+
+
 def _read_memory(
     layer: interfaces.layers.TranslationLayerInterface,
 ) -> tuple[Memory, Sequence[MemoryRange]]:
@@ -134,18 +153,14 @@ def _mapped_memory(
 
     The runs may go beyond the file's end, to where the memory does not.
     """
-    runs: list[MemoryRange] = []
+    pieces: list[tuple[int, int, int]] = []
     files: set[str] = set()
-    for start, size, mapped, mapped_size, name in layer.mapping(
-        0, layer.maximum_address + 1, ignore_errors=True
-    ):
+    for start, size, mapped, mapped_size, name in _pieces(layer):
         files.add(name)
         if size != mapped_size or len(files) > 1:
             return None
-        if runs and (runs[-1].end, runs[-1].file_offset + runs[-1].size) == (start, mapped):
-            runs[-1] = MemoryRange(runs[-1].start, runs[-1].size + size, runs[-1].file_offset)
-        else:
-            runs.append(MemoryRange(start, size, mapped))
+        pieces.append((start, size, mapped))
+    runs = _merged(pieces, in_file=True)
     below = layer.context.layers[files.pop()] if files else None
     if not isinstance(below, physical.FileLayer) or not isinstance(layer, segmented.SegmentedLayer):
         return None

@@ -38,7 +38,6 @@ from volatility_guestdump.framework.layers import (
     open_guest_file,
 )
 from volatility_guestdump.framework.machines import machine_of
-from volatility_guestdump.framework.reasons import warn_of_file
 from volatility_guestdump.framework.stacking import (
     Order,
     described_by,
@@ -110,7 +109,7 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
             level = logging.WARNING if looks_like_guest_file(location) else constants.LOGLEVEL_VV
             vollog.log(level, f"No guest dump: {error}")
         except SourceError as error:
-            warn_of_file("Not a usable guest dump", error)
+            reasons.warn_of_file("Not a usable guest dump", error)
             return None
         for guest in guest_locations(location):
             if not is_readable(guest):
@@ -122,7 +121,7 @@ class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
                 open_guest_file(guest)
                 return guest
             except SourceError as error:
-                warn_of_file("Not a usable guest dump", error)
+                reasons.warn_of_file("Not a usable guest dump", error)
         return None
 
 
