@@ -91,6 +91,8 @@ class GuestStacks:
         self.tasks = self
         self.tasks_missing = self.broken = ""
         self.all_tasks = tasks
+        self.cpus = self
+        self.offsets: Sequence[int] = ()
         self.frames = frames
 
     def last_ran(self, task: Task) -> Optional[int]:

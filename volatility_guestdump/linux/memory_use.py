@@ -70,21 +70,16 @@ def memory_use(kernel: LinuxKernel, attempts: Attempts) -> MemoryUse:
     def make(name: str, read: Callable[[], Optional[int]]) -> Optional[int]:
         return attempts.make(f"Memory counter: {name.replace('_', ' ')}", read)
 
-    total = make("total", counters.total)
     found = {
-        "total": total,
-        **{
-            name: make(name, read)
-            for name, read in {
-                "free": lambda: counters.zone("NR_FREE_PAGES"),
-                "page_cache": lambda: counters.node("NR_FILE_PAGES"),
-                "anonymous": lambda: counters.node("NR_ANON_MAPPED"),
-                "slab": counters.slab,
-                "page_tables": lambda: counters.node("NR_PAGETABLE"),
-                "huge_pages": counters.huge_pages,
-            }.items()
-        },
+        "total": make("total", counters.total),
+        "free": make("free", lambda: counters.zone("NR_FREE_PAGES")),
+        "page_cache": make("page_cache", lambda: counters.node("NR_FILE_PAGES")),
+        "anonymous": make("anonymous", lambda: counters.node("NR_ANON_MAPPED")),
+        "slab": make("slab", counters.slab),
+        "page_tables": make("page_tables", lambda: counters.node("NR_PAGETABLE")),
+        "huge_pages": make("huge_pages", counters.huge_pages),
     }
+    total = found["total"]
     sane = {
         name: pages * PAGE_SIZE if pages is not None and (total is None or pages <= total) else None
         for name, pages in found.items()

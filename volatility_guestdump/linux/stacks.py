@@ -78,6 +78,7 @@ class Stacks:
     Attributes:
         tasks: of the kernel, or None without types, which tell where they are.
         tasks_missing: why there are none.
+        cpus: of the kernel.
     """
 
     def __init__(self, kernel: LinuxKernel, vcpus: Sequence[VCPU]) -> None:
@@ -89,7 +90,7 @@ class Stacks:
             self.tasks = Tasks(kernel, kernel.btf)
         except BtfError as error:
             self.tasks_missing = str(error)
-        self._cpus = Cpus(kernel, kernel.types, vcpus)
+        self.cpus = Cpus(kernel, kernel.types, vcpus)
         self._unwinder = Unwinder(kernel)
 
     @functools.cached_property
@@ -108,7 +109,7 @@ class Stacks:
         The scheduler sets rq.curr first; then __switch_to_asm changes stacks, which tells the task,
         and __switch_to sets the current one. What the other task left of its stack is valid.
         """
-        current, chosen = self._cpus.current_task(vcpu), self._cpus.chosen_task(vcpu)
+        current, chosen = self.cpus.current_task(vcpu), self.cpus.chosen_task(vcpu)
         if chosen is None or chosen == current or vcpu["cs"] & 3 == 3:
             return current, None
         if self._is_on_stack(vcpu, chosen):
@@ -142,10 +143,10 @@ class Stacks:
     @functools.cached_property
     def _left(self) -> Mapping[int, Mapping[str, int]]:
         """CPUs that no vCPU is any more, by their numbers: the registers at the crash."""
-        present = {self._cpus.number(vcpu) for vcpu in self._vcpus}
+        present = {self.cpus.number(vcpu) for vcpu in self._vcpus}
         left = {
             number: registers_at_crash(self._kernel, offset)
-            for number, offset in enumerate(self._cpus.offsets)
+            for number, offset in enumerate(self.cpus.offsets)
             if number not in present
         }
         return {number: registers for number, registers in left.items() if registers}
@@ -156,7 +157,7 @@ class Stacks:
             yield self._of_crashed(number)
 
     def _of_crashed(self, number: int) -> Stack:
-        task = self._task(self._cpus.task_of(number))
+        task = self._task(self.cpus.task_of(number))
         note = Note(Kind.CRASH_NOTES, detail=str(number))
         frames = self._unwinder.of_registers(self._left[number], task and task.address, note)
         return Stack(None, task, list(frames))
@@ -164,7 +165,7 @@ class Stacks:
     def of_tasks(self) -> Iterator[Stack]:
         """Yields what the tasks wait for that are not on a CPU whose registers are known."""
         known = {self._running(vcpu)[0] for vcpu in self._vcpus}
-        known |= {self._cpus.task_of(number) for number in self._left}
+        known |= {self.cpus.task_of(number) for number in self._left}
         for task in self.all_tasks:
             if task.address in known:
                 continue
@@ -195,7 +196,7 @@ class Stacks:
         if number is None:
             return None
         for vcpu in self._vcpus:
-            if self._cpus.number(vcpu) == number:
+            if self.cpus.number(vcpu) == number:
                 return self.of_vcpu(vcpu)
         return self._of_crashed(number) if number in self._left else None
 

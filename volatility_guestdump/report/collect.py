@@ -17,7 +17,8 @@ from volatility_guestdump.linux.modules import Module
 from volatility_guestdump.linux.printk import Log, read_log
 from volatility_guestdump.linux.stacks import Stack, Stacks, grouped
 from volatility_guestdump.linux.system import taint_names
-from volatility_guestdump.linux.tasks import Cpus, Task
+from volatility_guestdump.linux.tasks import Task
+from volatility_guestdump.linux.timekeeper import NANOSECONDS
 from volatility_guestdump.machine import VCPU, Machine, MemoryRange
 from volatility_guestdump.report import document, facts, incident, rows, traces
 from volatility_guestdump.x86.registers import Symbolize
@@ -286,7 +287,7 @@ class _Collector:
             now = max(now, log.records[-1].nanoseconds)
         now = self._sane(now)
         seconds = {
-            address: (now - ran) // 1_000_000_000 if 0 < ran <= now else None
+            address: (now - ran) // NANOSECONDS if 0 < ran <= now else None
             for address, ran in last_ran.items()
         }
         waiting = [task for task in tasks if task.state == "D"]
@@ -299,7 +300,7 @@ class _Collector:
             dict(sorted(states.items())),
             groups,
             len(waiting) - shown,
-            self._attempts.make("Memory of tasks", lambda: self._largest(tasks)) or (),
+            self._attempts.make("Memory of tasks", lambda: self._largest(stacks)) or (),
             not stacks.tasks.broken,
         )
 
@@ -307,7 +308,7 @@ class _Collector:
         """Returns the scheduler's time, 0 when it is one that cannot be."""
         clock = self._subject.kernel.told.clock
         # Both clocks start with the kernel; one damaged task must not make all others old.
-        if clock is not None and now > (clock.uptime.total_seconds() + 3600) * 1e9:
+        if clock is not None and now > (clock.uptime.total_seconds() + 3600) * NANOSECONDS:
             return 0
         return now
 
@@ -345,13 +346,12 @@ class _Collector:
         places = (frame.symbol for frame in frames if frame.ip and not start <= frame.ip < end)
         return _short(next(places, ""))
 
-    def _largest(self, tasks: Sequence[Task]) -> list[document.Process]:
+    def _largest(self, stacks: Stacks) -> list[document.Process]:
         linux = self._linux
         assert linux is not None, "it has tasks"
-        offsets = Cpus(linux, linux.types, self._machine.vcpus).offsets
-        memory = ResidentMemory(linux, linux.btf, offsets)
+        memory = ResidentMemory(linux, linux.btf, stacks.cpus.offsets)
         threads: dict[int, list[Task]] = {}
-        for task in tasks:
+        for task in stacks.all_tasks:
             threads.setdefault(task.tgid, []).append(task)
 
         def make(exact: bool, found: Sequence[list[Task]]) -> list[tuple[int, list[Task]]]:

@@ -252,22 +252,22 @@ def linux_facts(
     """
     make = attempts.make
     return KernelFacts(
-        kernel.tables.mode,
-        make("Page-table isolation", kernel.isolates_page_tables),
-        make("Operating system", lambda: kernel.system),
-        make("Kernel banner", lambda: kernel.shown_banner),
-        make("Kernel build id", lambda: kernel.build_id),
-        system_facts(kernel, attempts),
-        make("Tasks", lambda: _task_count(stacks, attempts)),
-        kernel.virtual_base,
-        make("KASLR shift", lambda: kernel.kaslr_shift),
-        make("Kernel physical base", lambda: kernel.physical_base),
-        make("Page map (DTB)", lambda: kernel.page_map),
-        make("Symbols", lambda: _linux_symbols(kernel, installed)),
-        make("Panic", lambda: panic_message(kernel)),
-        make("Panic task", lambda: stacks.panic_task() if stacks else None),
-        make("Kdump", lambda: _kdump(machine, kernel)),
-        kernel.found_by,
+        paging=kernel.tables.mode,
+        isolation=make("Page-table isolation", kernel.isolates_page_tables),
+        system=make("Operating system", lambda: kernel.system),
+        banner=make("Kernel banner", lambda: kernel.shown_banner),
+        build_id=make("Kernel build id", lambda: kernel.build_id),
+        told=system_facts(kernel, attempts),
+        tasks=make("Tasks", lambda: _task_count(stacks, attempts)),
+        virtual_base=kernel.virtual_base,
+        kaslr_shift=make("KASLR shift", lambda: kernel.kaslr_shift),
+        physical_base=make("Kernel physical base", lambda: kernel.physical_base),
+        page_map=make("Page map (DTB)", lambda: kernel.page_map),
+        symbols=make("Symbols", lambda: _linux_symbols(kernel, installed)),
+        panic=make("Panic", lambda: panic_message(kernel)),
+        panic_task=make("Panic task", lambda: stacks.panic_task() if stacks else None),
+        kdump=make("Kdump", lambda: _kdump(machine, kernel)),
+        found_by=kernel.found_by,
     )
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple, Optional
 
 from volatility_guestdump.linux.frames import Frame
 from volatility_guestdump.linux.printk import Record
+from volatility_guestdump.linux.timekeeper import NANOSECONDS
 from volatility_guestdump.report import document, traces
 from volatility_guestdump.report.facts import KernelFacts
 from volatility_guestdump.report.rows import duration
@@ -179,7 +180,7 @@ def _is_recent(record: Record, evidence: Evidence) -> bool:
     clock = evidence.kernel.told.clock
     if clock is not None:
         now = max(now, clock.uptime // timedelta(microseconds=1) * 1000)
-    return now - record.nanoseconds <= _RECENT_SECONDS * 1_000_000_000
+    return now - record.nanoseconds <= _RECENT_SECONDS * NANOSECONDS
 
 
 def _hung(evidence: Evidence) -> Optional[str]:
