@@ -134,11 +134,10 @@ class Benchmark:
         print(
             "Medians in seconds; ours and stock in turn. Stock Volatility reads the same memory as "
             "one raw file, or the image that is named, with the ISF that `guestdump.Isf` wrote, "
-            "without this package and "
-            "without jsonschema, which the tests install (with it, Volatility checks an ISF on its "
-            "first run for most of a minute). First run: Volatility's cache is empty. Peak: pages "
-            "of the memory file count in it where it is mapped. Rows: that were printed, ours / "
-            "stock where they differ.\n"
+            "without this package and without jsonschema, which the tests install (with it, "
+            "Volatility checks an ISF on its first run for most of a minute). First run: "
+            "Volatility's cache is empty. Peak: pages of the memory file count in it where it is "
+            "mapped. Rows: that were printed, ours / stock where they differ.\n"
         )
         lines = []
         for guest, image in dict.fromkeys((row.guest, row.image) for row in rows):

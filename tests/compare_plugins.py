@@ -20,6 +20,8 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tests.conftest import program
+
 #: Options without which a plugin does not run.
 _OPTIONS = {
     "linux.vmaregexscan.VmaRegExScan": ["--pattern", "root"],
@@ -31,9 +33,6 @@ _LEFT_OUT = re.compile(r"yara|RecoverFs", re.IGNORECASE)
 
 _TIMEOUT = 900
 
-#: That of this very environment.
-_VOL = str(pathlib.Path(sys.executable).parent / "vol")
-
 
 class Result(NamedTuple):
     """What one run printed, errors included, and how long it took in seconds."""
@@ -44,14 +43,16 @@ class Result(NamedTuple):
 
 def linux_plugins() -> list[str]:
     """Returns the names of Volatility's Linux plugins."""
-    help_text = subprocess.run([_VOL, "-h"], capture_output=True, text=True, check=True).stdout
+    help_text = subprocess.run(
+        [program("vol"), "-h"], capture_output=True, text=True, check=True
+    ).stdout
     names = re.findall(r"^ {4}(linux\.\S+)", help_text, re.MULTILINE)
     return sorted({name for name in names if not _LEFT_OUT.search(name)})
 
 
 def run(guest: pathlib.Path, plugin: str, symbols: Sequence[str], folder: pathlib.Path) -> Result:
     """Runs a plugin on a guest dump in a process of its own."""
-    command = [_VOL, "-q", "--offline", "-o", str(folder), *symbols, "-f", str(guest)]
+    command = [program("vol"), "-q", "--offline", "-o", str(folder), *symbols, "-f", str(guest)]
     started = time.monotonic()
     try:
         done = subprocess.run(
