@@ -9,7 +9,7 @@ import pathlib
 import sys
 
 from volatility_guestdump.framework.layers import open_machine
-from volatility_guestdump.linux.find import find_kernel
+from volatility_guestdump.linux.finding.find import find_kernel
 from volatility_guestdump.linux.isf.document import IsfView
 
 #: What a run does, with what stands before it, in words.

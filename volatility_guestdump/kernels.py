@@ -6,10 +6,10 @@ import functools
 from typing import Optional, Protocol
 
 from volatility_guestdump.kept import Kept
-from volatility_guestdump.linux.find import find_kernel as find_linux_kernel
-from volatility_guestdump.linux.find import search_kernel as search_linux_kernel
+from volatility_guestdump.linux.finding.find import find_kernel as find_linux_kernel
+from volatility_guestdump.linux.finding.find import search_kernel as search_linux_kernel
+from volatility_guestdump.linux.finding.search import Progress
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.search import Progress
 from volatility_guestdump.machine import Machine
 from volatility_guestdump.windows.find import find_kernel as find_windows_kernel
 from volatility_guestdump.windows.kernel import WindowsKernel

@@ -42,12 +42,12 @@ from volatility_guestdump.files.physical import PhysicalMemory
 from volatility_guestdump.framework import layers
 from volatility_guestdump.framework.symbol_table import _GuestDumpFormat
 from volatility_guestdump.kernels import forget
-from volatility_guestdump.linux.find import find_kernel
+from volatility_guestdump.linux.finding.find import find_kernel
 from volatility_guestdump.linux.isf.document import IsfView
-from volatility_guestdump.linux.kallsyms import find_kallsyms
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.orc import OrcTable, find_form
-from volatility_guestdump.linux.stacks import Stacks
+from volatility_guestdump.linux.stacks.orc import OrcTable, find_form
+from volatility_guestdump.linux.stacks.stacks import Stacks
+from volatility_guestdump.linux.symbols.kallsyms import find_kallsyms
 from volatility_guestdump.machine import PAGE_SIZE, REGISTERS, VCPU, Machine, MemoryRange
 from volatility_guestdump.plugins.guestdump import Backtrace, Info, Registers, Report
 from volatility_guestdump.report import collect, document, facts, html, rows

@@ -11,13 +11,13 @@ from tests.handmade.btf import BtfBuilder
 from tests.handmade.kernel import HandmadeKernel
 from tests.handmade.printk import Entry
 from tests.helpers import IDLE_VCPU, machine
-from volatility_guestdump.linux.btf import Btf
-from volatility_guestdump.linux.frames import Frame, Kind, Note
-from volatility_guestdump.linux.modules import Module
-from volatility_guestdump.linux.stacks import PanicTask, Stack, Stacks
-from volatility_guestdump.linux.system import SystemFacts
-from volatility_guestdump.linux.tasks import Task
-from volatility_guestdump.linux.timekeeper import Clock
+from volatility_guestdump.linux.stacks.frames import Frame, Kind, Note
+from volatility_guestdump.linux.stacks.stacks import PanicTask, Stack, Stacks
+from volatility_guestdump.linux.state.modules import Module
+from volatility_guestdump.linux.state.system import SystemFacts
+from volatility_guestdump.linux.state.tasks import Task
+from volatility_guestdump.linux.state.timekeeper import Clock
+from volatility_guestdump.linux.types.btf import Btf
 from volatility_guestdump.machine import VCPU, Machine, MemoryRange, Origin
 from volatility_guestdump.report.collect import Subject
 from volatility_guestdump.report.facts import KernelFacts, Symbols, TaskCount

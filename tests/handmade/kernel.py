@@ -7,8 +7,8 @@ from typing import Any, Optional, cast
 
 from tests.handmade.btf import BtfBuilder
 from volatility_guestdump.exceptions import AddressError, BtfError
-from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.linux.types.btf import Btf
 
 #: Structure -> (its size, member -> (offset, size)). A member of size 0 is an array of 16 bytes.
 Layout = Mapping[str, tuple[int, Mapping[str, tuple[int, int]]]]

@@ -11,7 +11,7 @@ from typing import NamedTuple, Optional
 
 from tests.handmade.btf import BtfBuilder
 from tests.handmade.kernel import HandmadeKernel
-from volatility_guestdump.linux.btf import Btf
+from volatility_guestdump.linux.types.btf import Btf
 
 #: States of a descriptor: being made, there (and may grow), there, and taken away.
 RESERVED, COMMITTED, FINALIZED, REUSABLE = range(4)

@@ -44,9 +44,9 @@ from tests.lab.writer import pack_guest, write_vmem
 from volatility_guestdump import kernels
 from volatility_guestdump.exceptions import AddressError
 from volatility_guestdump.framework.layers import open_machine
-from volatility_guestdump.linux.frames import Frame, Kind
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.stacks import Stack, Stacks
+from volatility_guestdump.linux.stacks.frames import Frame, Kind
+from volatility_guestdump.linux.stacks.stacks import Stack, Stacks
 
 #: No facts are asked for: the guest is ready once it is under load.
 LOAD = """\

@@ -21,7 +21,7 @@ from volatility_guestdump import kernels
 from volatility_guestdump.files import memory_file
 from volatility_guestdump.files.physical import PhysicalMemory
 from volatility_guestdump.framework import layers
-from volatility_guestdump.linux.find import find_kernel
+from volatility_guestdump.linux.finding.find import find_kernel
 from volatility_guestdump.machine import PAGE_SIZE, REGISTERS
 from volatility_guestdump.plugins.guestdump import Backtrace, Info, Registers
 

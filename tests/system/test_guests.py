@@ -18,11 +18,11 @@ from tests.conftest import Vol
 from tests.helpers import guest_machine, guests, info, machine, real_guest, rows
 from tests.lab import GUESTS
 from volatility_guestdump.exceptions import AddressError
-from volatility_guestdump.linux.find import find_kernel
+from volatility_guestdump.linux.finding.find import find_kernel
 from volatility_guestdump.linux.isf.document import ISF_FORMAT
-from volatility_guestdump.linux.kallsyms import Kallsyms
-from volatility_guestdump.linux.kallsyms_names import NameIndex
 from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.linux.symbols.kallsyms import Kallsyms
+from volatility_guestdump.linux.symbols.kallsyms_names import NameIndex
 from volatility_guestdump.machine import Machine
 from volatility_guestdump.sources.debug_guest import VERSIONS
 

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import Vol
 from tests.helpers import guest_machine, info, real_guest, rows
 from tests.lab import Guest
-from volatility_guestdump.linux.find import find_kernel
+from volatility_guestdump.linux.finding.find import find_kernel
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.sources.debug_guest import GuestFile
 

@@ -16,10 +16,10 @@ from tests.helpers import guest_machine, guests, info, real_guest, rows, write_p
 from tests.lab import formats
 from tests.lab.windows import missing_tools, stand_in
 from volatility_guestdump.framework import images
-from volatility_guestdump.linux import find
+from volatility_guestdump.linux.finding import find
+from volatility_guestdump.linux.finding.low_memory import low_memory_tables
+from volatility_guestdump.linux.finding.search import Traces, search
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.low_memory import low_memory_tables
-from volatility_guestdump.linux.search import Traces, search
 from volatility_guestdump.machine import PAGE_SIZE, Memory
 
 GUESTS = ("5.10", "hole-pti", "6.12", "newest", "la57", "nokaslr")

@@ -12,9 +12,9 @@ from tests.helpers import guest_machine, guests, real_guest
 from volatility_guestdump import kernels
 from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.memory_use import ResidentMemory, memory_use
-from volatility_guestdump.linux.stacks import Stacks
-from volatility_guestdump.linux.tasks import Cpus
+from volatility_guestdump.linux.stacks.stacks import Stacks
+from volatility_guestdump.linux.state.memory_use import ResidentMemory, memory_use
+from volatility_guestdump.linux.state.tasks import Cpus
 from volatility_guestdump.machine import PAGE_SIZE
 
 _PRESENT, _USER, _LARGE = 1, 4, 0x80

@@ -11,9 +11,9 @@ from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.exceptions import KernelError
 from volatility_guestdump.framework.layers import open_machine
 from volatility_guestdump.linux.isf.document import IsfView
-from volatility_guestdump.linux.kallsyms import Kallsyms
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.stacks import Stacks
+from volatility_guestdump.linux.stacks.stacks import Stacks
+from volatility_guestdump.linux.symbols.kallsyms import Kallsyms
 from volatility_guestdump.machine import Machine
 from volatility_guestdump.report import facts
 from volatility_guestdump.report import rows as report_rows

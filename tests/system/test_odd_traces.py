@@ -9,8 +9,8 @@ import pytest
 from tests.helpers import guest_machine, guests, real_guest
 from volatility_guestdump import kernels
 from volatility_guestdump.attempts import Attempts
-from volatility_guestdump.linux.frames import Kind
-from volatility_guestdump.linux.stacks import Stack, Stacks
+from volatility_guestdump.linux.stacks.frames import Kind
+from volatility_guestdump.linux.stacks.stacks import Stack, Stacks
 from volatility_guestdump.report.facts import linux_facts
 
 

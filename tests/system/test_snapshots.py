@@ -23,7 +23,7 @@ from volatility_guestdump.framework import qemu_elf
 from volatility_guestdump.framework import vmware_state as vmware
 from volatility_guestdump.framework.unsupported import UnsupportedFormatStacker
 from volatility_guestdump.framework.vmware_state import VmwareStateLayer, VmwareStateStacker
-from volatility_guestdump.linux.tasks import Cpus, kernel_gs_base
+from volatility_guestdump.linux.state.tasks import Cpus, kernel_gs_base
 from volatility_guestdump.machine import VCPU, Machine
 from volatility_guestdump.sources.debug_guest import GuestFile
 

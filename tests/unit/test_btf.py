@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.handmade.btf import BOOL, CHAR, SIGNED, BtfBuilder, header
 from volatility_guestdump.exceptions import BtfError
-from volatility_guestdump.linux.btf import COMPOSITES, ENUMS, Btf, Integer, Kind, Member
+from volatility_guestdump.linux.types.btf import COMPOSITES, ENUMS, Btf, Integer, Kind, Member
 
 HEADER = 24
 

@@ -13,7 +13,7 @@ import pytest
 from tests.handmade.guest import HOSTILE, Counts, GuestStacks, guest
 from tests.packages import ROOT
 from volatility_guestdump.attempts import Attempts
-from volatility_guestdump.linux.printk import Log, Record
+from volatility_guestdump.linux.state.printk import Log, Record
 from volatility_guestdump.machine import MemoryRange
 from volatility_guestdump.report import collect, document, facts, html, incident, traces
 from volatility_guestdump.report.collect import Subject

@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from tests.handmade.kernel import HandmadeKernel
-from volatility_guestdump.linux.crash import (
+from volatility_guestdump.linux.state.crash import (
     first_kernel_release,
     is_second_kernel,
     registers_at_crash,

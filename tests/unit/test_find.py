@@ -5,7 +5,7 @@
 import pytest
 
 from tests.helpers import machine
-from volatility_guestdump.linux import find
+from volatility_guestdump.linux.finding import find
 from volatility_guestdump.machine import PAGE_SIZE, REGISTERS, VCPU
 
 #: The last entry of each root leads to one table, whose entry for the image maps 1 GiB at once.

@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from tests.handmade.kernel import HandmadeKernel, types
-from volatility_guestdump.linux.generated import GeneratedCode
+from volatility_guestdump.linux.stacks.generated import GeneratedCode
 
 OPS, PROGRAMS = 0x1000, 0x4000
 FTRACE_CALLER, FTRACE_REGS_CALLER = 0x20000, 0x21000

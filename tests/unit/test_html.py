@@ -13,8 +13,8 @@ import pytest
 
 from tests.handmade.guest import HOSTILE, guest
 from tests.unit.test_collect import SCHEMA, report
-from volatility_guestdump.linux.memory_use import MemoryUse
-from volatility_guestdump.linux.tasks import STATES
+from volatility_guestdump.linux.state.memory_use import MemoryUse
+from volatility_guestdump.linux.state.tasks import STATES
 from volatility_guestdump.machine import MemoryRange
 from volatility_guestdump.report import document, html
 from volatility_guestdump.report.collect import _missing, _range

@@ -10,12 +10,12 @@ from typing import Any, Optional
 import pytest
 
 from tests.helpers import IDLE_VCPU
-from volatility_guestdump.linux.frames import Frame, Kind, Note
-from volatility_guestdump.linux.printk import Record
-from volatility_guestdump.linux.stacks import PanicTask
-from volatility_guestdump.linux.system import SystemFacts
-from volatility_guestdump.linux.tasks import Task
-from volatility_guestdump.linux.timekeeper import Clock
+from volatility_guestdump.linux.stacks.frames import Frame, Kind, Note
+from volatility_guestdump.linux.stacks.stacks import PanicTask
+from volatility_guestdump.linux.state.printk import Record
+from volatility_guestdump.linux.state.system import SystemFacts
+from volatility_guestdump.linux.state.tasks import Task
+from volatility_guestdump.linux.state.timekeeper import Clock
 from volatility_guestdump.machine import VCPU
 from volatility_guestdump.report import document, incident
 from volatility_guestdump.report.facts import Kdump, KernelFacts

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from tests.handmade.kallsyms import Form, Image, Order, image, tokens_of_kernel
 from volatility_guestdump.exceptions import KallsymsError
-from volatility_guestdump.linux.kallsyms import Encoding, Kallsyms, Symbol, find_kallsyms
-from volatility_guestdump.linux.kallsyms_names import NameIndex
+from volatility_guestdump.linux.symbols.kallsyms import Encoding, Kallsyms, Symbol, find_kallsyms
+from volatility_guestdump.linux.symbols.kallsyms_names import NameIndex
 
 TEXT = 0xFFFFFFFF81000000
 TEXT_32 = 0xC1000000

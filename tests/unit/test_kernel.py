@@ -9,9 +9,9 @@ import pytest
 
 from tests.handmade.btf import BtfBuilder
 from volatility_guestdump.exceptions import AddressError, BtfError
-from volatility_guestdump.linux.image import Run
-from volatility_guestdump.linux.kallsyms import Encoding, Kallsyms
+from volatility_guestdump.linux.finding.image import Run
 from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.linux.symbols.kallsyms import Encoding, Kallsyms
 from volatility_guestdump.x86.paging import PageTables, PagingMode
 
 START = 0xFFFFFFFF82000000

@@ -12,7 +12,7 @@ from tests.handmade import printk as handmade
 from tests.handmade.kernel import HandmadeKernel
 from tests.handmade.printk import Entry, with_log
 from volatility_guestdump.exceptions import AddressError
-from volatility_guestdump.linux.log import panic_message
+from volatility_guestdump.linux.state.log import panic_message
 
 PANIC = b"Kernel panic - not syncing: "
 BOTH = pytest.mark.parametrize("old", [False, True])

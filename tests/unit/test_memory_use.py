@@ -12,9 +12,9 @@ from tests.handmade.btf import BtfBuilder
 from tests.handmade.kernel import HandmadeKernel
 from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.exceptions import AddressError, BtfError
-from volatility_guestdump.linux.btf import Btf
-from volatility_guestdump.linux.memory_use import MemoryUse, ResidentMemory, memory_use
-from volatility_guestdump.linux.tasks import Task
+from volatility_guestdump.linux.state.memory_use import MemoryUse, ResidentMemory, memory_use
+from volatility_guestdump.linux.state.tasks import Task
+from volatility_guestdump.linux.types.btf import Btf
 from volatility_guestdump.machine import PAGE_SIZE
 
 ZONES, NODES, STATES, VARIABLES = 0x1000, 0x2000, 0x3000, 0x4000

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from volatility_guestdump.linux.frames import Kind, Note
+from volatility_guestdump.linux.stacks.frames import Kind, Note
 from volatility_guestdump.report.rows import notes
 
 README = pathlib.Path(__file__).parents[2] / "README.md"

@@ -18,13 +18,13 @@ from volatility3.framework.symbols import intermed
 
 from tests.handmade.btf import BtfBuilder
 from volatility_guestdump.exceptions import AddressError, BtfError, OrcError
-from volatility_guestdump.linux.boot_header import preferred_address
-from volatility_guestdump.linux.image import Run
+from volatility_guestdump.linux.finding.boot_header import preferred_address
+from volatility_guestdump.linux.finding.image import Run
 from volatility_guestdump.linux.isf.document import IsfView
-from volatility_guestdump.linux.kallsyms import Encoding, Kallsyms
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.orc import Register
-from volatility_guestdump.linux.orc_search import find_orc
+from volatility_guestdump.linux.stacks.orc import Register
+from volatility_guestdump.linux.stacks.orc_search import find_orc
+from volatility_guestdump.linux.symbols.kallsyms import Encoding, Kallsyms
 from volatility_guestdump.x86.paging import PageTables, PagingMode
 
 BANNER = b"Linux version 6.1.0-odd (somebody@somewhere) (clang) #1 SMP"

@@ -4,8 +4,8 @@
 
 import pytest
 
-from volatility_guestdump.linux.frames import Frame, Kind, Note
-from volatility_guestdump.linux.printk import Record
+from volatility_guestdump.linux.stacks.frames import Frame, Kind, Note
+from volatility_guestdump.linux.state.printk import Record
 from volatility_guestdump.report.traces import culprit, oops
 
 PANIC = "Kernel panic - not syncing: Fatal exception"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from volatility_guestdump.exceptions import OrcError
-from volatility_guestdump.linux.orc import OrcTable, Register, Type, find_form
+from volatility_guestdump.linux.stacks.orc import OrcTable, Register, Type, find_form
 
 TABLE = 0xFFFFFFFF82000000
 CODE = 0xFFFFFFFF81000000

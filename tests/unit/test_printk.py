@@ -11,8 +11,8 @@ from tests.handmade.btf import BtfBuilder
 from tests.handmade.kernel import HandmadeKernel
 from tests.handmade.printk import Entry, with_log
 from volatility_guestdump.exceptions import AddressError, KernelError
-from volatility_guestdump.linux.btf import Btf
-from volatility_guestdump.linux.printk import MAXIMUM_RECORDS, Log, Record, read_log
+from volatility_guestdump.linux.state.printk import MAXIMUM_RECORDS, Log, Record, read_log
+from volatility_guestdump.linux.types.btf import Btf
 
 BOTH = pytest.mark.parametrize("old", [False, True])
 

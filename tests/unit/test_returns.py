@@ -7,9 +7,9 @@ import struct
 import pytest
 
 from tests.handmade.kernel import HandmadeKernel, types
-from volatility_guestdump.linux.btf import Btf
-from volatility_guestdump.linux.frames import Kind
-from volatility_guestdump.linux.returns import ReplacedReturns
+from volatility_guestdump.linux.stacks.frames import Kind
+from volatility_guestdump.linux.stacks.returns import ReplacedReturns
+from volatility_guestdump.linux.types.btf import Btf
 
 TASK, OTHER_TASK, NOTES = 0x1000, 0x2000, 0x10000
 #: Places on a stack, and the right return addresses.

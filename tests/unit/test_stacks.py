@@ -11,11 +11,11 @@ from tests.handmade.btf import BtfBuilder
 from tests.handmade.kernel import HandmadeKernel
 from tests.helpers import IDLE_VCPU
 from volatility_guestdump.exceptions import OrcError
-from volatility_guestdump.linux.btf import Btf
-from volatility_guestdump.linux.frames import Kind
-from volatility_guestdump.linux.orc import OrcTable
 from volatility_guestdump.linux.place import Place
-from volatility_guestdump.linux.stacks import Stack, Stacks
+from volatility_guestdump.linux.stacks.frames import Kind
+from volatility_guestdump.linux.stacks.orc import OrcTable
+from volatility_guestdump.linux.stacks.stacks import Stack, Stacks
+from volatility_guestdump.linux.types.btf import Btf
 from volatility_guestdump.machine import VCPU
 from volatility_guestdump.x86.paging import CR0_PG
 

@@ -42,11 +42,11 @@ from volatility_guestdump.framework.templates import (
     quick,
     quick_class,
 )
-from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.isf.document import ISF_FORMAT, IsfView, LazyMapping
 from volatility_guestdump.linux.isf.types import Isf, TypeConverter
-from volatility_guestdump.linux.kallsyms import Encoding, Kallsyms
 from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.linux.symbols.kallsyms import Encoding, Kallsyms
+from volatility_guestdump.linux.types.btf import Btf
 
 TEXT = 0xFFFFFFFF81000000
 SHIFT = 0x1000000

@@ -12,14 +12,14 @@ from tests.handmade.btf import BtfBuilder
 from tests.handmade.kernel import HandmadeKernel
 from volatility_guestdump.attempts import Attempts, Failure
 from volatility_guestdump.exceptions import AddressError, KernelError
-from volatility_guestdump.linux.btf import Btf
-from volatility_guestdump.linux.system import (
+from volatility_guestdump.linux.state.system import (
     SystemFacts,
     command_line,
     system_facts,
     taint_names,
 )
-from volatility_guestdump.linux.timekeeper import Clock, read_clock
+from volatility_guestdump.linux.state.timekeeper import Clock, read_clock
+from volatility_guestdump.linux.types.btf import Btf
 from volatility_guestdump.report import rows
 
 PLACE = 0xFFFF0000

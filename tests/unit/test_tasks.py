@@ -9,10 +9,10 @@ import pytest
 
 from tests.helpers import IDLE_VCPU
 from volatility_guestdump.exceptions import AddressError, BtfError
-from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.modules import Modules
-from volatility_guestdump.linux.tasks import Cpus, Task, Tasks
+from volatility_guestdump.linux.state.modules import Modules
+from volatility_guestdump.linux.state.tasks import Cpus, Task, Tasks
+from volatility_guestdump.linux.types.btf import Btf
 from volatility_guestdump.machine import VCPU
 from volatility_guestdump.x86.paging import CR0_PG, PagingMode
 
@@ -213,7 +213,7 @@ def test_more_tasks_than_there_can_be(
     monkeypatch: pytest.MonkeyPatch, limit: int, found: list[int]
 ) -> None:
     """Those that are left out are missing, and nothing is said of where the list leads."""
-    monkeypatch.setattr("volatility_guestdump.linux.tasks._MAXIMUM_TASKS", limit)
+    monkeypatch.setattr("volatility_guestdump.linux.state.tasks._MAXIMUM_TASKS", limit)
     tasks = Tasks(cast(LinuxKernel, cast(Any, with_tasks())), cast(Btf, cast(Any, FakeBtf())))
     assert [task.pid for task in tasks] == found
     assert ("more than" in tasks.broken) == (len(found) < 3) == bool(tasks.broken)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from volatility_guestdump.linux.frames import Frame
-from volatility_guestdump.linux.printk import Record
+from volatility_guestdump.linux.stacks.frames import Frame
+from volatility_guestdump.linux.state.printk import Record
 from volatility_guestdump.report import traces
 
 PANIC = """\

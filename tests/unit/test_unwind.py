@@ -14,14 +14,14 @@ from tests.handmade.kernel import types
 from tests.helpers import IDLE_VCPU
 from tests.unit import test_orc as orc
 from volatility_guestdump.exceptions import AddressError
-from volatility_guestdump.linux.frames import Frame, Kind, Note
-from volatility_guestdump.linux.generated import Trampoline
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.orc import OrcTable
 from volatility_guestdump.linux.place import Place
-from volatility_guestdump.linux.returns import ReplacedReturns
-from volatility_guestdump.linux.tasks import Task, Tasks
-from volatility_guestdump.linux.unwind import MAXIMUM_FRAMES, Unwinder
+from volatility_guestdump.linux.stacks.frames import Frame, Kind, Note
+from volatility_guestdump.linux.stacks.generated import Trampoline
+from volatility_guestdump.linux.stacks.orc import OrcTable
+from volatility_guestdump.linux.stacks.returns import ReplacedReturns
+from volatility_guestdump.linux.stacks.unwind import MAXIMUM_FRAMES, Unwinder
+from volatility_guestdump.linux.state.tasks import Task, Tasks
 from volatility_guestdump.machine import VCPU
 from volatility_guestdump.report.rows import notes
 from volatility_guestdump.x86.paging import CR0_PG

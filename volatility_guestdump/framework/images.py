@@ -37,11 +37,12 @@ from volatility_guestdump.framework.layers import (
     opened_source,
 )
 from volatility_guestdump.kept import Kept
-from volatility_guestdump.linux import memory_map, vmcoreinfo
-from volatility_guestdump.linux.find import maps_an_image, search_kernel
+from volatility_guestdump.linux.finding import vmcoreinfo
+from volatility_guestdump.linux.finding.find import maps_an_image, search_kernel
+from volatility_guestdump.linux.finding.low_memory import last_entries, low_memory_tables
+from volatility_guestdump.linux.finding.search import Traces, search
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.low_memory import last_entries, low_memory_tables
-from volatility_guestdump.linux.search import Traces, search
+from volatility_guestdump.linux.state import memory_map
 from volatility_guestdump.machine import Machine, MemoryRange, Origin
 from volatility_guestdump.sources import avml, lime, raw
 from volatility_guestdump.x86.paging import PageTables

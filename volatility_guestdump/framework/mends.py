@@ -19,8 +19,8 @@ from volatility3.framework.constants import linux as linux_constants
 from volatility3.framework.symbols import linux
 from volatility3.framework.symbols.linux import extensions
 
-from volatility_guestdump.linux.kallsyms import Encoding
 from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.linux.symbols.kallsyms import Encoding
 
 #: task_struct.exit_state of a task that ended: EXIT_DEAD, EXIT_ZOMBIE, or both while it is traced
 #: (include/linux/sched.h).

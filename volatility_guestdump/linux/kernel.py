@@ -14,16 +14,16 @@ from collections.abc import Sequence
 from typing import Optional, Union
 
 from volatility_guestdump.exceptions import AddressError, BtfError, OrcError
-from volatility_guestdump.linux import vmcoreinfo
-from volatility_guestdump.linux.boot_header import preferred_address
-from volatility_guestdump.linux.btf import Btf, Kind, btf_headers
-from volatility_guestdump.linux.generated import GeneratedCode
-from volatility_guestdump.linux.image import Run
-from volatility_guestdump.linux.kallsyms import Kallsyms
-from volatility_guestdump.linux.modules import Modules
-from volatility_guestdump.linux.orc import ENTRY_SIZE, IP_SIZE, OrcTable, find_form
-from volatility_guestdump.linux.orc_search import find_orc
+from volatility_guestdump.linux.finding import vmcoreinfo
+from volatility_guestdump.linux.finding.boot_header import preferred_address
+from volatility_guestdump.linux.finding.image import Run
 from volatility_guestdump.linux.place import Place
+from volatility_guestdump.linux.stacks.generated import GeneratedCode
+from volatility_guestdump.linux.stacks.orc import ENTRY_SIZE, IP_SIZE, OrcTable, find_form
+from volatility_guestdump.linux.stacks.orc_search import find_orc
+from volatility_guestdump.linux.state.modules import Modules
+from volatility_guestdump.linux.symbols.kallsyms import Kallsyms
+from volatility_guestdump.linux.types.btf import Btf, Kind, btf_headers
 from volatility_guestdump.machine import PAGE_SIZE, VCPU, read_padded
 from volatility_guestdump.text import printable
 from volatility_guestdump.x86.paging import PTI_USER_HALF, PageTables

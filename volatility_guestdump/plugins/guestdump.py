@@ -41,8 +41,8 @@ from volatility_guestdump.framework import installed, output, windows_symbols
 from volatility_guestdump.framework.machines import MachineRequirement, machine_below
 from volatility_guestdump.linux.isf.document import IsfView
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.stacks import Stack, Stacks, grouped
-from volatility_guestdump.linux.tasks import STATES
+from volatility_guestdump.linux.stacks.stacks import Stack, Stacks, grouped
+from volatility_guestdump.linux.state.tasks import STATES
 from volatility_guestdump.machine import VCPU, Machine
 from volatility_guestdump.report import facts, rows
 from volatility_guestdump.windows.kernel import WindowsKernel

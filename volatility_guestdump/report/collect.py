@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from typing import Optional, TypeVar
 
 from volatility_guestdump.attempts import Attempts
-from volatility_guestdump.linux import frames as kernel_frames
-from volatility_guestdump.linux.frames import Kind
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.memory_use import ResidentMemory, memory_use
-from volatility_guestdump.linux.modules import Module
-from volatility_guestdump.linux.printk import Log, read_log
-from volatility_guestdump.linux.stacks import Stack, Stacks, grouped
-from volatility_guestdump.linux.system import taint_names
-from volatility_guestdump.linux.tasks import Task
-from volatility_guestdump.linux.timekeeper import NANOSECONDS
+from volatility_guestdump.linux.stacks import frames as kernel_frames
+from volatility_guestdump.linux.stacks.frames import Kind
+from volatility_guestdump.linux.stacks.stacks import Stack, Stacks, grouped
+from volatility_guestdump.linux.state.memory_use import ResidentMemory, memory_use
+from volatility_guestdump.linux.state.modules import Module
+from volatility_guestdump.linux.state.printk import Log, read_log
+from volatility_guestdump.linux.state.system import taint_names
+from volatility_guestdump.linux.state.tasks import Task
+from volatility_guestdump.linux.state.timekeeper import NANOSECONDS
 from volatility_guestdump.machine import VCPU, Machine, MemoryRange
 from volatility_guestdump.report import document, facts, incident, rows, traces
 from volatility_guestdump.x86.registers import Symbolize

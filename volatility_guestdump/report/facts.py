@@ -14,11 +14,11 @@ from typing import Optional, Protocol
 from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.exceptions import BtfError
 from volatility_guestdump.files.location import file_state
-from volatility_guestdump.linux.crash import first_kernel_release, is_second_kernel
 from volatility_guestdump.linux.kernel import CODE_ALONE, LinuxKernel
-from volatility_guestdump.linux.log import panic_message
-from volatility_guestdump.linux.stacks import PanicTask, Stacks
-from volatility_guestdump.linux.system import NOTHING_TOLD, SystemFacts, system_facts
+from volatility_guestdump.linux.stacks.stacks import PanicTask, Stacks
+from volatility_guestdump.linux.state.crash import first_kernel_release, is_second_kernel
+from volatility_guestdump.linux.state.log import panic_message
+from volatility_guestdump.linux.state.system import NOTHING_TOLD, SystemFacts, system_facts
 from volatility_guestdump.machine import (
     OPTIONAL_REGISTERS,
     REGISTERS,

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple, Optional
 
-from volatility_guestdump.linux.frames import Frame
-from volatility_guestdump.linux.printk import Record
-from volatility_guestdump.linux.timekeeper import NANOSECONDS
+from volatility_guestdump.linux.stacks.frames import Frame
+from volatility_guestdump.linux.state.printk import Record
+from volatility_guestdump.linux.state.timekeeper import NANOSECONDS
 from volatility_guestdump.report import document, traces
 from volatility_guestdump.report.facts import KernelFacts
 from volatility_guestdump.report.rows import duration

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Optional
 
-from volatility_guestdump.linux.frames import Kind, Note
-from volatility_guestdump.linux.stacks import PanicTask
-from volatility_guestdump.linux.system import taint_names
+from volatility_guestdump.linux.stacks.frames import Kind, Note
+from volatility_guestdump.linux.stacks.stacks import PanicTask
+from volatility_guestdump.linux.state.system import taint_names
 from volatility_guestdump.report.facts import (
     FileState,
     Kdump,

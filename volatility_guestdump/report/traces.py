@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from typing import NamedTuple, Optional
 
-from volatility_guestdump.linux.frames import Frame, Kind
-from volatility_guestdump.linux.log import is_panic
-from volatility_guestdump.linux.printk import Record
-from volatility_guestdump.linux.timekeeper import NANOSECONDS
+from volatility_guestdump.linux.stacks.frames import Frame, Kind
+from volatility_guestdump.linux.state.log import is_panic
+from volatility_guestdump.linux.state.printk import Record
+from volatility_guestdump.linux.state.timekeeper import NANOSECONDS
 
 #: Where a trace ends at the latest: the end of a panic or an oops, and what comes between that and
 #: the trace: modules, in front of which registers are printed again, and traces of other CPUs.

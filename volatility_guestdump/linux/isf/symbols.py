@@ -11,8 +11,8 @@ from typing import Optional
 from volatility_guestdump import resources
 from volatility_guestdump.exceptions import BtfError
 from volatility_guestdump.linux.isf.types import VOID, Isf, TypeConverter, usable
-from volatility_guestdump.linux.kallsyms import Kallsyms
 from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.linux.symbols.kallsyms import Kallsyms
 
 vollog = logging.getLogger(__name__)
 

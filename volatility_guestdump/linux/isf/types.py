@@ -7,7 +7,7 @@ import logging
 from typing import Any, Optional
 
 from volatility_guestdump.exceptions import BtfError
-from volatility_guestdump.linux.btf import COMPOSITES, ENUMS, Btf, Kind, Member
+from volatility_guestdump.linux.types.btf import COMPOSITES, ENUMS, Btf, Kind, Member
 
 vollog = logging.getLogger(__name__)
 

@@ -28,12 +28,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Optional
 
 from volatility_guestdump.exceptions import AddressError, BtfError, OrcError
-from volatility_guestdump.linux.frames import Frame, Kind, Note
-from volatility_guestdump.linux.instructions import FRAME_POINTER, RETURN_ADDRESS, Instructions
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.orc import Entry, OrcTable, Register, Type
-from volatility_guestdump.linux.returns import ReplacedReturns
-from volatility_guestdump.linux.tasks import Task, Tasks
+from volatility_guestdump.linux.stacks.frames import Frame, Kind, Note
+from volatility_guestdump.linux.stacks.instructions import (
+    FRAME_POINTER,
+    RETURN_ADDRESS,
+    Instructions,
+)
+from volatility_guestdump.linux.stacks.orc import Entry, OrcTable, Register, Type
+from volatility_guestdump.linux.stacks.returns import ReplacedReturns
+from volatility_guestdump.linux.state.tasks import Task, Tasks
 from volatility_guestdump.machine import VCPU
 from volatility_guestdump.x86 import pt_regs
 from volatility_guestdump.x86.paging import CR0_PG

@@ -19,20 +19,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Optional
 
 from volatility_guestdump.exceptions import AddressError, KallsymsError
-from volatility_guestdump.linux import vmcoreinfo
-from volatility_guestdump.linux.banner import (
+from volatility_guestdump.linux.finding import vmcoreinfo
+from volatility_guestdump.linux.finding.banner import (
     BANNER,
     BANNER_LIMIT,
     BANNER_START,
     RODATA_REACHES,
     banner_tables,
 )
-from volatility_guestdump.linux.crash import is_second_kernel
-from volatility_guestdump.linux.image import Run
-from volatility_guestdump.linux.kallsyms import Kallsyms, find_kallsyms
+from volatility_guestdump.linux.finding.image import Run
+from volatility_guestdump.linux.finding.low_memory import low_memory_tables
+from volatility_guestdump.linux.finding.search import Progress, Traces, search
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.low_memory import low_memory_tables
-from volatility_guestdump.linux.search import Progress, Traces, search
+from volatility_guestdump.linux.state.crash import is_second_kernel
+from volatility_guestdump.linux.symbols.kallsyms import Kallsyms, find_kallsyms
 from volatility_guestdump.machine import PAGE_SIZE, Machine, Memory, read_padded
 from volatility_guestdump.x86.idt import handlers
 from volatility_guestdump.x86.paging import PageTables, candidate_tables

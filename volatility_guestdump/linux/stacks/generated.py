@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
 from volatility_guestdump.exceptions import AddressError, BtfError
-from volatility_guestdump.linux.btf import Btf
-from volatility_guestdump.linux.image import KernelMemory
+from volatility_guestdump.linux.finding.image import KernelMemory
 from volatility_guestdump.linux.pieces import Pieces
 from volatility_guestdump.linux.place import Place
+from volatility_guestdump.linux.types.btf import Btf
 from volatility_guestdump.text import printable
 
 #: Damaged lists must end: more tracers, and more BPF programs, than any machine has.

@@ -18,9 +18,9 @@ from typing import Callable, Optional
 
 from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.exceptions import BtfError, KernelError
-from volatility_guestdump.linux.btf import ENUMS, Btf, Kind
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.tasks import Task
+from volatility_guestdump.linux.state.tasks import Task
+from volatility_guestdump.linux.types.btf import ENUMS, Btf, Kind
 from volatility_guestdump.machine import PAGE_SIZE
 
 #: HUGE_MAX_HSTATE is 2 on x86.

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Callable, Optional
 
 from volatility_guestdump.exceptions import AddressError
-from volatility_guestdump.linux import vmcoreinfo
-from volatility_guestdump.linux.banner import BANNER_START, banner_at
+from volatility_guestdump.linux.finding import vmcoreinfo
+from volatility_guestdump.linux.finding.banner import BANNER_START, banner_at
 from volatility_guestdump.machine import PAGE_SIZE, Memory, read_padded
 
 #: Told per cent and a description while something takes long; Volatility's ProgressCallback.

@@ -8,11 +8,11 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Optional
 
 from volatility_guestdump.exceptions import AddressError, BtfError
-from volatility_guestdump.linux.crash import registers_at_crash
-from volatility_guestdump.linux.frames import Frame, Kind, Note
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.tasks import Cpus, Task, Tasks
-from volatility_guestdump.linux.unwind import Unwinder
+from volatility_guestdump.linux.stacks.frames import Frame, Kind, Note
+from volatility_guestdump.linux.stacks.unwind import Unwinder
+from volatility_guestdump.linux.state.crash import registers_at_crash
+from volatility_guestdump.linux.state.tasks import Cpus, Task, Tasks
 from volatility_guestdump.machine import VCPU
 
 

@@ -21,8 +21,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Optional
 
 from volatility_guestdump.exceptions import AddressError, BtfError, KernelError
-from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.linux.types.btf import Btf
 from volatility_guestdump.machine import read_padded
 from volatility_guestdump.text import printable
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Optional
 
 from volatility_guestdump.exceptions import AddressError
-from volatility_guestdump.linux.image import KernelImage
+from volatility_guestdump.linux.finding.image import KernelImage
 from volatility_guestdump.machine import PAGE_SIZE, read_padded
 
 _MAGIC = b"HdrS"

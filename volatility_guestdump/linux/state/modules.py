@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from typing import NamedTuple, Optional, Protocol
 
 from volatility_guestdump.exceptions import AddressError, BtfError, KernelError
-from volatility_guestdump.linux.btf import Btf, Kind
-from volatility_guestdump.linux.image import KernelMemory
-from volatility_guestdump.linux.orc import ENTRY_SIZE, IP_SIZE, OrcTable
+from volatility_guestdump.linux.finding.image import KernelMemory
 from volatility_guestdump.linux.pieces import Pieces
 from volatility_guestdump.linux.place import Place
+from volatility_guestdump.linux.stacks.orc import ENTRY_SIZE, IP_SIZE, OrcTable
+from volatility_guestdump.linux.types.btf import Btf, Kind
 from volatility_guestdump.text import printable
 
 #: More than any machine loads; a damaged list must end.

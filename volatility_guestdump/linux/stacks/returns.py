@@ -36,10 +36,10 @@ from collections.abc import Iterator
 from typing import Optional
 
 from volatility_guestdump.exceptions import AddressError, BtfError
-from volatility_guestdump.linux.btf import Btf
-from volatility_guestdump.linux.btf import Kind as TypeKind
-from volatility_guestdump.linux.frames import Kind
 from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.linux.stacks.frames import Kind
+from volatility_guestdump.linux.types.btf import Btf
+from volatility_guestdump.linux.types.btf import Kind as TypeKind
 
 #: What is put where a return address was. Kretprobes': up to 5.15, from 5.16 (adf8a61a940c), and
 #: from 5.18 (f3a112c0c40d) on.

@@ -12,7 +12,7 @@ from typing import Optional
 from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.exceptions import KernelError
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.timekeeper import Clock, read_clock
+from volatility_guestdump.linux.state.timekeeper import Clock, read_clock
 from volatility_guestdump.text import printable
 
 #: COMMAND_LINE_SIZE is 2048 on x86; a boot configuration may come on top.

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
-from volatility_guestdump.linux.orc import ENTRY_SIZE, IP_SIZE
+from volatility_guestdump.linux.stacks.orc import ENTRY_SIZE, IP_SIZE
 
 _BLOCK = 256
 #: Words that are passed over between two that are looked at; and how many of those have to

@@ -72,7 +72,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import NamedTuple, Optional, Protocol
 
 from volatility_guestdump.exceptions import KallsymsError
-from volatility_guestdump.linux.kallsyms_names import (
+from volatility_guestdump.linux.symbols.kallsyms_names import (
     MARKER_INTERVAL,
     SEPARATOR,
     SEQUENCE_SIZE,

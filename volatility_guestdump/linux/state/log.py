@@ -17,7 +17,7 @@ from typing import Optional
 
 from volatility_guestdump.exceptions import AddressError, KernelError
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.printk import Record, read_log
+from volatility_guestdump.linux.state.printk import Record, read_log
 from volatility_guestdump.machine import read_padded
 from volatility_guestdump.text import printable
 

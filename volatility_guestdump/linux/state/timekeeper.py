@@ -15,8 +15,8 @@ from datetime import datetime, timedelta, timezone
 from typing import Optional
 
 from volatility_guestdump.exceptions import KernelError
-from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.linux.types.btf import Btf
 
 NANOSECONDS = 1_000_000_000
 

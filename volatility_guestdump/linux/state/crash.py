@@ -15,7 +15,7 @@ from typing import Optional
 
 from volatility_guestdump.exceptions import AddressError, KernelError
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.system import command_line
+from volatility_guestdump.linux.state.system import command_line
 from volatility_guestdump.text import printable
 
 _NOTE = struct.Struct("<III")

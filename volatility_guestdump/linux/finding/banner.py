@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator
 
 from volatility_guestdump.exceptions import AddressError, KallsymsError
-from volatility_guestdump.linux.kallsyms import find_kallsyms
-from volatility_guestdump.linux.vmcoreinfo import PAGE_OFFSETS_32
+from volatility_guestdump.linux.finding.vmcoreinfo import PAGE_OFFSETS_32
+from volatility_guestdump.linux.symbols.kallsyms import find_kallsyms
 from volatility_guestdump.machine import PAGE_SIZE, Memory, read_padded
 from volatility_guestdump.x86.paging import PageTables, PagingMode
 

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Callable, NamedTuple, Optional
 
 from volatility_guestdump.exceptions import AddressError, BtfError, KernelError
-from volatility_guestdump.linux.btf import Btf
 from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.linux.types.btf import Btf
 from volatility_guestdump.machine import VCPU
 from volatility_guestdump.text import printable
 from volatility_guestdump.x86.paging import CR0_PG, PTI_USER_HALF

@@ -19,8 +19,8 @@ import re
 from typing import TYPE_CHECKING, Optional
 
 from volatility_guestdump.exceptions import AddressError
-from volatility_guestdump.linux.orc import Entry, Register, Type
 from volatility_guestdump.linux.place import Place
+from volatility_guestdump.linux.stacks.orc import Entry, Register, Type
 
 if TYPE_CHECKING:
     from volatility_guestdump.linux.kernel import LinuxKernel

@@ -1,0 +1,3 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
+"""The kernel's types, wherever they come from."""
