@@ -150,13 +150,10 @@ class LinuxKernel:
 
     def loaded_user_half(self, vcpu: VCPU) -> bool:
         """Whether a vCPU has the user's half of isolated page tables loaded."""
-        data = self.address("init_task")
-        if data is None or not vcpu["cr3"] & PTI_USER_HALF:
+        data, cr3 = self.address("init_task"), vcpu.get("cr3")
+        if data is None or cr3 is None or not cr3 & PTI_USER_HALF:
             return False
-        kernel_half, loaded = (
-            self.tables.at(vcpu["cr3"] & ~PTI_USER_HALF),
-            self.tables.at(vcpu["cr3"]),
-        )
+        kernel_half, loaded = self.tables.at(cr3 & ~PTI_USER_HALF), self.tables.at(cr3)
         return kernel_half.maps(data) and not loaded.maps(data)
 
     @property
@@ -407,17 +404,20 @@ class LinuxKernel:
         It does not where another kernel has taken the vCPU over, as after a panic with kdump: then
         its page tables map what it runs, but not this kernel.
         """
+        cr3, rip = vcpu.get("cr3"), vcpu.get("rip")
+        if cr3 is None:
+            return None
         # With isolated page tables the user's half maps the entries into the kernel, and no more.
         place = self.address("__entry_text_start") or self.virtual_base
         try:
             own = self.tables.translate(place)[0]
         except AddressError:
             return None
-        loaded = self.tables.at(vcpu["cr3"])
+        loaded = self.tables.at(cr3)
         try:
             return loaded.translate(place)[0] == own
         except AddressError:
-            return False if loaded.maps(vcpu["rip"]) else None
+            return False if rip is not None and loaded.maps(rip) else None
 
     def isolates_page_tables(self) -> Optional[bool]:
         """Whether page-table isolation is on, or None when that cannot be told.

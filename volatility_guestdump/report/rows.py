@@ -181,6 +181,7 @@ _NOTES: Mapping[Kind, str] = {
     Kind.FIRST_INSTRUCTION: "first instruction: the return address is the last word on the stack",
     Kind.CALL_FOUND: "no ORC: only one address on the stack follows a call of this function",
     Kind.NOT_STARTED: "paging is off: the kernel has not started this CPU",
+    Kind.LACKS_REGISTERS: "the image lacks {detail}, without which there is no stack",
     Kind.ONLY_64_BIT: "only the stacks of 64-bit kernels can be unwound",
     Kind.OTHER_KERNEL: "runs another kernel",
     Kind.RUNNING: "runs on a CPU whose registers are not in the dump",
