@@ -19,6 +19,7 @@ from volatility_guestdump.linux.place import Place
 from volatility_guestdump.linux.stacks.frames import Frame, Note, NoteKind
 from volatility_guestdump.linux.stacks.generated import Trampoline
 from volatility_guestdump.linux.stacks.orc import OrcTable
+from volatility_guestdump.linux.stacks.orc_in_image import read_orc
 from volatility_guestdump.linux.stacks.returns import ReplacedReturns
 from volatility_guestdump.linux.stacks.unwind import MAXIMUM_FRAMES, Unwinder
 from volatility_guestdump.linux.state.tasks import Task, Tasks
@@ -36,6 +37,7 @@ class FakeKernel:
     """A kernel with functions of 16 bytes, each with one ORC entry, and one page of stack."""
 
     bits = 64
+    has_code_alone = False
     virtual_base = CODE
     kallsyms = None
     types: Any = None
@@ -74,7 +76,7 @@ class FakeKernel:
     @property
     def orc(self) -> OrcTable:
         """The kernel's unwinding tables."""
-        return LinuxKernel._read_orc(cast(LinuxKernel, cast(Any, self)))
+        return read_orc(cast(LinuxKernel, cast(Any, self)))
 
     def at(self, name: str, offset: int = 5) -> int:
         """Returns an address in a function."""
