@@ -11,7 +11,7 @@ from typing import Optional, TypeVar
 from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.stacks import frames as kernel_frames
-from volatility_guestdump.linux.stacks.frames import Kind
+from volatility_guestdump.linux.stacks.frames import NoteKind
 from volatility_guestdump.linux.stacks.stacks import Stack, Stacks, grouped
 from volatility_guestdump.linux.state.memory_use import ResidentMemory, memory_use
 from volatility_guestdump.linux.state.modules import Module
@@ -254,19 +254,19 @@ class _Collector:
 
     def _state(self, vcpu: VCPU, stack: Optional[Stack]) -> str:
         kinds = {note.kind for frame in (stack.frames if stack else ()) for note in frame.notes}
-        if kinds & {Kind.OFFLINE, Kind.NOT_STARTED}:
+        if kinds & {NoteKind.OFFLINE, NoteKind.NOT_STARTED}:
             return "off"
-        if Kind.OTHER_KERNEL in kinds:
+        if NoteKind.OTHER_KERNEL in kinds:
             return "other kernel"
         if stack is None and not self._subject.is_windows:
             return "unknown"
-        if vcpu.ring or Kind.USER_MODE in kinds:
+        if vcpu.ring or NoteKind.USER_MODE in kinds:
             return "user"
-        if vcpu.ring is None and (stack is None or Kind.LACKS_REGISTERS in kinds):
+        if vcpu.ring is None and (stack is None or NoteKind.LACKS_REGISTERS in kinds):
             return "unknown"
         # What an interrupt does on an idle CPU is no idleness.
         idle = stack is not None and stack.task is not None and not stack.task.pid
-        return "idle" if idle and not kinds & {Kind.INTERRUPT, Kind.EXCEPTION} else "kernel"
+        return "idle" if idle and not kinds & {NoteKind.INTERRUPT, NoteKind.EXCEPTION} else "kernel"
 
     def _registers(self, vcpu: VCPU) -> list[document.Register]:
         found = facts.register_facts(self._machine, self._linux, vcpu, self._subject.symbolize)

@@ -14,7 +14,8 @@ from typing import Optional, Protocol
 from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.exceptions import BtfError
 from volatility_guestdump.files.location import file_state
-from volatility_guestdump.linux.kernel import CODE_ALONE, LinuxKernel
+from volatility_guestdump.linux.finding.image import CODE_ALONE
+from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.stacks.stacks import PanicTask, Stacks
 from volatility_guestdump.linux.state.crash import first_kernel_release, is_second_kernel
 from volatility_guestdump.linux.state.log import panic_message
