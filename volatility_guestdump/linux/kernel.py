@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Optional, Union
 
 from volatility_guestdump.exceptions import AddressError, BtfError, OrcError
+from volatility_guestdump.kept import MadeOnce
 from volatility_guestdump.linux.finding import vmcoreinfo
 from volatility_guestdump.linux.finding.boot_header import preferred_address
 from volatility_guestdump.linux.finding.image import Run
@@ -258,7 +259,7 @@ class LinuxKernel:
         """The kernel's types, or None when there are none that can be read; see `btf`."""
         return None if isinstance(self._btf, BtfError) else self._btf
 
-    @functools.cached_property
+    @MadeOnce
     def _btf(self) -> Union[Btf, BtfError]:
         try:
             return read_btf(self)
@@ -276,19 +277,19 @@ class LinuxKernel:
             raise self._orc
         return self._orc
 
-    @functools.cached_property
+    @MadeOnce
     def _orc(self) -> Union[OrcTable, OrcError]:
         try:
             return read_orc(self)
         except OrcError as error:
             return error
 
-    @functools.cached_property
+    @MadeOnce
     def modules(self) -> Optional[Modules]:
         """The modules that the kernel has loaded; None without types, which tell where they are."""
         return Modules(self, self.types) if self.types is not None else None
 
-    @functools.cached_property
+    @MadeOnce
     def generated(self) -> Optional[GeneratedCode]:
         """The code that the kernel made while it ran; None without types."""
         return GeneratedCode(self, self.types) if self.types is not None else None
