@@ -10,11 +10,11 @@ are in arch.
 import bisect
 import functools
 import operator
-import struct
 from array import array
 from collections.abc import Iterator
 from typing import NamedTuple, Optional, Protocol
 
+from volatility_guestdump import elf
 from volatility_guestdump.exceptions import AddressError, BtfError, KernelError
 from volatility_guestdump.linux.finding.image import KernelMemory
 from volatility_guestdump.linux.pieces import Pieces
@@ -39,7 +39,6 @@ _MODULES_KEPT = 16
 _MAXIMUM_RANGES = 64
 _SYMBOL_NAME_LIMIT = 512
 
-_ELF64_SYM = struct.Struct("<IBBHQQ")
 _SHN_UNDEF = 0
 
 
@@ -182,10 +181,10 @@ class Modules:
             symbols = kernel.pointer(table + btf.offset("mod_kallsyms", "symtab"))
             strings = kernel.pointer(table + btf.offset("mod_kallsyms", "strtab"))
             count = self._u32(table + btf.offset("mod_kallsyms", "num_symtab"))
-            data = kernel.read(symbols, min(count, _MAXIMUM_SYMBOLS) * _ELF64_SYM.size)
+            data = kernel.read(symbols, min(count, _MAXIMUM_SYMBOLS) * elf.SYMBOL_64.size)
         except (AddressError, BtfError):
             return array("Q"), array("Q")
-        for name, _, _, section, value, _ in _ELF64_SYM.iter_unpack(data):
+        for name, _, _, section, value, _ in elf.SYMBOL_64.iter_unpack(data):
             if section != _SHN_UNDEF and any(
                 start <= value < start + size for start, size in module.ranges
             ):
