@@ -2,11 +2,15 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The search for a Linux kernel in memory that was made to keep it busy."""
 
+from typing import Optional
+
 import pytest
 
 from tests.helpers import machine
+from volatility_guestdump.budget import Budget
 from volatility_guestdump.linux.finding import find
 from volatility_guestdump.machine import PAGE_SIZE, REGISTERS, VCPU
+from volatility_guestdump.x86.paging import PageTables, PagingMode
 
 #: The last entry of each root leads to one table, whose entry for the image maps 1 GiB at once.
 SHARED = 0x10000
@@ -55,3 +59,52 @@ def test_many_vcpus_whose_tables_lead_to_no_kernel(
     ]
     assert find.find_kernel(machine(memory.read, vcpus)) is None
     assert 0 < memory.looked_at <= limit + (16 << 20)
+
+
+class HollowTables:
+    """Tables that are all there down to the last, which maps nothing: a step for each page.
+
+    Args:
+        monkeypatch: counts entries that are looked at in `walks`.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.walks = 0
+        walk = PageTables._walk
+
+        def counted(tables: PageTables, address: int) -> tuple[Optional[int], int]:
+            self.walks += 1
+            return walk(tables, address)
+
+        monkeypatch.setattr(PageTables, "_walk", counted)
+
+    @staticmethod
+    def read(address: int, length: int) -> bytes:
+        """Reads a table: each has all its entries lead to the next, from the root to the last."""
+        level, offset = address >> 40 & 7, address % PAGE_SIZE
+        below = ((level + 1) << 40 | 3) if level < 3 else 2
+        table = below.to_bytes(8, "little") * 512
+        return table[offset : offset + length]
+
+
+@pytest.mark.parametrize("count", [64, 8192])
+def test_tables_that_are_all_there_and_map_nothing(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """8,192 roots cost hours at a quarter of a million entries each: all have one budget."""
+    monkeypatch.setattr(find, "IMAGE_STEPS", 1 << 17)
+    hollow = HollowTables(monkeypatch)
+    registers = {**dict.fromkeys(REGISTERS, 0), "cr0": 1 << 31 | 1, "cr4": 1 << 5, "efer": 1 << 10}
+    vcpus = [VCPU(number, {**registers, "cr3": 2 * PAGE_SIZE * number}) for number in range(count)]
+    assert find.find_kernel(machine(hollow.read, vcpus)) is None
+    # What registers lead to, low memory, and one look for a handler of each root.
+    assert hollow.walks <= 2 * (1 << 17) + 4 * count
+
+
+def test_hollow_tables_in_low_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same where it is asked which hole a file has."""
+    hollow = HollowTables(monkeypatch)
+    tables = PageTables(hollow.read, PagingMode.FOUR_LEVEL, 0)
+    budget = Budget(1000)
+    assert not any(find.maps_an_image(tables, budget) for _ in range(64))
+    assert hollow.walks == 1000 and budget.is_spent
