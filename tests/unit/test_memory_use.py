@@ -14,7 +14,7 @@ from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.exceptions import AddressError, BtfError
 from volatility_guestdump.linux.state.memory_use import MemoryUse, ResidentMemory, memory_use
 from volatility_guestdump.linux.state.tasks import Task
-from volatility_guestdump.linux.types.btf import Btf
+from volatility_guestdump.linux.types.btf import Btf, Kind
 from volatility_guestdump.machine import PAGE_SIZE
 
 ZONES, NODES, STATES, VARIABLES = 0x1000, 0x2000, 0x3000, 0x4000
@@ -239,3 +239,23 @@ def test_resident_memory_without_types() -> None:
     kernel.types = Btf(builder.build())
     with pytest.raises(BtfError):
         resident(kernel)
+
+
+def test_counters_of_gigabytes() -> None:
+    """Four are read at once: a size that is none is refused before anything is read."""
+    kernel, _ = process(True)
+    number = kernel.btf.find("percpu_counter", Kind.STRUCT)
+    assert number is not None
+    kernel.btf._words[kernel.btf._start(number) + 2] = 0xFFFFFFFF
+    with pytest.raises(BtfError, match="percpu_counter would have 4294967295 bytes"):
+        resident(kernel)
+
+
+def test_strides_of_gigabytes() -> None:
+    """The next element of an array is not looked for anywhere in memory."""
+    kernel, attempts = meminfo(), Attempts()
+    number = kernel.btf.find("hstate", Kind.STRUCT)
+    assert number is not None
+    kernel.btf._words[kernel.btf._start(number) + 2] = 0xFFFFFFFF
+    assert memory_use(kernel.kernel, attempts).huge_pages is None
+    assert "hstate would have 4294967295 bytes" in attempts.failures[0].reason

@@ -23,11 +23,11 @@ from volatility_guestdump.budget import Budget
 from volatility_guestdump.exceptions import AddressError, KallsymsError
 from volatility_guestdump.linux.finding import vmcoreinfo
 from volatility_guestdump.linux.finding.banner import (
-    BANNER,
     BANNER_LIMIT,
-    BANNER_START,
     RODATA_REACHES,
+    banner_starts,
     banner_tables,
+    match_banner,
 )
 from volatility_guestdump.linux.finding.image import Run
 from volatility_guestdump.linux.finding.low_memory import low_memory_tables
@@ -277,10 +277,9 @@ def _kernel(
 def _banner_at(tables: PageTables, address: int) -> Optional[bytes]:
     """Returns the banner at an address, or None when there is none."""
     try:
-        match = BANNER.match(tables.read(address, BANNER_LIMIT))
+        return match_banner(tables.read(address, BANNER_LIMIT), 0)
     except AddressError:
         return None
-    return match[0].rstrip(b"\0\n") if match else None
 
 
 def _kernel_tables(tables: PageTables, kallsyms: Kallsyms, runs: Sequence[Run]) -> PageTables:
@@ -338,12 +337,13 @@ def _banners(tables: PageTables, run: Run) -> dict[int, bytes]:
         size = min(_CHUNK + BANNER_LIMIT, run.size - offset)
         chunk, _ = read_padded(tables.read_physical, run.physical + offset, size)
         banners: dict[int, bytes] = {}
-        place = chunk.find(BANNER_START)
-        while place >= 0 and len(banners) < _BANNERS_LIMIT:
-            match = BANNER.match(chunk, place)
-            if match:
-                banners[run.start + offset + place] = match[0].rstrip(b"\0\n")
-            place = chunk.find(BANNER_START, place + 1)
+        places = list(banner_starts(chunk, run.start + offset))
+        for place in reversed(places):
+            banner = match_banner(chunk, place)
+            if banner is not None:
+                banners[run.start + offset + place] = banner
+            if len(banners) >= _BANNERS_LIMIT:
+                break
         if banners:
             return banners
     return {}

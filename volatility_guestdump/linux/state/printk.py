@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Optional
 
+from volatility_guestdump.budget import Budget
 from volatility_guestdump.exceptions import AddressError, BtfError, KernelError
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.types.btf import Btf
@@ -32,6 +33,12 @@ MAXIMUM_RECORDS = 20_000
 _TEXT_LIMIT = 4096
 #: log_buf_len= takes up to 2 GiB, which with 32 bytes a record has 2^26 descriptors.
 _MAXIMUM_COUNT_BITS = 26
+
+#: What tells of a record has less than a hundred bytes in any kernel. A whole ring is read at once.
+_LARGEST_RECORD = 1 << 10
+#: Records that an old log can have: 32 MiB are the most that a kernel is built with
+#: (CONFIG_LOG_BUF_SHIFT), and few are shorter than 32 bytes.
+_MAXIMUM_WALKED = 1 << 20
 
 #: What has more bits is no integer; a damaged type may say that it has billions.
 _LARGEST_INTEGER = 64
@@ -211,8 +218,8 @@ class _Ring:
         there = min(((self._head - self._tail) & ids) + 1, 1 << self._count_bits)
         count = min(there, MAXIMUM_RECORDS)
         first = self._head - count + 1
-        descriptor_size = self._btf.size_of("prb_desc")
-        info_size = self._btf.size_of("printk_info")
+        descriptor_size = self._btf.size_of("prb_desc", _LARGEST_RECORD)
+        info_size = self._btf.size_of("printk_info", _LARGEST_RECORD)
         descriptors = self._slots(self._descriptors, first, count, descriptor_size)
         infos = self._slots(self._infos, first, count, info_size)
         records, lost = [], 0
@@ -294,10 +301,14 @@ def _read_old(kernel: LinuxKernel, btf: Btf) -> Log:
 def _walk_old(
     kernel: LinuxKernel, btf: Btf, start: int, length: int, index: int, last: int
 ) -> Iterator[Record]:
-    header = btf.size_of("printk_log")
+    header = btf.size_of("printk_log", _LARGEST_RECORD)
     size_of, info = _Field(btf, "printk_log", "len"), _Info(btf, "printk_log")
     walked, wrapped = 0, index < last
+    # The length is the guest's, up to 4 GiB, and a step may be short: both have a limit.
+    steps = Budget(_MAXIMUM_WALKED)
     while index != last and walked <= length and index + header <= length:
+        if not steps.take():
+            raise KernelError(f"the kernel's log has more than {_MAXIMUM_WALKED} records")
         try:
             data = kernel.read(start + index, header)
             size = size_of.of(data)
@@ -306,6 +317,9 @@ def _walk_old(
                     return
                 wrapped, index = True, 0
                 continue
+            if size < header:
+                # No record is shorter than what tells of it.
+                return
             text = min(info.length.of(data), _TEXT_LIMIT, size)
             yield info.record(data, kernel.read(start + index + header, text))
         except AddressError:

@@ -344,16 +344,24 @@ class Btf:
             members.append(Member(self._string(name), member_type, offset, bits))
         return members
 
-    def size_of(self, structure: str) -> int:
+    def size_of(self, structure: str, largest: int = 1 << 20) -> int:
         """Returns the size of a structure in bytes.
 
+        Args:
+            structure: its name.
+            largest: what it can have at most. Who reads so many bytes, or several structures at
+                once, says how many are sound: a damaged type may have gigabytes.
+
         Raises:
-            BtfError: the kernel has no such structure.
+            BtfError: the kernel has no such structure, or one that is larger.
         """
         number = self.find(structure, *COMPOSITES)
         if number is None:
             raise BtfError(f"the kernel has no struct {structure}")
-        return self.size(number)
+        size = self.size(number)
+        if size > largest:
+            raise BtfError(f"struct {structure} would have {size} bytes")
+        return size
 
     def member(self, structure: str, path: str) -> Member:
         """Returns a member, with its offset from the start of the outermost structure.
