@@ -352,7 +352,7 @@ class _Collector:
     def _largest(self, stacks: Stacks) -> list[document.Process]:
         linux = self._linux
         assert linux is not None, "it has tasks"
-        memory = ResidentMemory(linux, linux.btf, stacks.cpus.offsets)
+        memory = ResidentMemory(linux, linux.require_types(), stacks.cpus.offsets)
         threads: dict[int, list[Task]] = {}
         for task in stacks.all_tasks:
             threads.setdefault(task.tgid, []).append(task)
