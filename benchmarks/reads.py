@@ -20,7 +20,7 @@ from volatility3.framework import automagic, contexts, interfaces, plugins
 from volatility3.framework.layers import intel, linear, physical, segmented
 from volatility3.plugins.linux import pslist  # type: ignore[attr-defined]
 
-import volatility_guestdump  # noqa: F401 # makes Volatility know its stackers
+import volatility_guestdump.framework  # noqa: F401 # makes Volatility know its stackers
 from tests.lab import formats
 from volatility_guestdump.files.location import local_path
 from volatility_guestdump.framework import stacking

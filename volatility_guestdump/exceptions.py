@@ -52,7 +52,11 @@ class KallsymsError(KernelError):
     """The kernel's symbol table (kallsyms) is missing or damaged."""
 
 
-class BtfError(KernelError):
+class TypesError(KernelError):
+    """The kernel's types are missing or damaged, or do not tell what is asked of them."""
+
+
+class BtfError(TypesError):
     """The kernel's type information (BTF) is missing or damaged."""
 
 

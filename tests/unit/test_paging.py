@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers import IDLE_VCPU
-from volatility_guestdump.exceptions import AddressError
+from volatility_guestdump.exceptions import AddressError, MediumError
 from volatility_guestdump.machine import VCPU
 from volatility_guestdump.x86.paging import (
     PageTables,
@@ -444,3 +444,35 @@ def test_candidates_come_once() -> None:
         (3, FOUR, 0x8000),
         (4, FIVE, 0x4000),
     ]
+
+
+@pytest.mark.parametrize("error", [AddressError, MediumError])
+@pytest.mark.parametrize(("start", "missing"), [(0x10, 0x10), (0xFF0, 0x1000), (-0x20, 0)])
+def test_errors_have_the_virtual_address(
+    error: type[AddressError], start: int, missing: int
+) -> None:
+    """What is not in the dump is said in the space that was asked for, and of the same kind."""
+    memory = Memory()
+    broken = 20 * PAGE
+
+    def read(address: int, length: int) -> bytes:
+        if address < broken + PAGE and broken < address + length:
+            raise error(max(address, broken), f"{max(address, broken):#x} is missing")
+        return memory.read(address, length)
+
+    memory.map(KERNEL - PAGE, 22 * PAGE)
+    memory.map(KERNEL, broken if missing < PAGE else 21 * PAGE)
+    memory.map(KERNEL + PAGE, broken)
+    tables = PageTables(read, FOUR, memory.root)
+    with pytest.raises(error, match=f"virtual address {KERNEL + missing:#x}: .* is missing") as got:
+        tables.read(KERNEL + start, 0x40)
+    assert type(got.value) is error and got.value.address == KERNEL + missing
+    assert not tables.maps(KERNEL + missing)
+
+
+def test_one_read_of_far_too_much() -> None:
+    """Any number of pages can be mapped to one: the dump's size is no limit, a size in it none."""
+    memory = Memory()
+    memory.map(0x40000000, 0, 30)
+    with pytest.raises(AddressError, match="too many"):
+        memory.tables().read(0x40000000, 19 << 30)

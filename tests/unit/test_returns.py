@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from tests.handmade.kernel import HandmadeKernel, types
-from volatility_guestdump.linux.stacks.frames import Kind
+from volatility_guestdump.linux.stacks.frames import NoteKind
 from volatility_guestdump.linux.stacks.returns import ReplacedReturns
 from volatility_guestdump.linux.types.btf import Btf
 
@@ -198,5 +198,8 @@ def test_a_circle_of_notes() -> None:
 def test_who_replaced() -> None:
     """The address in place of the right one tells it."""
     found = returns(HandmadeKernel())
-    assert (found.tracer(GRAPH), found.tracer(HOOK)) == (Kind.FUNCTION_GRAPH, Kind.KRETPROBE)
+    assert (found.tracer(GRAPH), found.tracer(HOOK)) == (
+        NoteKind.FUNCTION_GRAPH,
+        NoteKind.KRETPROBE,
+    )
     assert found.tracer(GRAPH + 1) is None

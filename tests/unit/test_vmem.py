@@ -267,6 +267,17 @@ def test_ranges_that_touch(content: MemoryFile) -> None:
     assert memory.covers(UNIT - 16, 32) and memory.read(UNIT - 16, 32) == expected
 
 
+def test_thousands_of_ranges_that_touch(content: MemoryFile) -> None:
+    """A read through all of them is no deeper than one through two."""
+    count = 5000
+    ranges = [MemoryRange(number, 1, count - 1 - number) for number in range(count)]
+    memory = PhysicalMemory(ranges, content)
+    assert memory.read(0, count) == CONTENT[:count][::-1]
+    with pytest.raises(AddressError) as caught:
+        memory.read(0, 1 << 60)
+    assert caught.value.address == count
+
+
 def test_without_a_file() -> None:
     """Every address is invalid."""
     memory = PhysicalMemory(RANGES, None)

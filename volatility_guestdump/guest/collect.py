@@ -27,7 +27,7 @@ from volatility_guestdump.guest.facts import (
     WaitingGroup,
 )
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.stacks.frames import Frame, Kind
+from volatility_guestdump.linux.stacks.frames import Frame, NoteKind
 from volatility_guestdump.linux.stacks.stacks import Stack, Stacks, grouped
 from volatility_guestdump.linux.state.memory_use import MemoryUse, ResidentMemory, memory_use
 from volatility_guestdump.linux.state.modules import Module
@@ -142,9 +142,9 @@ class _Collector:
 
     def _state(self, vcpu: VCPU, stack: Optional[Stack]) -> VcpuState:
         kinds = {note.kind for frame in (stack.frames if stack else ()) for note in frame.notes}
-        if kinds & {Kind.OFFLINE, Kind.NOT_STARTED}:
+        if kinds & {NoteKind.OFFLINE, NoteKind.NOT_STARTED}:
             return VcpuState.OFF
-        if Kind.OTHER_KERNEL in kinds:
+        if NoteKind.OTHER_KERNEL in kinds:
             return VcpuState.OTHER_KERNEL
         if stack is None and self._subject.no_linux is not NoLinux.OTHER_SYSTEM:
             return VcpuState.UNKNOWN
@@ -153,7 +153,7 @@ class _Collector:
             return VcpuState.USER
         # What an interrupt does on an idle CPU is no idleness.
         idle = stack is not None and stack.task is not None and not stack.task.pid
-        rests = idle and not kinds & {Kind.INTERRUPT, Kind.EXCEPTION}
+        rests = idle and not kinds & {NoteKind.INTERRUPT, NoteKind.EXCEPTION}
         return VcpuState.IDLE if rests else VcpuState.KERNEL
 
     def _registers(self, vcpu: VCPU) -> list[RegisterFacts]:

@@ -6,9 +6,7 @@ Its symbols (kallsyms), types (BTF), unwinding tables (ORC) and modules are each
 shared by all that ask. How a kernel is found is the subject of `find`.
 """
 
-import contextlib
 import functools
-import itertools
 import re
 from collections.abc import Sequence
 from typing import Optional, Union
@@ -19,12 +17,13 @@ from volatility_guestdump.linux.finding.boot_header import preferred_address
 from volatility_guestdump.linux.finding.image import Run
 from volatility_guestdump.linux.place import Place
 from volatility_guestdump.linux.stacks.generated import GeneratedCode
-from volatility_guestdump.linux.stacks.orc import ENTRY_SIZE, IP_SIZE, OrcTable, find_form
-from volatility_guestdump.linux.stacks.orc_search import find_orc
+from volatility_guestdump.linux.stacks.orc import OrcTable
+from volatility_guestdump.linux.stacks.orc_in_image import read_orc
 from volatility_guestdump.linux.state.modules import Modules
 from volatility_guestdump.linux.symbols.kallsyms import Kallsyms
-from volatility_guestdump.linux.types.btf import Btf, Kind, btf_headers
-from volatility_guestdump.machine import PAGE_SIZE, VCPU, read_padded
+from volatility_guestdump.linux.types.btf import Btf
+from volatility_guestdump.linux.types.btf_in_image import read_btf
+from volatility_guestdump.machine import PAGE_SIZE, VCPU
 from volatility_guestdump.text import printable
 from volatility_guestdump.x86.paging import PTI_USER_HALF, PageTables
 
@@ -33,27 +32,10 @@ _START_KERNEL_MAP = 0xFFFFFFFF80000000
 #: CONFIG_PHYSICAL_START of every distribution.
 _USUAL_PHYSICAL_START = 0x1000000
 
-#: What is said of a kernel without CONFIG_KALLSYMS_ALL.
-CODE_ALONE = "symbol table has code alone (CONFIG_KALLSYMS_ALL is not set)"
-
-#: A kernel's BTF has about 5 MiB.
-_BTF_LIMIT = 64 << 20
-#: More than a kernel's image has.
-_SEARCH_LIMIT = 128 << 20
-#: What begins like BTF and is none.
-_BTF_ATTEMPTS = 16
 _NOTES_LIMIT = 64 << 10
-#: A distribution's kernel has about 3 MB of entries.
-_ORC_LIMIT = 64 << 20
 
 #: An ELF note NT_GNU_BUILD_ID (3) of "GNU", up to its content; the size of that is not absurd.
 _BUILD_ID = re.compile(rb"\x04\0\0\0(.\0\0\0)\x03\0\0\0GNU\0", re.DOTALL)
-
-#: Where BTF starts and ends: from 5.7 on (90ceddcb4950), and before.
-_BTF_SYMBOLS = (
-    ("__start_BTF", "__stop_BTF"),
-    ("_binary__btf_vmlinux_bin_start", "_binary__btf_vmlinux_bin_end"),
-)
 
 
 class LinuxKernel:
@@ -282,44 +264,9 @@ class LinuxKernel:
     @functools.cached_property
     def _btf(self) -> Union[Btf, BtfError]:
         try:
-            return self._read_btf()
+            return read_btf(self)
         except BtfError as error:
             return error
-
-    def _read_btf(self) -> Btf:
-        for names in _BTF_SYMBOLS:
-            start, stop = map(self.address, names)
-            if start is not None and stop is not None and stop != start:
-                break
-        else:
-            found = self._search_btf() if self.has_code_alone else None
-            if self.kallsyms is None:
-                raise BtfError("without symbols no type information (BTF) can be found")
-            if found is None:
-                also = f", and its {CODE_ALONE}" if self.has_code_alone else ""
-                raise BtfError(f"the kernel has no type information (BTF){also}")
-            return found
-        if not 0 < stop - start <= _BTF_LIMIT:
-            raise BtfError(f"the kernel's BTF would have {stop - start} bytes")
-        try:
-            return Btf(self.read(start, stop - start))
-        except AddressError as error:
-            raise BtfError(f"the kernel's BTF is not in the dump: {error}") from error
-
-    def _search_btf(self) -> Optional[Btf]:
-        """Returns what decodes as BTF in the image, or None: its place is a variable's too."""
-        for run in self.runs:
-            image = self._image_of(run)
-            for place in itertools.islice(btf_headers(image), _BTF_ATTEMPTS):
-                with contextlib.suppress(BtfError):
-                    btf = Btf(image[place : place + _BTF_LIMIT])
-                    if btf.find("task_struct", Kind.STRUCT) is not None:
-                        return btf
-        return None
-
-    def _image_of(self, run: Run) -> bytes:
-        size = min(run.size, _SEARCH_LIMIT)
-        return read_padded(self.tables.read_physical, run.physical, size)[0]
 
     @property
     def orc(self) -> OrcTable:
@@ -335,36 +282,9 @@ class LinuxKernel:
     @functools.cached_property
     def _orc(self) -> Union[OrcTable, OrcError]:
         try:
-            return self._search_orc() if self.has_code_alone else self._read_orc()
+            return read_orc(self)
         except OrcError as error:
             return error
-
-    def _read_orc(self) -> OrcTable:
-        tables = []
-        for name in ("orc_unwind_ip", "orc_unwind"):
-            start, stop = self.address(f"__start_{name}"), self.address(f"__stop_{name}")
-            if start is None or stop is None:
-                raise OrcError("the kernel has no unwinding tables (ORC)")
-            if not 0 <= stop - start <= _ORC_LIMIT:
-                raise OrcError(f"the kernel's {name} table would have {stop - start} bytes")
-            try:
-                tables.append((start, self.read(start, stop - start)))
-            except AddressError as error:
-                raise OrcError(f"the kernel's {name} table is not in the dump") from error
-        (place, ips), (_, entries) = tables
-        return OrcTable(ips, entries, place, find_form(entries))
-
-    def _search_orc(self) -> OrcTable:
-        # Code that is only run at the end (.exit.text) lies behind what has symbols.
-        end = self.runs[-1].start + self.runs[-1].size
-        for run in self.runs if self.bits == 64 else ():
-            image = self._image_of(run)
-            found = find_orc(image, run.start, self.virtual_base, end)
-            if found is not None:
-                ips = image[found.ips : found.ips + IP_SIZE * found.size]
-                entries = image[found.entries : found.entries + ENTRY_SIZE * found.size]
-                return OrcTable(ips, entries, run.start + found.ips, find_form(entries))
-        raise OrcError("the kernel has no unwinding tables (ORC) that can be found")
 
     @functools.cached_property
     def modules(self) -> Optional[Modules]:

@@ -18,7 +18,7 @@ import enum
 from collections.abc import Iterable, Iterator
 from typing import Optional
 
-from volatility_guestdump.exceptions import AddressError
+from volatility_guestdump.exceptions import AddressError, MediumError
 from volatility_guestdump.machine import PAGE_SIZE, VCPU, Read
 
 CR0_PG = 1 << 31
@@ -31,6 +31,10 @@ EFER_LMA = 1 << 10
 #: With page-table isolation the kernel's and the user's half of a page map lie in two pages that
 #: follow each other; this bit of CR3 chooses (Linux: PTI_PGTABLE_SWITCH_BIT).
 PTI_USER_HALF = 1 << 12
+
+#: The largest that is asked for are tables of the kernel, of 64 MiB. A page can be mapped any
+#: number of times, so the size of memory is no limit.
+MAXIMUM_READ = 256 << 20
 
 _PRESENT = 1 << 0
 _LARGE = 1 << 7
@@ -229,19 +233,32 @@ class PageTables:
         """Returns `length` bytes at a virtual address.
 
         Raises:
-            AddressError: not all of them are mapped to memory that the dump has.
+            AddressError: not all of them are mapped to memory that the dump has, or there are more
+                than `MAXIMUM_READ`.
+            MediumError: the medium that they lie on cannot be read.
         """
+        if length > MAXIMUM_READ:
+            raise AddressError(address, f"{length} bytes at {address:#x} are too many for one read")
         physical, available = self.translate(address)
         if length <= available:
-            return self.read_physical(physical, length)
+            return self._read_page(address, physical, length)
         parts = []
         while length > 0:
             physical, available = self.translate(address)
             part = min(length, available)
-            parts.append(self.read_physical(physical, part))
+            parts.append(self._read_page(address, physical, part))
             address += part
             length -= part
         return b"".join(parts)
+
+    def _read_page(self, address: int, physical: int, length: int) -> bytes:
+        """Reads what lies in one page; errors have the virtual address."""
+        try:
+            return self.read_physical(physical, length)
+        except AddressError as error:
+            missing = address + max(0, min(error.address - physical, length - 1))
+            kind = MediumError if isinstance(error, MediumError) else AddressError
+            raise kind(missing, f"virtual address {missing:#x}: {error}") from error
 
     def runs(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
         """Yields what is mapped between two virtual addresses, ascending.

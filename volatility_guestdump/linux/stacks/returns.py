@@ -37,17 +37,16 @@ from typing import Optional
 
 from volatility_guestdump.exceptions import AddressError, BtfError
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.stacks.frames import Kind
-from volatility_guestdump.linux.types.btf import Btf
-from volatility_guestdump.linux.types.btf import Kind as TypeKind
+from volatility_guestdump.linux.stacks.frames import NoteKind
+from volatility_guestdump.linux.types.btf import Btf, Kind
 
 #: What is put where a return address was. Kretprobes': up to 5.15, from 5.16 (adf8a61a940c), and
 #: from 5.18 (f3a112c0c40d) on.
 _TRAMPOLINES = {
-    "return_to_handler": Kind.FUNCTION_GRAPH,
-    "kretprobe_trampoline": Kind.KRETPROBE,
-    "__kretprobe_trampoline": Kind.KRETPROBE,
-    "arch_rethook_trampoline": Kind.KRETPROBE,
+    "return_to_handler": NoteKind.FUNCTION_GRAPH,
+    "kretprobe_trampoline": NoteKind.KRETPROBE,
+    "__kretprobe_trampoline": NoteKind.KRETPROBE,
+    "arch_rethook_trampoline": NoteKind.KRETPROBE,
 }
 _WORD = 8
 _MASK = (1 << 64) - 1
@@ -84,7 +83,7 @@ class ReplacedReturns:
         self._trampolines = {address: kind for address, kind in addresses if address is not None}
         self._originals = functools.lru_cache(maxsize=_TASKS_KEPT)(self._read_originals)
 
-    def tracer(self, address: int) -> Optional[Kind]:
+    def tracer(self, address: int) -> Optional[NoteKind]:
         """Returns who puts an address where return addresses were, or None when nobody does."""
         return self._trampolines.get(address)
 
@@ -128,7 +127,7 @@ def _function_graph(kernel: LinuxKernel, btf: Btf, task: int) -> Iterator[_Entry
     if not stack:
         return
     target = btf.resolve(btf.target(btf.resolve(member.type)))
-    if btf.kind(target) is TypeKind.STRUCT:
+    if btf.kind(target) is Kind.STRUCT:
         if current < -1:
             current += _NOT_SHOWN
         starts: Iterator[int] = (

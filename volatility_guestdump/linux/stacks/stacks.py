@@ -9,7 +9,7 @@ from typing import NamedTuple, Optional
 
 from volatility_guestdump.exceptions import AddressError, BtfError
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.stacks.frames import Frame, Kind, Note
+from volatility_guestdump.linux.stacks.frames import Frame, Note, NoteKind
 from volatility_guestdump.linux.stacks.unwind import Unwinder
 from volatility_guestdump.linux.state.crash import registers_at_crash
 from volatility_guestdump.linux.state.tasks import Cpus, Task, Tasks
@@ -158,7 +158,7 @@ class Stacks:
 
     def _of_crashed(self, number: int) -> Stack:
         task = self._task(self.cpus.task_of(number))
-        note = Note(Kind.CRASH_NOTES, detail=str(number))
+        note = Note(NoteKind.CRASH_NOTES, detail=str(number))
         frames = self._unwinder.of_registers(self._left[number], task and task.address, note)
         return Stack(None, task, list(frames))
 
@@ -178,7 +178,7 @@ class Stacks:
         Raises:
             AddressError: the task is not in the dump.
         """
-        frames: Sequence[Frame] = (Frame(None, None, "", (Note(Kind.RUNNING),)),)
+        frames: Sequence[Frame] = (Frame(None, None, "", (Note(NoteKind.RUNNING),)),)
         if self.tasks is not None and (
             task.address in self._changing or not self.tasks.is_running(task)
         ):
