@@ -1,8 +1,8 @@
 # This file is licensed under the Volatility Software License 1.0
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
-"""The facts in words, which the plugins and the report share: rows, notes on frames, sizes, times."""
+"""The facts in words, which the plugins and the report share: rows, notes, sizes, times."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Optional
 
@@ -136,6 +136,11 @@ def taint(value: int) -> str:
     return f"{value} ({names})" if names else "0 (not tainted)"
 
 
+def module_taint(value: int) -> str:
+    """Returns what a module taints the kernel with: "O out-of-tree module, E unsigned module"."""
+    return ", ".join(map(" ".join, taint_names(value)))
+
+
 def _hexadecimal(value: Optional[int]) -> Optional[str]:
     return None if value is None else f"{value:#x}"
 
@@ -173,31 +178,29 @@ def panic_task(panic: PanicTask) -> str:
     return ": ".join(filter(None, (cpu, ", ".join(filter(None, (task, panic.place))))))
 
 
-def no_linux(reason: NoLinux, machine: MachineFacts, kernel: KernelFacts) -> str:
+def no_linux(reason: NoLinux, system: Optional[str], missing: int) -> str:
     """Returns why no Linux kernel is known, in words.
 
     Args:
         reason: why.
-        machine: that was searched.
-        kernel: what is known of the one that it runs.
+        system: what the guest runs instead, if that is known.
+        missing: bytes that the memory file lacks.
     """
     if reason is NoLinux.MEMORY_MISSING:
         return "the guest's memory is missing"
     if reason is NoLinux.OTHER_SYSTEM:
-        return f"this guest runs {kernel.system}"
+        return f"this guest runs {system}"
     if reason is NoLinux.SEARCH_FAILED:
         return "the search for it failed"
-    file = machine.memory_file
     found = "in the guest's memory no kernel can be recognised"
-    if file is None or file.missing <= 0:
-        return found
-    return f"{found}; {file.missing} bytes of it are missing"
+    return f"{found}; {missing} bytes of it are missing" if missing > 0 else found
 
 
 _INCOMPARABLE: Mapping[Incomparable, str] = {
     Incomparable.NOT_PRINTED: "the kernel's log has no frame of it that is certain",
     Incomparable.NO_STACK: "there is no stack to compare it with",
     Incomparable.NOT_THROUGH_PANIC: "not compared: one of them does not lead through panic()",
+    Incomparable.FAILED: "not compared: one of them cannot be understood",
 }
 
 
@@ -250,10 +253,16 @@ _NOTES: Mapping[NoteKind, str] = {
 
 def notes(found: Sequence[Note]) -> str:
     """Returns the notes of a frame in words."""
-    return "; ".join(_note(note) for note in found)
+    return joined(map(note, found))
 
 
-def _note(note: Note) -> str:
+def joined(found: Iterable[str]) -> str:
+    """Returns notes, each of which is in words, as one text."""
+    return "; ".join(found)
+
+
+def note(note: Note) -> str:
+    """Returns one note of a frame in words."""
     detail = note.detail
     if note.kind is NoteKind.FRAME_POINTER:
         detail = detail or "no ORC for this code"

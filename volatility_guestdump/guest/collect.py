@@ -120,9 +120,11 @@ class _Collector:
     def _panic(self, log: Optional[Log], stack: Optional[Stack]) -> Optional[PanicFacts]:
         if self._linux is None or (self._subject.kernel.panic is None and not self._panicked()):
             return None
-        frames = stack.frames if stack else ()
-        printed = traces.panic_trace(log.records) if log else []
-        return PanicFacts(frames, printed, traces.compare(frames, printed))
+        make, frames = self._attempts.make, stack.frames if stack else ()
+        printed = make("Panic", lambda: traces.panic_trace(log.records) if log else []) or []
+        compared = make("Panic", lambda: traces.compare(frames, printed))
+        failed = traces.Comparison(incomparable=traces.Incomparable.FAILED)
+        return PanicFacts(frames, printed, compared or failed)
 
     def _vcpu(self, vcpu: VCPU) -> VcpuFacts:
         make, name = self._attempts.make, f"vCPU {vcpu.number}"

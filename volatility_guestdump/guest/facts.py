@@ -1,9 +1,10 @@
 # This file is licensed under the Volatility Software License 1.0
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
-"""What is known of a guest, as typed facts: no words, no Volatility, nothing that holds a file open.
+"""What is known of a guest, as typed facts, without words.
 
-They can be pickled, so that one process can hand them to another. Addresses are numbers, sizes are
-bytes, times are UTC. What is not known is None. `system` and `collect` find them; `words` says them.
+They hold no file open, and can be pickled: one process can hand them to another. Addresses are
+numbers, sizes are in bytes, times are UTC. What is not known is None. `system` and `collect` find
+them, `words` says them.
 """
 
 import enum

@@ -11,7 +11,6 @@ from typing import Optional
 from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.exceptions import BtfError
 from volatility_guestdump.files.location import file_state
-<<<<<<< HEAD:volatility_guestdump/guest/system.py
 from volatility_guestdump.guest.facts import (
     BugChecks,
     FileState,
@@ -24,13 +23,9 @@ from volatility_guestdump.guest.facts import (
     Symbols,
     TaskCount,
 )
-from volatility_guestdump.linux.kernel import CODE_ALONE, LinuxKernel
-from volatility_guestdump.linux.stacks.stacks import Stacks
-=======
 from volatility_guestdump.linux.finding.image import CODE_ALONE
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.stacks.stacks import PanicTask, Stacks
->>>>>>> next:volatility_guestdump/report/facts.py
+from volatility_guestdump.linux.stacks.stacks import Stacks
 from volatility_guestdump.linux.state.crash import first_kernel_release, is_second_kernel
 from volatility_guestdump.linux.state.log import panic_message
 from volatility_guestdump.linux.state.system import system_facts

@@ -47,6 +47,7 @@ class Incomparable(enum.Enum):
     NOT_PRINTED = "not printed"
     NO_STACK = "no stack"
     NOT_THROUGH_PANIC = "not through panic()"
+    FAILED = "failed"
 
 
 class Comparison(NamedTuple):
