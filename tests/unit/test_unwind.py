@@ -23,6 +23,7 @@ from volatility_guestdump.linux.stacks.orc_in_image import read_orc
 from volatility_guestdump.linux.stacks.returns import ReplacedReturns
 from volatility_guestdump.linux.stacks.unwind import MAXIMUM_FRAMES, Unwinder
 from volatility_guestdump.linux.state.tasks import Task, Tasks
+from volatility_guestdump.linux.types.btf_types import BtfTypes
 from volatility_guestdump.machine import VCPU
 from volatility_guestdump.words import notes
 from volatility_guestdump.x86.paging import CR0_PG
@@ -43,7 +44,6 @@ class FakeKernel:
     types: Any = None
     modules: Any = None
     generated: Any = None
-    btf: Any = None
 
     def __init__(
         self, functions: Mapping[str, tuple[int, int, int]], with_orc: bool = True
@@ -68,6 +68,10 @@ class FakeKernel:
                 "__start_orc_unwind": orc.TABLE + 0x100000,
                 "__stop_orc_unwind": orc.TABLE + 0x100000 + len(entries),
             }
+
+    def require_types(self) -> Any:
+        """Returns the kernel's types."""
+        return self.types
 
     def address(self, symbol: str) -> Optional[int]:
         """Returns the address of a symbol."""
@@ -98,7 +102,7 @@ class FakeKernel:
 
     def runs_on(self, vcpu: VCPU) -> Optional[bool]:
         """Whether a vCPU has not the page tables of the other kernel."""
-        return vcpu["cr3"] != OTHER_KERNEL
+        return vcpu.get("cr3") != OTHER_KERNEL
 
     def read(self, address: int, length: int) -> bytes:
         """Reads the stack or a table."""
@@ -136,6 +140,11 @@ def trace(kernel: FakeKernel, function: str, sp: int, **registers: int) -> list[
     """Returns the frames of a vCPU that runs a function."""
     where = {"rip": kernel.at(function), "rsp": STACK + sp, "cs": 0x10, "cr0": CR0_PG}
     values = {**IDLE_VCPU, **where, **registers}
+    return trace_of(kernel, values)
+
+
+def trace_of(kernel: FakeKernel, values: Mapping[str, int]) -> list[Frame]:
+    """Returns the frames of a vCPU that has some registers."""
     unwinder = Unwinder(cast(LinuxKernel, cast(Any, kernel)))
     return list(unwinder.of_vcpu(VCPU(0, values)))
 
@@ -293,6 +302,37 @@ def test_user_mode_is_one_frame() -> None:
     assert trace(kernel, "leaf", 0x100, rip=0x401000, cs=0x33) == [
         Frame(STACK + 0x100, 0x401000, "", (Note(NoteKind.USER_MODE),))
     ]
+
+
+def test_only_rip_and_rsp_are_needed() -> None:
+    """Whatever else is missing, the frames are the same; RBP only where a frame needs it."""
+    kernel = FakeKernel({"leaf": CALL, "middle": CALL, TOP: END})
+    kernel.put(0x100, kernel.at("middle"), kernel.at(TOP))
+    whole = {**IDLE_VCPU, "rip": kernel.at("leaf"), "rsp": STACK + 0x100, "cs": 0x10, "cr0": CR0_PG}
+    expected = trace_of(kernel, whole)
+    assert names(expected) == ["leaf", "middle", TOP]
+    for missing in whole.keys() - {"rip", "rsp"}:
+        rest = {name: value for name, value in whole.items() if name != missing}
+        assert trace_of(kernel, rest) == expected, missing
+    two = {name: whole[name] for name in ("rip", "rsp")}
+    assert trace_of(kernel, two) == expected
+    # Without CS, the half of the address space tells user mode.
+    user = {"rip": 0x401000, "rsp": 0x7FFC_0000_0000}
+    assert kinds(trace_of(kernel, user)[0]) == [NoteKind.USER_MODE]
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"), [({"rip"}, "RIP"), ({"rsp"}, "RSP"), ({"rip", "rsp"}, "RIP and RSP")]
+)
+def test_without_rip_or_rsp(missing: set[str], said: str) -> None:
+    """The one row says which is lacking, and has what is there."""
+    kernel = FakeKernel({"leaf": CALL})
+    whole = {**IDLE_VCPU, "rip": kernel.at("leaf"), "rsp": STACK + 0x100, "cs": 0x10, "cr0": CR0_PG}
+    rest = {name: value for name, value in whole.items() if name not in missing}
+    (frame,) = trace_of(kernel, rest)
+    assert (frame.ip, frame.sp) == (rest.get("rip"), rest.get("rsp"))
+    assert frame.notes == (Note(NoteKind.LACKS_REGISTERS, detail=said),)
+    assert frame.symbol == ("" if "rip" in missing else "leaf+0x5")
 
 
 def test_a_cpu_that_was_not_started_is_one_frame() -> None:
@@ -732,8 +772,7 @@ class SleepingTasks:
 def sleeping(kernel: FakeKernel, bounds: Optional[range], pointer: int) -> list[Frame]:
     """Returns the frames of a task that waits."""
     frame = {"bp": (0, 8), "ret_addr": (8, 8)}
-    kernel.types = types({"inactive_task_frame": (16, frame)})
-    kernel.btf = kernel.types
+    kernel.types = BtfTypes(types({"inactive_task_frame": (16, frame)}))
     tasks = cast(Tasks, cast(Any, SleepingTasks(bounds, pointer)))
     unwinder = Unwinder(cast(LinuxKernel, cast(Any, kernel)))
     return list(unwinder.of_task(tasks, Task(0x5000, 7, 7, "sleeper")))

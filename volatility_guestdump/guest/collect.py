@@ -132,7 +132,8 @@ class _Collector:
         frames = stack.frames if stack else ()
         top = frames[0].symbol if frames else None
         if not frames:
-            top = make(name, lambda: self._subject.symbolize(vcpu["rip"]))
+            rip = vcpu.get("rip")
+            top = None if rip is None else make(name, lambda: self._subject.symbolize(rip))
         return VcpuFacts(
             vcpu.number,
             self._state(vcpu, stack),
@@ -150,9 +151,10 @@ class _Collector:
             return VcpuState.OTHER_KERNEL
         if stack is None and self._subject.no_linux is not NoLinux.OTHER_SYSTEM:
             return VcpuState.UNKNOWN
-        # The lowest two bits of CS are the ring.
-        if vcpu["cs"] & 3:
+        if vcpu.ring or NoteKind.USER_MODE in kinds:
             return VcpuState.USER
+        if vcpu.ring is None and (stack is None or NoteKind.LACKS_REGISTERS in kinds):
+            return VcpuState.UNKNOWN
         # What an interrupt does on an idle CPU is no idleness.
         idle = stack is not None and stack.task is not None and not stack.task.pid
         rests = idle and not kinds & {NoteKind.INTERRUPT, NoteKind.EXCEPTION}
@@ -225,7 +227,7 @@ class _Collector:
     def _largest(self, stacks: Stacks) -> list[ProcessFacts]:
         linux = self._linux
         assert linux is not None, "it has tasks"
-        memory = ResidentMemory(linux, linux.btf, stacks.cpus.offsets)
+        memory = ResidentMemory(linux, linux.require_types(), stacks.cpus.offsets)
         threads: dict[int, list[Task]] = {}
         for task in stacks.all_tasks:
             threads.setdefault(task.tgid, []).append(task)

@@ -183,12 +183,12 @@ class RegisterFacts(NamedTuple):
 
     Attributes:
         name: its name, "cr3".
-        value: of it.
+        value: of it; None where the image lacks it.
         meaning: of its value, "PG WP PE"; empty where there is nothing to say.
     """
 
     name: str
-    value: int
+    value: Optional[int]
     meaning: str
 
 
@@ -214,7 +214,7 @@ class VcpuFacts:
         task: that it ran, or None.
         place: where it was, "default_idle+0xb"; empty when that is not known.
         frames: its stack, the innermost first; empty where there is none.
-        registers: those that it has.
+        registers: in the order in which a reader looks for them.
     """
 
     number: int

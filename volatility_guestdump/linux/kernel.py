@@ -2,16 +2,17 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What a Linux kernel in a guest's memory says of itself.
 
-Its symbols (kallsyms), types (BTF), unwinding tables (ORC) and modules are each read once, and
-shared by all that ask. How a kernel is found is the subject of `find`.
+Its symbols (kallsyms), types (BTF, or an ISF that is handed in), unwinding tables (ORC) and modules
+are each read once, and shared by all that ask. How a kernel is found is the subject of `find`.
 """
 
 import functools
 import re
 from collections.abc import Sequence
-from typing import Optional, Union
+from typing import Callable, Optional, Union
 
 from volatility_guestdump.exceptions import AddressError, BtfError, OrcError
+from volatility_guestdump.kept import MadeOnce
 from volatility_guestdump.linux.finding import vmcoreinfo
 from volatility_guestdump.linux.finding.boot_header import preferred_address
 from volatility_guestdump.linux.finding.image import Run
@@ -23,6 +24,9 @@ from volatility_guestdump.linux.state.modules import Modules
 from volatility_guestdump.linux.symbols.kallsyms import Kallsyms
 from volatility_guestdump.linux.types.btf import Btf
 from volatility_guestdump.linux.types.btf_in_image import read_btf
+from volatility_guestdump.linux.types.btf_types import BtfTypes
+from volatility_guestdump.linux.types.isf import Isf
+from volatility_guestdump.linux.types.protocol import Types
 from volatility_guestdump.machine import PAGE_SIZE, VCPU
 from volatility_guestdump.text import printable
 from volatility_guestdump.x86.paging import PTI_USER_HALF, PageTables
@@ -33,6 +37,11 @@ _START_KERNEL_MAP = 0xFFFFFFFF80000000
 _USUAL_PHYSICAL_START = 0x1000000
 
 _NOTES_LIMIT = 64 << 10
+
+#: Where the image starts; symbol tables of code alone have it too.
+_STARTS = ("_text", "_stext")
+#: Of the facts of a kernel those that no ISF adds to.
+_NOT_OF_ISF = ("_btf", "_orc")
 
 #: An ELF note NT_GNU_BUILD_ID (3) of "GNU", up to its content; the size of that is not absurd.
 _BUILD_ID = re.compile(rb"\x04\0\0\0(.\0\0\0)\x03\0\0\0GNU\0", re.DOTALL)
@@ -73,6 +82,7 @@ class LinuxKernel:
         self.kallsyms = kallsyms
         self.kallsyms_error = kallsyms_error
         self.found_by = found_by
+        self._load_isf: Optional[Callable[[], Optional[Isf]]] = None
 
     @property
     def bits(self) -> int:
@@ -81,7 +91,10 @@ class LinuxKernel:
 
     def address(self, symbol: str) -> Optional[int]:
         """Returns the address of a symbol in the running kernel, or None."""
-        return self.kallsyms.address(symbol) if self.kallsyms else None
+        if self.kallsyms is None:
+            return None
+        found = self.kallsyms.address(symbol)
+        return self._address_in_isf(symbol) if found is None and self.has_code_alone else found
 
     def read(self, address: int, length: int) -> bytes:
         """Reads the kernel's virtual memory.
@@ -132,13 +145,10 @@ class LinuxKernel:
 
     def loaded_user_half(self, vcpu: VCPU) -> bool:
         """Whether a vCPU has the user's half of isolated page tables loaded."""
-        data = self.address("init_task")
-        if data is None or not vcpu["cr3"] & PTI_USER_HALF:
+        data, cr3 = self.address("init_task"), vcpu.get("cr3")
+        if data is None or cr3 is None or not cr3 & PTI_USER_HALF:
             return False
-        kernel_half, loaded = (
-            self.tables.at(vcpu["cr3"] & ~PTI_USER_HALF),
-            self.tables.at(vcpu["cr3"]),
-        )
+        kernel_half, loaded = self.tables.at(cr3 & ~PTI_USER_HALF), self.tables.at(cr3)
         return kernel_half.maps(data) and not loaded.maps(data)
 
     @property
@@ -247,7 +257,7 @@ class LinuxKernel:
 
     @property
     def btf(self) -> Btf:
-        """The kernel's types, read once.
+        """The kernel's own types, read once.
 
         Raises:
             BtfError: the kernel has none, or they are damaged.
@@ -257,11 +267,62 @@ class LinuxKernel:
         return self._btf
 
     @functools.cached_property
-    def types(self) -> Optional[Btf]:
-        """The kernel's types, or None when there are none that can be read; see `btf`."""
-        return None if isinstance(self._btf, BtfError) else self._btf
+    def types(self) -> Optional[Types]:
+        """The kernel's types: its BTF, or an ISF's; None when neither can be read."""
+        if not isinstance(self._btf, BtfError):
+            return BtfTypes(self._btf)
+        return None if self._isf is None else self._isf.types
+
+    def require_types(self) -> Types:
+        """Returns the kernel's types.
+
+        Raises:
+            BtfError: there are none; it says why the kernel's own cannot be read.
+        """
+        return self.types or BtfTypes(self.btf)
+
+    def offer_isf(self, load: Callable[[], Optional[Isf]]) -> None:
+        """Says where there may be an ISF of this very kernel.
+
+        It is loaded where the kernel has no BTF, or has symbols of code alone.
+
+        Args:
+            load: loads it; returns None when there is none.
+        """
+        if self._load_isf is None:
+            self._load_isf = load
+            # What was not known without it is asked for again.
+            for name in [name for name in vars(self) if name not in _NOT_OF_ISF]:
+                if isinstance(vars(type(self)).get(name), functools.cached_property):
+                    del vars(self)[name]
 
     @functools.cached_property
+    def _isf(self) -> Optional[Isf]:
+        return None if self._load_isf is None else self._load_isf()
+
+    def _address_in_isf(self, symbol: str) -> Optional[int]:
+        """Returns the address of a symbol that kallsyms does not have, by the ISF's."""
+        if self._isf_base is None or self._isf is None:
+            return None
+        linked, (start, shift) = self._isf.address(symbol), self._isf_base
+        if linked is None:
+            return None
+        # Below the image are addresses that KASLR does not move, as those of per-CPU variables
+        # are up to 6.14 on x86-64.
+        return linked + shift if linked >= start else linked
+
+    @functools.cached_property
+    def _isf_base(self) -> Optional[tuple[int, int]]:
+        """The address that the image was linked to by the ISF, and how far it is from there."""
+        if self._isf is None or self.kallsyms is None:
+            return None
+        for name in _STARTS:
+            linked, address = self._isf.address(name), self.kallsyms.address(name)
+            if linked is not None and address is not None:
+                return linked, address - linked
+        return None
+
+    @MadeOnce
     def _btf(self) -> Union[Btf, BtfError]:
         try:
             return read_btf(self)
@@ -279,19 +340,19 @@ class LinuxKernel:
             raise self._orc
         return self._orc
 
-    @functools.cached_property
+    @MadeOnce
     def _orc(self) -> Union[OrcTable, OrcError]:
         try:
             return read_orc(self)
         except OrcError as error:
             return error
 
-    @functools.cached_property
+    @MadeOnce
     def modules(self) -> Optional[Modules]:
         """The modules that the kernel has loaded; None without types, which tell where they are."""
         return Modules(self, self.types) if self.types is not None else None
 
-    @functools.cached_property
+    @MadeOnce
     def generated(self) -> Optional[GeneratedCode]:
         """The code that the kernel made while it ran; None without types."""
         return GeneratedCode(self, self.types) if self.types is not None else None
@@ -327,17 +388,20 @@ class LinuxKernel:
         It does not where another kernel has taken the vCPU over, as after a panic with kdump: then
         its page tables map what it runs, but not this kernel.
         """
+        cr3, rip = vcpu.get("cr3"), vcpu.get("rip")
+        if cr3 is None:
+            return None
         # With isolated page tables the user's half maps the entries into the kernel, and no more.
         place = self.address("__entry_text_start") or self.virtual_base
         try:
             own = self.tables.translate(place)[0]
         except AddressError:
             return None
-        loaded = self.tables.at(vcpu["cr3"])
+        loaded = self.tables.at(cr3)
         try:
             return loaded.translate(place)[0] == own
         except AddressError:
-            return False if loaded.maps(vcpu["rip"]) else None
+            return False if rip is not None and loaded.maps(rip) else None
 
     def isolates_page_tables(self) -> Optional[bool]:
         """Whether page-table isolation is on, or None when that cannot be told.

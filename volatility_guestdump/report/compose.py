@@ -251,6 +251,7 @@ def _vcpu(vcpu: facts.VcpuFacts) -> document.Vcpu:
         [
             document.Register(name, f"{value:#x}", _short(meaning, _MAXIMUM_SYMBOL))
             for name, value, meaning in vcpu.registers
+            if value is not None
         ],
     )
 
