@@ -121,12 +121,20 @@ def test_plugins_are_on_top(name: str) -> None:
             ("exceptions", "kept", "machine", "text", "x86/", "linux/", "windows/"),
         ),
         (
-            "report/",
+            "guest/",
             (
-                *("attempts", "exceptions", "files/", "kernels", "linux/", "machine", "report/"),
-                *("text", "windows/", "x86/"),
+                *("attempts", "exceptions", "files/", "kernels", "linux/", "machine", "text"),
+                *("windows/", "x86/", "guest/"),
             ),
         ),
+        # Facts come without words; whoever shows them takes these.
+        ("words.py", ("guest/", "linux/")),
+        (
+            "report/",
+            ("attempts", "files/", "guest/", "linux/", "machine", "words", "report/"),
+        ),
+        # They write to streams: no path, no kernel, and nothing but what a report says.
+        ("exports/", ("report/", "words", "exports/")),
     ],
 )
 def test_what_is_below_knows_nothing_of_what_is_above(name: str, known: tuple[str, ...]) -> None:
