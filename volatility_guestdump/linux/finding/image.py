@@ -37,6 +37,10 @@ class Run(NamedTuple):
 class KernelMemory(Protocol):
     """A kernel's virtual memory, and what lies where in it."""
 
+    @property
+    def bits(self) -> int:
+        """Bits of a pointer."""
+
     def address(self, symbol: str) -> Optional[int]:
         """Returns the address of a symbol in the running kernel, or None."""
 
@@ -53,10 +57,6 @@ class KernelMemory(Protocol):
 
 class KernelImage(KernelMemory, Protocol):
     """A kernel's memory, and where its image lies in the guest's."""
-
-    @property
-    def bits(self) -> int:
-        """Bits of a pointer."""
 
     @property
     def kallsyms(self) -> Optional[Kallsyms]:
