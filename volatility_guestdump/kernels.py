@@ -2,7 +2,8 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Which kernel a machine runs, found once for each of the machines looked at last."""
 
-import functools
+import threading
+from collections.abc import Hashable
 from typing import Optional, Protocol
 
 from volatility_guestdump.kept import Kept
@@ -48,7 +49,7 @@ class Kernel(Protocol):
 
 
 class _Kernels:
-    """The kernels of one machine.
+    """The kernels of one machine, each looked for once, whichever thread asks.
 
     Args:
         machine: that is searched.
@@ -56,24 +57,43 @@ class _Kernels:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+        self._lock = threading.RLock()
+        # Tuples of one: whether it was looked for, and what was found.
+        self._linux: Optional[tuple[Optional[LinuxKernel]]] = None
+        self._windows: Optional[tuple[Optional[WindowsKernel]]] = None
         self._searched = False
 
-    @functools.cached_property
+    @property
     def linux(self) -> Optional[LinuxKernel]:
         """The Linux kernel, or None when neither registers nor low memory lead to one."""
-        return find_linux_kernel(self._machine)
+        if self._linux is None:
+            with self._lock:
+                if self._linux is None:
+                    self._linux = (find_linux_kernel(self._machine),)
+        return self._linux[0]
+
+    def remember_linux(self, kernel: Optional[LinuxKernel]) -> None:
+        """Keeps a Linux kernel that was found in another way."""
+        with self._lock:
+            self._linux = (kernel,)
 
     def search_linux(self, progress: Progress) -> Optional[LinuxKernel]:
         """Returns the Linux kernel, for which memory is searched once where it must be."""
-        if self.linux is None and not self._searched:
-            self._searched = True
-            self.linux = search_linux_kernel(self._machine.memory, progress)
-        return self.linux
+        with self._lock:
+            if self.linux is None and not self._searched:
+                self._searched = True
+                self._linux = (search_linux_kernel(self._machine.memory, progress),)
+            return self.linux
 
-    @functools.cached_property
+    @property
     def windows(self) -> Optional[WindowsKernel]:
         """The Windows kernel, or None; it is looked for where there is no Linux kernel."""
-        return None if self.linux else find_windows_kernel(self._machine)
+        if self._windows is None:
+            with self._lock:
+                if self._windows is None:
+                    found = None if self.linux else find_windows_kernel(self._machine)
+                    self._windows = (found,)
+        return self._windows[0]
 
 
 #: Two, for whoever compares two guests.
@@ -105,7 +125,7 @@ def search_linux(machine: Machine, progress: Progress = None) -> Optional[LinuxK
 
 def remember(machine: Machine, kernel: LinuxKernel) -> None:
     """Tells which Linux kernel a machine runs, for whoever has searched for it."""
-    _of(machine).linux = kernel
+    _of(machine).remember_linux(kernel)
 
 
 def windows_kernel(machine: Machine) -> Optional[WindowsKernel]:
@@ -118,6 +138,14 @@ def kernel(machine: Machine) -> Optional[Kernel]:
     return linux_kernel(machine) or windows_kernel(machine)
 
 
-def forget() -> None:
-    """Forgets what was found, for those who change what is in a machine's memory."""
-    _kept.clear()
+def forget(identity: Hashable = None) -> None:
+    """Forgets what was found.
+
+    Args:
+        identity: of the machine that is not needed any more; None stands for all, for those who
+            change what is in a machine's memory.
+    """
+    if identity is None:
+        _kept.clear()
+    else:
+        _kept.drop(identity)

@@ -117,6 +117,13 @@ def test_plugins_are_on_top(name: str) -> None:
             ("exceptions", "kept", "machine", "text", "x86/", "linux/", "windows/"),
         ),
         (
+            "dumps/",
+            (
+                *("dumps/", "exceptions", "files/", "kept", "kernels", "linux/", "machine"),
+                *("sources/", "x86/"),
+            ),
+        ),
+        (
             "report/",
             (
                 *("attempts", "exceptions", "files/", "kernels", "linux/", "machine", "report/"),
