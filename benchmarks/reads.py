@@ -76,7 +76,7 @@ def _one_file(
         pathlib.Path(local_path(dump.memory_location) or ""),
         [(run.start, run.size) for run in machine.origin.ranges],
     )
-    vcpus = [{**vcpu.registers, "eflags": vcpu["rflags"]} for vcpu in machine.vcpus]
+    vcpus = [{**vcpu.registers, "eflags": vcpu.registers["rflags"]} for vcpu in machine.vcpus]
     source = formats.Source(memory, vcpus)
     state = formats.write(source, "vmsn-inside", folder).as_uri()
     core = formats.write(source, "elf-qemu", folder).as_uri()

@@ -44,6 +44,10 @@ class MediumError(AddressError):
     """The image has the address, but the medium that it lies on cannot be read there."""
 
 
+class LeftOutError(AddressError):
+    """The guest has the address, but whoever wrote the image left its page out on purpose."""
+
+
 class KernelError(GuestDumpError):
     """The guest's kernel does not describe itself in a way that can be read."""
 

@@ -2,19 +2,21 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What is kept of the files and machines looked at last.
 
-Volatility makes each layer several times over in one run; what takes long is made once.
+Volatility makes each layer several times over in one run; what takes long is made once, however
+many threads ask for it.
 """
 
+import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import Callable, Generic, TypeVar
+from typing import Any, Callable, Generic, Optional, TypeVar, Union, overload
 
 _T = TypeVar("_T")
 
 
 class Kept(Generic[_T]):
-    """The values made last, by what identifies them; threads may share them.
+    """The values made last, by what identifies them. A copy begins without any.
 
     Args:
         limit: how many are kept.
@@ -22,38 +24,26 @@ class Kept(Generic[_T]):
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        # Tuples, for None is a value too.
         self._values: OrderedDict[Hashable, tuple[_T]] = OrderedDict()
-        self._lock = threading.Lock()
-        #: Held by the thread that makes the value of a key. Values of other keys need not wait.
-        self._making: dict[Hashable, threading.RLock] = {}
+        # What makes a value may ask for another one.
+        self._lock = threading.RLock()
 
     def get(self, key: Hashable, make: Callable[[], _T]) -> _T:
-        """Returns the value of a key, made now or before.
-
-        Threads that ask for the same key at the same time get one value, which one of them makes.
-        Where that fails the error is of the thread that tried, and the next one tries again.
-        """
-        # Without the lock: nearly all find what they ask for.
+        """Returns the value of a key, made now or before; other threads wait for it."""
+        # Tuples, for None is a value too; and no second look at what another thread may drop.
         found = self._values.get(key)
-        if found is not None:
-            return found[0]
-        with self._lock:
-            making = self._making.setdefault(key, threading.RLock())
-        with making:
-            found = self._values.get(key)
-            if found is not None:
-                return found[0]
-            try:
-                found = (make(),)
-                with self._lock:
+        if found is None:
+            with self._lock:
+                found = self._values.get(key)
+                if found is None:
+                    found = (make(),)
                     while len(self._values) >= self._limit:
                         self._values.popitem(last=False)
                     self._values[key] = found
-            finally:
-                with self._lock:
-                    self._making.pop(key, None)
         return found[0]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Kept, (self._limit,)
 
     def drop(self, key: Hashable) -> None:
         """Forgets the value of a key, if there is one."""
@@ -65,6 +55,32 @@ class Kept(Generic[_T]):
         with self._lock:
             self._values.clear()
 
-    def __reduce__(self) -> tuple[type["Kept[_T]"], tuple[int]]:
-        # Volatility copies what keeps values, and sends it to other processes: each keeps its own.
-        return type(self), (self._limit,)
+
+class MadeOnce(functools.cached_property[_T]):
+    """A cached property that is made once, in whatever thread: from Python 3.12 on those are not.
+
+    Each object has a lock of its own while the value is made: an error is no value.
+    """
+
+    @overload
+    def __get__(self, instance: None, owner: Optional[type[Any]] = None) -> "MadeOnce[_T]": ...
+    @overload
+    def __get__(self, instance: object, owner: Optional[type[Any]] = None) -> _T: ...
+    def __get__(
+        self, instance: Optional[object], owner: Optional[type[Any]] = None
+    ) -> "Union[MadeOnce[_T], _T]":
+        """Returns the value of an object, made now or before."""
+        if instance is None:
+            return self
+        assert self.attrname is not None
+        values = vars(instance)
+        lock = f"making {self.attrname}"
+        with values.setdefault(lock, threading.RLock()):
+            try:
+                if self.attrname not in values:
+                    values[self.attrname] = self.func(instance)
+                value: _T = values[self.attrname]
+                return value
+            finally:
+                # Locks cannot be copied, and whoever waits has this one.
+                values.pop(lock, None)

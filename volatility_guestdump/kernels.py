@@ -6,7 +6,7 @@ import threading
 from collections.abc import Hashable
 from typing import Optional, Protocol
 
-from volatility_guestdump.kept import Kept
+from volatility_guestdump.kept import Kept, MadeOnce
 from volatility_guestdump.linux.finding.find import find_kernel as find_linux_kernel
 from volatility_guestdump.linux.finding.find import search_kernel as search_linux_kernel
 from volatility_guestdump.linux.finding.search import Progress
@@ -49,7 +49,7 @@ class Kernel(Protocol):
 
 
 class _Kernels:
-    """The kernels of one machine, each looked for once, whichever thread asks.
+    """The kernels of one machine.
 
     Args:
         machine: that is searched.
@@ -57,43 +57,26 @@ class _Kernels:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self._lock = threading.RLock()
-        # Tuples of one: whether it was looked for, and what was found.
-        self._linux: Optional[tuple[Optional[LinuxKernel]]] = None
-        self._windows: Optional[tuple[Optional[WindowsKernel]]] = None
         self._searched = False
+        self._searching = threading.RLock()
 
-    @property
+    @MadeOnce
     def linux(self) -> Optional[LinuxKernel]:
         """The Linux kernel, or None when neither registers nor low memory lead to one."""
-        if self._linux is None:
-            with self._lock:
-                if self._linux is None:
-                    self._linux = (find_linux_kernel(self._machine),)
-        return self._linux[0]
-
-    def remember_linux(self, kernel: Optional[LinuxKernel]) -> None:
-        """Keeps a Linux kernel that was found in another way."""
-        with self._lock:
-            self._linux = (kernel,)
+        return find_linux_kernel(self._machine)
 
     def search_linux(self, progress: Progress) -> Optional[LinuxKernel]:
         """Returns the Linux kernel, for which memory is searched once where it must be."""
-        with self._lock:
+        with self._searching:
             if self.linux is None and not self._searched:
                 self._searched = True
-                self._linux = (search_linux_kernel(self._machine.memory, progress),)
+                self.linux = search_linux_kernel(self._machine.memory, progress)
             return self.linux
 
-    @property
+    @MadeOnce
     def windows(self) -> Optional[WindowsKernel]:
         """The Windows kernel, or None; it is looked for where there is no Linux kernel."""
-        if self._windows is None:
-            with self._lock:
-                if self._windows is None:
-                    found = None if self.linux else find_windows_kernel(self._machine)
-                    self._windows = (found,)
-        return self._windows[0]
+        return None if self.linux else find_windows_kernel(self._machine)
 
 
 #: Two, for whoever compares two guests.
@@ -125,7 +108,7 @@ def search_linux(machine: Machine, progress: Progress = None) -> Optional[LinuxK
 
 def remember(machine: Machine, kernel: LinuxKernel) -> None:
     """Tells which Linux kernel a machine runs, for whoever has searched for it."""
-    _of(machine).remember_linux(kernel)
+    _of(machine).linux = kernel
 
 
 def windows_kernel(machine: Machine) -> Optional[WindowsKernel]:

@@ -10,15 +10,15 @@ import pytest
 from volatility_guestdump.linux.stacks.frames import Note, NoteKind
 from volatility_guestdump.report.rows import notes
 
-README = pathlib.Path(__file__).parents[2] / "README.md"
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "backtrace.md"
 
 
 # Backtrace refuses 32-bit guests as a whole.
 @pytest.mark.parametrize("kind", [kind for kind in NoteKind if kind is not NoteKind.ONLY_64_BIT])
-def test_the_readme_explains_what_one_sees(kind: NoteKind) -> None:
-    """Every note is in the README's table, word for word but for addresses and details."""
+def test_the_page_explains_what_one_sees(kind: NoteKind) -> None:
+    """Every note is in that table, word for word but for addresses and details."""
     shown = notes([Note(kind, 0x1234, "DETAIL")])
-    explained = re.findall(r"`([^`]*)`", README.read_text(encoding="utf-8"))
+    explained = re.findall(r"`([^`]*)`", PAGE.read_text(encoding="utf-8"))
     for words in filter(None, (part.strip(" ,:") for part in re.split("0x1234|DETAIL", shown))):
         assert any(words in text for text in explained)
 

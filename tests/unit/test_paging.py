@@ -368,6 +368,51 @@ def test_possible_modes(registers: dict[str, int], modes: list[PagingMode]) -> N
     assert possible_modes(vcpu(**registers)) == modes
 
 
+def lacking(found: VCPU, *names: str) -> VCPU:
+    """Returns a vCPU without some of its registers."""
+    kept = {name: value for name, value in found.registers.items() if name not in names}
+    return VCPU(found.number, kept)
+
+
+@pytest.mark.parametrize(
+    ("missing", "registers", "modes"),
+    [
+        (["cr0"], {}, [LEGACY]),
+        (["cr0"], {"cr4": PAE_BIT, "rip": KERNEL}, [FOUR]),
+        (["cr0"], {"cr4": PAE_BIT | LA57}, [FIVE]),
+        (["cr4"], {"rip": KERNEL}, [FOUR, FIVE]),
+        (["cr4"], {"rip": 0xC0100000}, [PAE, FOUR, FIVE, LEGACY]),
+        (["cr4"], {"cr0": 1}, [PagingMode.OFF]),
+        (["cr0", "cr4"], {"rip": KERNEL}, [FOUR, FIVE]),
+        (["rip", "rsp", "idt_base", "cr3", "gs_base"], {"cr4": PAE_BIT}, [PAE, FOUR]),
+    ],
+)
+def test_possible_modes_of_some_registers(
+    missing: list[str], registers: dict[str, int], modes: list[PagingMode]
+) -> None:
+    """What is missing rules no mode out."""
+    found = lacking(vcpu(**registers), *missing)
+    assert possible_modes(found) == modes
+    assert found.has_paging_registers == (not {"cr0", "cr3", "cr4"} & set(missing))
+
+
+@pytest.mark.parametrize("mode", [FOUR, FIVE])
+@pytest.mark.parametrize("missing", ["cr0", "cr4", "rip", "rsp", "idt_base", "gs_base"])
+def test_find_paging_by_some_registers(mode: PagingMode, missing: str) -> None:
+    """Any register but CR3 may be missing where another one is mapped."""
+    cr4 = PAE_BIT | (LA57 if mode is FIVE else 0)
+    memory = Memory(mode)
+    memory.map(KERNEL, 0x9000)
+    place = KERNEL + 0x10
+    whole = vcpu(cr3=0x4003, cr4=cr4, rip=place, rsp=place, idt_base=place, gs_base=KERNEL)
+    shown, tables = find_paging(memory.read, lacking(whole, missing))
+    assert shown is mode and tables is not None and tables.root == 0x4000
+    assert find_paging(memory.read, lacking(whole, "cr3")) == (None, None)
+    assert list(candidate_tables(memory.read, [lacking(whole, "cr3")])) == []
+    # A mode that nothing tells is not guessed.
+    assert find_paging(memory.read, lacking(whole, "rip", "rsp", "idt_base", "cr4")) == (None, None)
+
+
 @pytest.mark.parametrize("mode", [FOUR, FIVE])
 def test_find_paging(mode: PagingMode) -> None:
     """One of rip, rsp and the IDT is mapped by the right tables; of two halves, the kernel's."""

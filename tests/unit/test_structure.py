@@ -153,18 +153,45 @@ def test_no_file_imports_itself_in_a_circle() -> None:
     assert not left
 
 
-def test_the_readme_names_every_folder_and_no_file_that_is_gone() -> None:
+#: What people read: the README, and the pages that it leads to.
+PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+
+
+def anchors(text: str) -> set[str]:
+    """Returns what links within a page can lead to: its headings, as they are made into links."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+def test_the_page_for_developers_names_every_folder() -> None:
     """Whoever looks for something starts there."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/developing.md").read_text(encoding="utf-8")
     folders = {name.split("/")[0] for name in packages.sources() if "/" in name}
     parts = {path.split("/")[0] for path in FILES if "/" in path}
     assert [name for name in folders - {".ci"} if f"| `{name}/` |" not in text] == []
     assert [name for name in parts if f"`.../{name}/`" not in text] == []
-    links = re.findall(r"\]\(([^):#]+)\)", text)
-    assert links and [link for link in links if not (ROOT / link).exists()] == []
-    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    anchors = {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
-    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    """To a file that is there, and to a heading that it has."""
+    folder = (ROOT / page).parent
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = folder / path if path else ROOT / page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    """And is short enough to be read."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [page for page in PAGES[1:] if f"]({page})" not in text] == []
+    assert len(text.splitlines()) < 150
 
 
 @pytest.mark.parametrize("name", [name for name in packages.sources() if name.endswith(".py")])

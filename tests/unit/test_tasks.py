@@ -121,7 +121,7 @@ class FakeKernel:
 
     def runs_on(self, vcpu: VCPU) -> Optional[bool]:
         """Whether a vCPU has not the page tables of another kernel."""
-        return vcpu["cr3"] != OTHER_KERNEL
+        return vcpu.get("cr3") != OTHER_KERNEL
 
     def read(self, address: int, length: int) -> bytes:
         """Reads memory."""

@@ -98,7 +98,7 @@ class FakeKernel:
 
     def runs_on(self, vcpu: VCPU) -> Optional[bool]:
         """Whether a vCPU has not the page tables of the other kernel."""
-        return vcpu["cr3"] != OTHER_KERNEL
+        return vcpu.get("cr3") != OTHER_KERNEL
 
     def read(self, address: int, length: int) -> bytes:
         """Reads the stack or a table."""
@@ -136,6 +136,11 @@ def trace(kernel: FakeKernel, function: str, sp: int, **registers: int) -> list[
     """Returns the frames of a vCPU that runs a function."""
     where = {"rip": kernel.at(function), "rsp": STACK + sp, "cs": 0x10, "cr0": CR0_PG}
     values = {**IDLE_VCPU, **where, **registers}
+    return trace_of(kernel, values)
+
+
+def trace_of(kernel: FakeKernel, values: Mapping[str, int]) -> list[Frame]:
+    """Returns the frames of a vCPU that has some registers."""
     unwinder = Unwinder(cast(LinuxKernel, cast(Any, kernel)))
     return list(unwinder.of_vcpu(VCPU(0, values)))
 
@@ -293,6 +298,37 @@ def test_user_mode_is_one_frame() -> None:
     assert trace(kernel, "leaf", 0x100, rip=0x401000, cs=0x33) == [
         Frame(STACK + 0x100, 0x401000, "", (Note(NoteKind.USER_MODE),))
     ]
+
+
+def test_only_rip_and_rsp_are_needed() -> None:
+    """Whatever else is missing, the frames are the same; RBP only where a frame needs it."""
+    kernel = FakeKernel({"leaf": CALL, "middle": CALL, TOP: END})
+    kernel.put(0x100, kernel.at("middle"), kernel.at(TOP))
+    whole = {**IDLE_VCPU, "rip": kernel.at("leaf"), "rsp": STACK + 0x100, "cs": 0x10, "cr0": CR0_PG}
+    expected = trace_of(kernel, whole)
+    assert names(expected) == ["leaf", "middle", TOP]
+    for missing in whole.keys() - {"rip", "rsp"}:
+        rest = {name: value for name, value in whole.items() if name != missing}
+        assert trace_of(kernel, rest) == expected, missing
+    two = {name: whole[name] for name in ("rip", "rsp")}
+    assert trace_of(kernel, two) == expected
+    # Without CS, the half of the address space tells user mode.
+    user = {"rip": 0x401000, "rsp": 0x7FFC_0000_0000}
+    assert kinds(trace_of(kernel, user)[0]) == [NoteKind.USER_MODE]
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"), [({"rip"}, "RIP"), ({"rsp"}, "RSP"), ({"rip", "rsp"}, "RIP and RSP")]
+)
+def test_without_rip_or_rsp(missing: set[str], said: str) -> None:
+    """The one row says which is lacking, and has what is there."""
+    kernel = FakeKernel({"leaf": CALL})
+    whole = {**IDLE_VCPU, "rip": kernel.at("leaf"), "rsp": STACK + 0x100, "cs": 0x10, "cr0": CR0_PG}
+    rest = {name: value for name, value in whole.items() if name not in missing}
+    (frame,) = trace_of(kernel, rest)
+    assert (frame.ip, frame.sp) == (rest.get("rip"), rest.get("rsp"))
+    assert frame.notes == (Note(NoteKind.LACKS_REGISTERS, detail=said),)
+    assert frame.symbol == ("" if "rip" in missing else "leaf+0x5")
 
 
 def test_a_cpu_that_was_not_started_is_one_frame() -> None:

@@ -176,6 +176,22 @@ def test_a_file_that_shrinks(tmp_path: pathlib.Path) -> None:
         file.read(90, 11)
 
 
+@pytest.mark.skipif(not hasattr(os, "pread"), reason="no file is read in this way here")
+def test_a_file_system_that_gives_a_byte_at_a_time(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All is read, however often one must ask; and where it ends is said."""
+    path = tmp_path / "debug.vmem"
+    path.write_bytes(DATA)
+    file = MemoryFile(path.as_uri())
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, length, offset: pread(file, 1, offset))
+    assert file.read(1, 4000) == DATA[1:4001]
+    with pytest.raises(MediumError) as caught:
+        file.read(len(DATA) - 9, 20)
+    assert caught.value.address == len(DATA)
+
+
 def test_files_stay_open(tmp_path: pathlib.Path) -> None:
     """A file is opened once, and again when it has changed; only the last ones are kept."""
     locations = []

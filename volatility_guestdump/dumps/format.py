@@ -201,27 +201,42 @@ def opened(
         raise SourceError(f"{name}: {error}") from error
 
 
-def one_file(
-    parts: Parts,
-    session: Session,
-    kind: str,
-    read: Callable[[], tuple[Sequence[MemoryRange], Content, Sequence[VCPU], str]],
-) -> Machine:
+@dataclass(frozen=True)
+class OneFile:
+    """What is in a file that makes a machine by itself.
+
+    Attributes:
+        ranges: the runs of memory.
+        content: what their `file_offset` counts in.
+        vcpus: empty where the file has no registers.
+        damage: what of the file cannot be understood, so that memory may be missing; else empty.
+        vmcoreinfo: see `Machine.vmcoreinfo`.
+    """
+
+    ranges: Sequence[MemoryRange]
+    content: Content
+    vcpus: Sequence[VCPU] = ()
+    damage: str = ""
+    vmcoreinfo: bytes = b""
+
+
+def one_file(parts: Parts, session: Session, kind: str, read: Callable[[], OneFile]) -> Machine:
     """Returns the machine that one file makes, made now or before.
 
     Args:
         parts: of the machine.
         session: keeps it.
         kind: what the file is, in words.
-        read: returns the runs of memory, what their `file_offset` counts in, the vCPUs, and what
-            of the file cannot be understood, else empty.
+        read: reads the file.
     """
 
     def make(identity: object) -> Machine:
-        ranges, content, vcpus, damage = read()
-        memory = PhysicalMemory(ranges, content)
+        found = read()
+        memory = PhysicalMemory(found.ranges, found.content)
         size = sum(run.size for run in memory.ranges)
-        origin = Origin(kind, parts.location, ranges, parts.location, size, damage=damage)
-        return Machine(memory, vcpus, identity, origin)
+        origin = Origin(
+            kind, parts.location, found.ranges, parts.location, size, damage=found.damage
+        )
+        return Machine(memory, found.vcpus, identity, origin, found.vmcoreinfo)
 
     return session.machine([parts.location], make, (parts.format, parts.reading))

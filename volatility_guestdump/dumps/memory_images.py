@@ -5,11 +5,19 @@
 from collections.abc import Sequence
 from typing import Any, Optional
 
-from volatility_guestdump.dumps.format import Format, Parts, Request, Stage, one_file, opened
+from volatility_guestdump.dumps.format import (
+    Format,
+    OneFile,
+    Parts,
+    Request,
+    Stage,
+    one_file,
+    opened,
+)
 from volatility_guestdump.dumps.session import Session
 from volatility_guestdump.files.location import display_name
 from volatility_guestdump.files.memory_file import Content, MemoryStream
-from volatility_guestdump.machine import VCPU, Machine, MemoryRange
+from volatility_guestdump.machine import Machine
 from volatility_guestdump.sources import avml, lime
 
 _WHAT = "memory image"
@@ -32,11 +40,11 @@ class Lime(Format):
     def machine(self, parts: Parts, session: Session) -> Machine:
         """Returns the machine; see `Format.machine`."""
 
-        def read() -> tuple[Sequence[MemoryRange], Content, Sequence[VCPU], str]:
+        def read() -> OneFile:
             with opened(session, parts.location, self.magics, "not in LiME's format") as file:
                 stream: Any = MemoryStream(file)
                 ranges, damage = lime.parse(stream, file.size, display_name(parts.location))
-            return ranges, file, (), damage
+            return OneFile(ranges, file, damage=damage)
 
         return one_file(parts, session, self.name, read)
 
@@ -57,9 +65,9 @@ class Avml(Format):
     def machine(self, parts: Parts, session: Session) -> Machine:
         """Returns the machine; see `Format.machine`."""
 
-        def read() -> tuple[Sequence[MemoryRange], Content, Sequence[VCPU], str]:
+        def read() -> OneFile:
             file = self._open(parts.location, session)
-            return file.ranges, file, (), file.damage
+            return OneFile(file.ranges, file, damage=file.damage)
 
         return one_file(parts, session, self.name, read)
 

@@ -6,11 +6,19 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Optional
 
 from volatility_guestdump.dumps import checks
-from volatility_guestdump.dumps.format import Format, Parts, Request, Stage, one_file, opened
+from volatility_guestdump.dumps.format import (
+    Format,
+    OneFile,
+    Parts,
+    Request,
+    Stage,
+    one_file,
+    opened,
+)
 from volatility_guestdump.dumps.session import Session
 from volatility_guestdump.files.location import display_name
-from volatility_guestdump.files.memory_file import Content, MemoryStream
-from volatility_guestdump.machine import VCPU, Machine, MemoryRange
+from volatility_guestdump.files.memory_file import MemoryStream
+from volatility_guestdump.machine import Machine
 from volatility_guestdump.sources.qemu_elf import MAGIC, QemuElf
 
 
@@ -30,9 +38,10 @@ class QemuElfCore(Format):
     def machine(self, parts: Parts, session: Session) -> Machine:
         """Returns the machine; see `Format.machine`."""
 
-        def read() -> tuple[Sequence[MemoryRange], Content, Sequence[VCPU], str]:
+        def read() -> OneFile:
             core = open_core(parts.location, session)
-            return core.ranges, session.file(parts.location), core.vcpus, ""
+            content = session.file(parts.location)
+            return OneFile(core.ranges, content, core.vcpus, vmcoreinfo=core.vmcoreinfo)
 
         return one_file(parts, session, "QEMU ELF dump", read)
 

@@ -2,14 +2,13 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Raw memory, as it is or with the hole below 4 GiB squeezed out: proved by the kernel in it."""
 
-from collections.abc import Sequence
 from typing import Optional
 
 from volatility_guestdump import kernels
-from volatility_guestdump.dumps.format import Format, Parts, Request, Stage, one_file
+from volatility_guestdump.dumps.format import Format, OneFile, Parts, Request, Stage, one_file
 from volatility_guestdump.dumps.session import Session
 from volatility_guestdump.files.location import display_name
-from volatility_guestdump.files.memory_file import Content, MemoryFile
+from volatility_guestdump.files.memory_file import MemoryFile
 from volatility_guestdump.files.physical import PhysicalMemory
 from volatility_guestdump.linux.finding import vmcoreinfo
 from volatility_guestdump.linux.finding.find import maps_an_image, search_kernel
@@ -17,7 +16,7 @@ from volatility_guestdump.linux.finding.low_memory import last_entries, low_memo
 from volatility_guestdump.linux.finding.search import Hits, search
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.state import memory_map
-from volatility_guestdump.machine import VCPU, Machine, MemoryRange
+from volatility_guestdump.machine import Machine
 from volatility_guestdump.sources import raw
 from volatility_guestdump.x86.paging import PageTables
 
@@ -42,9 +41,9 @@ class Raw(Format):
         """Returns the machine; see `Format.machine`."""
         hole = int(parts.reading or "0", 16)
 
-        def read() -> tuple[Sequence[MemoryRange], Content, Sequence[VCPU], str]:
+        def read() -> OneFile:
             file = session.file(parts.location)
-            return raw.with_hole(file.size, hole), file, (), ""
+            return OneFile(raw.with_hole(file.size, hole), file)
 
         kind = "raw memory, the hole below 4 GiB squeezed out" if hole else "raw memory"
         return one_file(parts, session, kind, read)

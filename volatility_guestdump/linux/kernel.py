@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Optional, Union
 
 from volatility_guestdump.exceptions import AddressError, BtfError, OrcError
+from volatility_guestdump.kept import MadeOnce
 from volatility_guestdump.linux.finding import vmcoreinfo
 from volatility_guestdump.linux.finding.boot_header import preferred_address
 from volatility_guestdump.linux.finding.image import Run
@@ -132,13 +133,10 @@ class LinuxKernel:
 
     def loaded_user_half(self, vcpu: VCPU) -> bool:
         """Whether a vCPU has the user's half of isolated page tables loaded."""
-        data = self.address("init_task")
-        if data is None or not vcpu["cr3"] & PTI_USER_HALF:
+        data, cr3 = self.address("init_task"), vcpu.get("cr3")
+        if data is None or cr3 is None or not cr3 & PTI_USER_HALF:
             return False
-        kernel_half, loaded = (
-            self.tables.at(vcpu["cr3"] & ~PTI_USER_HALF),
-            self.tables.at(vcpu["cr3"]),
-        )
+        kernel_half, loaded = self.tables.at(cr3 & ~PTI_USER_HALF), self.tables.at(cr3)
         return kernel_half.maps(data) and not loaded.maps(data)
 
     @property
@@ -261,7 +259,7 @@ class LinuxKernel:
         """The kernel's types, or None when there are none that can be read; see `btf`."""
         return None if isinstance(self._btf, BtfError) else self._btf
 
-    @functools.cached_property
+    @MadeOnce
     def _btf(self) -> Union[Btf, BtfError]:
         try:
             return read_btf(self)
@@ -279,19 +277,19 @@ class LinuxKernel:
             raise self._orc
         return self._orc
 
-    @functools.cached_property
+    @MadeOnce
     def _orc(self) -> Union[OrcTable, OrcError]:
         try:
             return read_orc(self)
         except OrcError as error:
             return error
 
-    @functools.cached_property
+    @MadeOnce
     def modules(self) -> Optional[Modules]:
         """The modules that the kernel has loaded; None without types, which tell where they are."""
         return Modules(self, self.types) if self.types is not None else None
 
-    @functools.cached_property
+    @MadeOnce
     def generated(self) -> Optional[GeneratedCode]:
         """The code that the kernel made while it ran; None without types."""
         return GeneratedCode(self, self.types) if self.types is not None else None
@@ -327,17 +325,20 @@ class LinuxKernel:
         It does not where another kernel has taken the vCPU over, as after a panic with kdump: then
         its page tables map what it runs, but not this kernel.
         """
+        cr3, rip = vcpu.get("cr3"), vcpu.get("rip")
+        if cr3 is None:
+            return None
         # With isolated page tables the user's half maps the entries into the kernel, and no more.
         place = self.address("__entry_text_start") or self.virtual_base
         try:
             own = self.tables.translate(place)[0]
         except AddressError:
             return None
-        loaded = self.tables.at(vcpu["cr3"])
+        loaded = self.tables.at(cr3)
         try:
             return loaded.translate(place)[0] == own
         except AddressError:
-            return False if loaded.maps(vcpu["rip"]) else None
+            return False if rip is not None and loaded.maps(rip) else None
 
     def isolates_page_tables(self) -> Optional[bool]:
         """Whether page-table isolation is on, or None when that cannot be told.

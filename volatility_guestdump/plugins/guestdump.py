@@ -194,7 +194,7 @@ class Registers(GuestDumpPlugin):
 
     def _generator(
         self,
-    ) -> Iterator[tuple[int, tuple[int, str, format_hints.Hex, str]]]:
+    ) -> Iterator[tuple[int, tuple[Any, ...]]]:
         machine = self.machine
         if not machine.vcpus:
             vollog.error(f"{machine.origin.format}: this image has no registers")
@@ -204,7 +204,7 @@ class Registers(GuestDumpPlugin):
         for vcpu in selected_vcpus(machine, self.config.get("vcpu", None)):
             found = facts.register_facts(machine, kernel, vcpu, symbolize)
             for register, value, decoded in found:
-                yield 0, (vcpu.number, register, format_hints.Hex(value), decoded)
+                yield 0, (vcpu.number, register, _address(value), decoded)
 
     def run(self) -> renderers.TreeGrid:
         """Returns the rows."""

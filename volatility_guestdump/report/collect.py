@@ -237,7 +237,8 @@ class _Collector:
         frames = stack.frames if stack else ()
         top = frames[0].symbol if frames else None
         if not frames:
-            top = make(name, lambda: self._subject.symbolize(vcpu["rip"]))
+            rip = vcpu.get("rip")
+            top = None if rip is None else make(name, lambda: self._subject.symbolize(rip))
         return document.Vcpu(
             vcpu.number,
             self._state(vcpu, stack),
@@ -259,9 +260,10 @@ class _Collector:
             return "other kernel"
         if stack is None and not self._subject.is_windows:
             return "unknown"
-        # The lowest two bits of CS are the ring.
-        if vcpu["cs"] & 3:
+        if vcpu.ring or NoteKind.USER_MODE in kinds:
             return "user"
+        if vcpu.ring is None and (stack is None or NoteKind.LACKS_REGISTERS in kinds):
+            return "unknown"
         # What an interrupt does on an idle CPU is no idleness.
         idle = stack is not None and stack.task is not None and not stack.task.pid
         return "idle" if idle and not kinds & {NoteKind.INTERRUPT, NoteKind.EXCEPTION} else "kernel"
@@ -271,6 +273,7 @@ class _Collector:
         return [
             document.Register(name, f"{value:#x}", _short(decoded, _MAXIMUM_SYMBOL))
             for name, value, decoded in found
+            if value is not None
         ]
 
     def _tasks(self, log: Optional[Log]) -> Optional[document.Tasks]:

@@ -183,6 +183,7 @@ _NOTES: Mapping[NoteKind, str] = {
     ),
     NoteKind.CALL_FOUND: "no ORC: only one address on the stack follows a call of this function",
     NoteKind.NOT_STARTED: "paging is off: the kernel has not started this CPU",
+    NoteKind.LACKS_REGISTERS: "the image lacks {detail}, without which there is no stack",
     NoteKind.ONLY_64_BIT: "only the stacks of 64-bit kernels can be unwound",
     NoteKind.OTHER_KERNEL: "runs another kernel",
     NoteKind.RUNNING: "runs on a CPU whose registers are not in the dump",

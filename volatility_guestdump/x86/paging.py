@@ -92,25 +92,39 @@ _INDEX_BITS = {
 }
 
 
+#: Registers with addresses that code of 32 bits cannot have above 4 GiB.
+_TELLING = ("rip", "rsp", "idt_base", "cr3", "gs_base")
+
+
 def possible_modes(vcpu: VCPU) -> list[PagingMode]:
     """Returns the paging modes that the registers of a vCPU allow, the likelier first.
 
     EFER tells 4-level paging from PAE where the source has it. Elsewhere, as in debug.guest, they
     differ only in what the addresses in the registers look like, and, when that says nothing, in
-    which tables translate them.
+    which tables translate them. Without CR0 or CR4 more modes are possible, and memory has to tell.
     """
-    if not vcpu["cr0"] & CR0_PG:
+    cr0, cr4 = vcpu.get("cr0"), vcpu.get("cr4")
+    if cr0 is not None and not cr0 & CR0_PG:
         return [PagingMode.OFF]
-    if not vcpu["cr4"] & CR4_PAE:
+    if cr4 is not None and not cr4 & CR4_PAE:
         return [PagingMode.LEGACY]
-    if vcpu["cr4"] & CR4_LA57:
+    if cr4 is not None and cr4 & CR4_LA57:
         return [PagingMode.FIVE_LEVEL]
     efer = vcpu.get("efer")
     if efer is not None:
-        return [PagingMode.FOUR_LEVEL if efer & EFER_LMA else PagingMode.PAE]
-    if any(vcpu[register] >> 32 for register in ("rip", "rsp", "idt_base", "cr3", "gs_base")):
-        return [PagingMode.FOUR_LEVEL]
-    return [PagingMode.PAE, PagingMode.FOUR_LEVEL]
+        in_long_mode: Optional[bool] = bool(efer & EFER_LMA)
+    else:
+        in_long_mode = any((vcpu.get(register) or 0) >> 32 for register in _TELLING) or None
+    modes = []
+    if in_long_mode is not True:
+        modes.append(PagingMode.PAE)
+    if in_long_mode is not False:
+        modes.append(PagingMode.FOUR_LEVEL)
+        if cr4 is None:
+            modes.append(PagingMode.FIVE_LEVEL)
+    if in_long_mode is not True and cr4 is None:
+        modes.append(PagingMode.LEGACY)
+    return modes
 
 
 class PageTables:
@@ -287,9 +301,13 @@ class PageTables:
 
 def loaded_tables(read: Read, vcpu: VCPU) -> Iterator[PageTables]:
     """Yields what CR3 of a vCPU points to, in each paging mode that its registers allow."""
+    cr3, cr4 = vcpu.get("cr3"), vcpu.get("cr4")
+    if cr3 is None:
+        return
+    has_4mib_pages = cr4 is None or bool(cr4 & CR4_PSE)
     for mode in possible_modes(vcpu):
         if mode is not PagingMode.OFF:
-            yield PageTables(read, mode, vcpu["cr3"], bool(vcpu["cr4"] & CR4_PSE))
+            yield PageTables(read, mode, cr3, has_4mib_pages)
 
 
 def candidate_tables(read: Read, vcpus: Iterable[VCPU]) -> Iterator[tuple[VCPU, PageTables]]:
@@ -312,15 +330,18 @@ def _kernel_half(tables: PageTables) -> PageTables:
     return tables.at(tables.root & ~PTI_USER_HALF)
 
 
-def find_paging(read: Read, vcpu: VCPU) -> tuple[PagingMode, Optional[PageTables]]:
+def find_paging(read: Read, vcpu: VCPU) -> tuple[Optional[PagingMode], Optional[PageTables]]:
     """Returns the paging mode of a vCPU, and its page tables when they make sense.
 
     They do when they map what the vCPU runs, its stack or its IDT. Those that are loaded come
     first: without page-table isolation the page before them may be the root of another process.
-    Where no memory tells, the mode is the likeliest that the registers allow.
+    Where no memory tells, the mode is the likeliest that the registers allow, or None where the
+    registers that tell it are missing.
     """
+    places = [vcpu.get(register) for register in ("rip", "rsp", "idt_base")]
     for loaded in loaded_tables(read, vcpu):
         for tables in (loaded, _kernel_half(loaded)):
-            if any(tables.maps(vcpu[register]) for register in ("rip", "rsp", "idt_base")):
+            if any(place is not None and tables.maps(place) for place in places):
                 return tables.mode, tables
-    return possible_modes(vcpu)[0], None
+    modes = possible_modes(vcpu)
+    return modes[0] if vcpu.has_paging_registers or modes == [PagingMode.OFF] else None, None

@@ -37,6 +37,7 @@ class NoteKind(enum.Enum):
 
     # Why there is no frame at all, or but one.
     NOT_STARTED = enum.auto()
+    LACKS_REGISTERS = enum.auto()
     ONLY_64_BIT = enum.auto()
     OTHER_KERNEL = enum.auto()
     RUNNING = enum.auto()

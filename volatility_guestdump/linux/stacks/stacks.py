@@ -110,7 +110,7 @@ class Stacks:
         and __switch_to sets the current one. What the other task left of its stack is valid.
         """
         current, chosen = self.cpus.current_task(vcpu), self.cpus.chosen_task(vcpu)
-        if chosen is None or chosen == current or vcpu["cs"] & 3 == 3:
+        if chosen is None or chosen == current or vcpu.ring == 3:
             return current, None
         if self._is_on_stack(vcpu, chosen):
             return chosen, current
@@ -125,7 +125,8 @@ class Stacks:
             bounds = self.tasks.stack(task)
         except AddressError:
             return False
-        return bounds is not None and vcpu["rsp"] in bounds
+        sp = vcpu.get("rsp")
+        return bounds is not None and sp is not None and sp in bounds
 
     @functools.cached_property
     def _changing(self) -> frozenset[Optional[int]]:

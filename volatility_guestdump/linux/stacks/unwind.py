@@ -153,15 +153,16 @@ class Unwinder:
             task: address of the task_struct that it runs, where that is known: it tells which
                 return addresses tracers replaced.
         """
+        cr0 = vcpu.get("cr0")
         only: Optional[NoteKind] = None
-        if not vcpu["cr0"] & CR0_PG:
+        if cr0 is not None and not cr0 & CR0_PG:
             only = NoteKind.NOT_STARTED
         elif self._kernel.runs_on(vcpu) is False:
             only = NoteKind.OTHER_KERNEL
-        elif vcpu["cs"] & 3 == 3:
+        elif vcpu.ring == 3:
             only = NoteKind.USER_MODE
         if only is not None:
-            yield Frame(vcpu["rsp"], vcpu["rip"], "", (Note(only),))
+            yield Frame(vcpu.get("rsp"), vcpu.get("rip"), "", (Note(only),))
             return
         yield from self.of_registers(vcpu.registers, task)
 
@@ -171,16 +172,23 @@ class Unwinder:
         """Yields the frames of what a CPU did when it had these registers.
 
         Args:
-            registers: of a CPU that ran the kernel.
+            registers: of a CPU that ran the kernel, as far as they are known.
             task: as in `of_vcpu`.
             *notes: of the innermost frame.
         """
-        state = _State(registers["rip"], registers["rsp"], registers["rbp"], True, registers, notes)
+        ip, sp, cs = (registers.get(name) for name in ("rip", "rsp", "cs"))
+        if ip is None or sp is None:
+            lacking = " and ".join(name.upper() for name in ("rip", "rsp") if name not in registers)
+            symbol = "" if ip is None else self.symbolize(ip, True)
+            yield Frame(sp, ip, symbol, (*notes, Note(NoteKind.LACKS_REGISTERS, detail=lacking)))
+            return
+        state = _State(ip, sp, registers.get("rbp"), True, registers, notes)
         if self._kernel.bits != 64:
             symbol = self.symbolize(state.ip, True)
             yield Frame(state.sp, state.ip, symbol, (*notes, Note(NoteKind.ONLY_64_BIT)))
             return
-        if registers["cs"] & 3 == 3:
+        # The lower half of the addresses is the user's: without CS the one of RIP tells.
+        if not ip >> 63 if cs is None else cs & 3 == 3:
             yield Frame(state.sp, state.ip, "", (*notes, Note(NoteKind.USER_MODE)))
             return
         yield from self._frames(state, _Stack(task))

@@ -281,10 +281,13 @@ class Tasks:
         self.broken = self.broken or reason
 
 
-def kernel_gs_base(vcpu: VCPU) -> int:
-    """Returns the kernel's base of GS: in user mode it is put aside, where the source has it."""
+def kernel_gs_base(vcpu: VCPU) -> Optional[int]:
+    """Returns the kernel's base of GS, or None where the source lacks it.
+
+    In user mode it is put aside, which not every source has; then it is the user's.
+    """
     aside = vcpu.get("kernel_gs_base")
-    return aside if aside is not None and vcpu["cs"] & 3 else vcpu["gs_base"]
+    return aside if aside is not None and vcpu.ring else vcpu.get("gs_base")
 
 
 class Cpus:
@@ -305,9 +308,9 @@ class Cpus:
         numbers = {offset: number for number, offset in enumerate(self._offsets)}
         #: Number of the vCPU -> number of the CPU, where a base of GS tells it.
         self._told = {
-            vcpu.number: numbers[kernel_gs_base(vcpu)]
-            for vcpu in vcpus
-            if kernel_gs_base(vcpu) in numbers and kernel.runs_on(vcpu) is not False
+            vcpu.number: numbers[base]
+            for vcpu, base in ((vcpu, kernel_gs_base(vcpu)) for vcpu in vcpus)
+            if base in numbers and kernel.runs_on(vcpu) is not False
         }
         taken = set(self._told.values())
         #: CPUs of which no base of GS tells which vCPU they are.
@@ -350,7 +353,8 @@ class Cpus:
         one whose current task has the vCPU's page tables, or else the one with its own number,
         unless the task there has page tables of its own.
         """
-        if not vcpu["cr0"] & CR0_PG:
+        cr0, cr3 = vcpu.get("cr0"), vcpu.get("cr3")
+        if cr0 is not None and not cr0 & CR0_PG:
             # The kernel has not started it: it is in the firmware.
             return None
         if self._kernel.runs_on(vcpu) is False:
@@ -358,7 +362,10 @@ class Cpus:
         told = self._told.get(vcpu.number)
         if told is not None:
             return told
-        root = self._kernel.tables.mode.root(vcpu["cr3"])
+        if cr3 is None:
+            # Nothing would contradict a guess.
+            return None
+        root = self._kernel.tables.mode.root(cr3)
         # Where page tables are not isolated, one may lie where the user half of a pair would.
         for page_map in (root, root & ~PTI_USER_HALF):
             found = self._by_page_map.get(page_map)
