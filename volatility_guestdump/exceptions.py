@@ -17,6 +17,10 @@ class UnrecognizedSource(SourceError):
     """The file shows no sign of being of the format."""
 
 
+class ElfError(GuestDumpError):
+    """Bytes that are no ELF header, or one of another kind of computer."""
+
+
 class MemoryFileError(GuestDumpError):
     """The file with a guest's memory is missing, or cannot be opened."""
 
@@ -44,6 +48,10 @@ class MediumError(AddressError):
     """The image has the address, but the medium that it lies on cannot be read there."""
 
 
+class LeftOutError(AddressError):
+    """The guest has the address, but whoever wrote the image left its page out on purpose."""
+
+
 class KernelError(GuestDumpError):
     """The guest's kernel does not describe itself in a way that can be read."""
 
@@ -52,7 +60,11 @@ class KallsymsError(KernelError):
     """The kernel's symbol table (kallsyms) is missing or damaged."""
 
 
-class BtfError(KernelError):
+class TypesError(KernelError):
+    """The kernel's types are missing or damaged, or do not tell what is asked of them."""
+
+
+class BtfError(TypesError):
     """The kernel's type information (BTF) is missing or damaged."""
 
 

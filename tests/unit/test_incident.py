@@ -10,15 +10,27 @@ from typing import Any, Optional
 import pytest
 
 from tests.helpers import IDLE_VCPU
-from volatility_guestdump.linux.stacks.frames import Frame, Kind, Note
+from volatility_guestdump.guest.facts import (
+    GuestFacts,
+    Kdump,
+    KernelFacts,
+    MachineFacts,
+    MemoryFacts,
+    PanicFacts,
+    TaskFacts,
+    VcpuFacts,
+    VcpuState,
+    WaitingGroup,
+)
+from volatility_guestdump.guest.traces import Comparison
+from volatility_guestdump.linux.stacks.frames import Frame, Note, NoteKind
 from volatility_guestdump.linux.stacks.stacks import PanicTask
-from volatility_guestdump.linux.state.printk import Record
+from volatility_guestdump.linux.state.printk import Log, Record
 from volatility_guestdump.linux.state.system import SystemFacts
 from volatility_guestdump.linux.state.tasks import Task
 from volatility_guestdump.linux.state.timekeeper import Clock
 from volatility_guestdump.machine import VCPU
 from volatility_guestdump.report import document, incident
-from volatility_guestdump.report.facts import Kdump, KernelFacts
 
 SECOND = 1_000_000_000
 NOW = 1000
@@ -26,7 +38,7 @@ CLOCK = Clock(datetime(2026, 1, 1, tzinfo=timezone.utc), timedelta(seconds=NOW))
 KERNEL = KernelFacts(told=SystemFacts(clock=CLOCK))
 
 
-def frames(*symbols: str, kind: Optional[Kind] = None, at: int = 0) -> list[Frame]:
+def frames(*symbols: str, kind: Optional[NoteKind] = None, at: int = 0) -> list[Frame]:
     """Returns a stack, of which one frame may have a note."""
     notes = (Note(kind),) if kind else ()
     return [
@@ -42,24 +54,38 @@ def record(text: str, seconds: float = NOW, facility: int = 0) -> Record:
 
 def group(
     seconds: Optional[int] = 100, count: int = 1, top: str = "__schedule+0x1", pid: int = 93
-) -> document.TaskGroup:
+) -> WaitingGroup:
     """Returns tasks in uninterruptible sleep."""
-    frame = document.Frame("0x1", top, "")
-    return document.TaskGroup(count, range(pid, pid + count), ["fsfreeze"], seconds, [frame])
+    tasks = [Task(number, number, number, "fsfreeze", "D") for number in range(pid, pid + count)]
+    return WaitingGroup(tasks, seconds, [Frame(1, 1, top)])
 
 
-def vcpu(number: int, state: str, top: str = "schedule+0x1") -> document.Vcpu:
+def vcpu(number: int, state: str, top: str = "schedule+0x1") -> VcpuFacts:
     """Returns what a vCPU does."""
-    return document.Vcpu(number, state, 40 + number, "dd", top, (), ())
+    task = Task(1, 40 + number, 40 + number, "dd")
+    return VcpuFacts(number, VcpuState(state), task, top, (), ())
 
 
 def headline(kernel: KernelFacts = KERNEL, **known: Any) -> document.Headline:
     """Returns the headline of a guest that is idle, but for what is given."""
-    evidence = incident.Evidence(
-        kernel, False, (), (record("booted", 1),), (), [vcpu(0, "idle")], 1
+    vcpus = known.get("vcpus", [vcpu(0, "idle")])
+    waiting = known.get("waiting", ())
+    frames = known.get("panic_frames")
+    return incident.linux_headline(
+        GuestFacts(
+            MachineFacts("6", known.get("vcpu_count", len(vcpus)) or None, 0, (), None),
+            kernel,
+            None,
+            known.get("panicked", False),
+            None if frames is None else PanicFacts(frames, (), Comparison()),
+            vcpus,
+            Log(known.get("records", (record("booted", 1),)), 0, 0),
+            None if waiting is None else TaskFacts(9, {}, waiting, ()),
+            "",
+            MemoryFacts(0, (), None),
+            None,
+        )
     )
-    known.setdefault("vcpu_count", len(known.get("vcpus", evidence.vcpus)))
-    return incident.linux_headline(dataclasses.replace(evidence, **known))
 
 
 def text(kernel: KernelFacts = KERNEL, **known: Any) -> str:
@@ -111,13 +137,13 @@ def test_where_a_panic_was() -> None:
         "asm_exc+0x4",
         "culprit+0x5 [x]",
     )
-    said = text(PANIC, panicked=True, panic_frames=frames(*stack, kind=Kind.EXCEPTION, at=3))
+    said = text(PANIC, panicked=True, panic_frames=frames(*stack, kind=NoteKind.EXCEPTION, at=3))
     assert "on vCPU 1, in culprit+0x5 [x]," in said
     stack = ("panic+0x1", "softdog_fire+0xcd [softdog]", "asm_sysvec+0x1", "halt+0x2")
-    said = text(PANIC, panicked=True, panic_frames=frames(*stack, kind=Kind.INTERRUPT, at=2))
+    said = text(PANIC, panicked=True, panic_frames=frames(*stack, kind=NoteKind.INTERRUPT, at=2))
     assert "on vCPU 1, within an interrupt, in softdog_fire+0xcd [softdog]," in said
     stack = ("panic+0x1", "unknown_nmi_error+0x1", "asm_exc_nmi+0x1", "halt+0x2")
-    said = text(PANIC, panicked=True, panic_frames=frames(*stack, kind=Kind.INTERRUPT, at=2))
+    said = text(PANIC, panicked=True, panic_frames=frames(*stack, kind=NoteKind.INTERRUPT, at=2))
     assert "within an NMI" in said
     # Nothing leads to panic(): where it was is not known.
     assert "vCPU 1, 16 min" in text(PANIC, panicked=True, panic_frames=frames("halt+0x1"))
@@ -250,7 +276,7 @@ def test_tasks_that_are_not_known() -> None:
         ([vcpu(n, "user") for n in range(9)], "user mode", "6 more vCPUs were not idle either."),
     ],
 )
-def test_a_guest_at_rest(vcpus: Sequence[document.Vcpu], kind: str, said: str) -> None:
+def test_a_guest_at_rest(vcpus: Sequence[VcpuFacts], kind: str, said: str) -> None:
     """What the vCPUs did is told."""
     found = headline(vcpus=vcpus)
     assert found.kind == kind and said in found.text and found.text.startswith("No panic. ")

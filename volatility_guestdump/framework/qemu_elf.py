@@ -62,7 +62,7 @@ def open_machine(location: str) -> Machine:
         memory = PhysicalMemory(core.ranges, open_memory_file(location))
         size = sum(run.size for run in memory.ranges)
         origin = Origin("QEMU ELF dump", location, core.ranges, location, size)
-        return Machine(memory, core.vcpus, identity, origin)
+        return Machine(memory, core.vcpus, identity, origin, core.vmcoreinfo)
 
     return kept_machine([location], make)
 
@@ -103,5 +103,5 @@ class QemuElfStacker(interfaces.automagic.StackerLayerInterface):
             return None
         stacking.read_through_memory_file(layer, location)
         new_layer = stacking.layer_of_file(context, QemuElfLayer, location)
-        stacking.report(new_layer.machine, core.left_out)
+        stacking.report(new_layer.machine, core.oddities)
         return new_layer

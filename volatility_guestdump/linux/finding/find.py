@@ -8,9 +8,10 @@ The page tables that are found map the kernel's image at an address that is know
              (Documentation/arch/x86/x86_64/mm.rst), with four levels and with five
     32-bit   in the linear mapping, around an address of the kernel that is known
 
-There are four ways to the page tables, the cheapest and surest first: registers of vCPUs, low
-memory, and after a search of all memory VMCOREINFO and the banner. However they are found, only
-the image is read then. Its banner says that it is Linux; kallsyms in it says the rest.
+There are five ways to the page tables, the cheapest and surest first: VMCOREINFO where the file
+has it beside memory, registers of vCPUs, low memory, and after a search of all memory VMCOREINFO
+and the banner. However they are found, only the image is read then. Its banner says that it is
+Linux; kallsyms in it says the rest.
 """
 
 import itertools
@@ -18,14 +19,15 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Optional
 
+from volatility_guestdump.budget import Budget
 from volatility_guestdump.exceptions import AddressError, KallsymsError
 from volatility_guestdump.linux.finding import vmcoreinfo
 from volatility_guestdump.linux.finding.banner import (
-    BANNER,
     BANNER_LIMIT,
-    BANNER_START,
     RODATA_REACHES,
+    banner_starts,
     banner_tables,
+    match_banner,
 )
 from volatility_guestdump.linux.finding.image import Run
 from volatility_guestdump.linux.finding.low_memory import low_memory_tables
@@ -51,6 +53,9 @@ _IMAGE_LIMIT = 512 << 20
 #: counts as one of this size at least. A kernel has some 50 MiB there, other systems hardly any.
 _ALL_IMAGES_LIMIT = 16 << 30
 _SMALLEST_PIECE = 64 << 10
+#: Entries of page tables that are looked at there, in those of all candidates. A kernel has some
+#: hundreds; with pages of 4 KiB alone some 15,000.
+IMAGE_STEPS = 1 << 21
 #: How far from an address in it a 32-bit kernel's image may reach.
 _IMAGE_REACH_32 = 64 << 20
 #: What is searched at a time. Larger ones were up to five times slower: each is a new allocation
@@ -73,7 +78,7 @@ _Candidates = Iterable[tuple[PageTables, _Known]]
 
 
 def find_kernel(machine: Machine) -> Optional[LinuxKernel]:
-    """Finds the Linux kernel that a machine runs, by registers or low memory.
+    """Finds the Linux kernel of a machine by its file's VMCOREINFO, registers or low memory.
 
     Args:
         machine: that is looked at; each vCPU is tried, for some may be in a useless state.
@@ -82,8 +87,10 @@ def find_kernel(machine: Machine) -> Optional[LinuxKernel]:
         The kernel, or None when the guest is not Linux, or has not come far enough to tell. Of two,
         it is the one that panicked, and not the one that kdump started then.
     """
-    return _first(_by_registers(machine), "registers") or _first(
-        ((tables, {}) for tables in low_memory_tables(machine.memory)), "low memory"
+    return (
+        _by_note(machine)
+        or _first(_by_registers(machine), "registers")
+        or _first(((tables, {}) for tables in low_memory_tables(machine.memory)), "low memory")
     )
 
 
@@ -108,6 +115,22 @@ def search_kernel(
     return found
 
 
+def _by_note(machine: Machine) -> Optional[LinuxKernel]:
+    """Returns the kernel that VMCOREINFO in the machine's file leads to, or None.
+
+    The guest wrote it when it started, maybe before it started another kernel: it is believed where
+    the kernel in memory has the release that it names.
+    """
+    if not machine.vmcoreinfo:
+        return None
+    info = vmcoreinfo.parse(machine.vmcoreinfo)
+    found = _first(_named_tables(machine.memory, info), "VMCOREINFO")
+    if found is not None and found.kallsyms is not None and found.release == info.get("OSRELEASE"):
+        return found
+    vollog.info("The VMCOREINFO in the file does not lead to the kernel that it tells of")
+    return None
+
+
 def _by_registers(machine: Machine) -> Iterator[tuple[PageTables, _Known]]:
     for vcpu, tables in candidate_tables(machine.memory.read, machine.vcpus):
         first = list(handlers(vcpu, tables, 1))
@@ -116,10 +139,13 @@ def _by_registers(machine: Machine) -> Iterator[tuple[PageTables, _Known]]:
 
 def _by_vmcoreinfo(memory: Memory, traces: Traces) -> Iterator[tuple[PageTables, _Known]]:
     for address in traces.vmcoreinfo:
-        info = vmcoreinfo.read_at(memory, address)
-        start = vmcoreinfo.symbol(info, "_stext")
-        for tables in vmcoreinfo.vmcoreinfo_tables(memory, info):
-            yield tables, {} if start is None else {"_stext": [start]}
+        yield from _named_tables(memory, vmcoreinfo.read_at(memory, address))
+
+
+def _named_tables(memory: Memory, info: Mapping[str, str]) -> Iterator[tuple[PageTables, _Known]]:
+    start = vmcoreinfo.symbol(info, "_stext")
+    for tables in vmcoreinfo.vmcoreinfo_tables(memory, info):
+        yield tables, {} if start is None else {"_stext": [start]}
 
 
 def _by_banner(
@@ -183,10 +209,17 @@ def _kernels(candidates: _Candidates, found_by: str) -> Iterator[LinuxKernel]:
     """Yields what may be the kernel: pieces of the image that have a banner."""
     without_banner: set[Run] = set()
     left = _ALL_IMAGES_LIMIT
+    budget = Budget(IMAGE_STEPS)
     for tables, known in candidates:
-        runs = list(_image_runs(tables, [each for places in known.values() for each in places]))
+        places = [each for places in known.values() for each in places]
+        runs = list(_image_runs(tables, places, budget))
         left -= sum(max(run.size, _SMALLEST_PIECE) for run in runs)
-        if left < 0:
+        if budget.is_spent:
+            vollog.warning(
+                f"The search for a Linux kernel by {found_by} is given up: page tables have far "
+                f"more entries where a kernel's image may lie than kernels have"
+            )
+        if left < 0 or budget.is_spent:
             return
         for run in runs:
             banners = {} if run in without_banner else _banners(tables, run)
@@ -244,10 +277,9 @@ def _kernel(
 def _banner_at(tables: PageTables, address: int) -> Optional[bytes]:
     """Returns the banner at an address, or None when there is none."""
     try:
-        match = BANNER.match(tables.read(address, BANNER_LIMIT))
+        return match_banner(tables.read(address, BANNER_LIMIT), 0)
     except AddressError:
         return None
-    return match[0].rstrip(b"\0\n") if match else None
 
 
 def _kernel_tables(tables: PageTables, kallsyms: Kallsyms, runs: Sequence[Run]) -> PageTables:
@@ -268,7 +300,7 @@ def _kernel_tables(tables: PageTables, kallsyms: Kallsyms, runs: Sequence[Run]) 
     return tables
 
 
-def _image_runs(tables: PageTables, known: Sequence[int]) -> Iterator[Run]:
+def _image_runs(tables: PageTables, known: Sequence[int], budget: Budget) -> Iterator[Run]:
     """Yields what the page tables map where the kernel's image lies or may lie."""
     if tables.mode.is_64bit:
         start, end = IMAGE_START, IMAGE_END
@@ -278,17 +310,22 @@ def _image_runs(tables: PageTables, known: Sequence[int]) -> Iterator[Run]:
             start = max(0, address - _IMAGE_REACH_32) & -PAGE_SIZE
             end = min(1 << 32, address + _IMAGE_REACH_32)
     left = _IMAGE_LIMIT
-    for address, physical, size in tables.runs(start, end):
+    for address, physical, size in tables.runs(start, end, budget):
         yield Run(address, physical, min(size, left))
         left -= size
         if left <= 0:
             return
 
 
-def maps_an_image(tables: PageTables) -> bool:
-    """Whether page tables map something to where a 64-bit kernel's image may lie."""
+def maps_an_image(tables: PageTables, budget: Budget) -> bool:
+    """Whether page tables map something to where a 64-bit kernel's image may lie.
+
+    Args:
+        tables: that are looked at.
+        budget: of entries in them that are; where it is spent they map none.
+    """
     try:
-        first = next(_image_runs(tables, ()), None)
+        first = next(_image_runs(tables, (), budget), None)
         return first is not None and bool(tables.read(first.start, 1))
     except AddressError:
         return False
@@ -300,12 +337,13 @@ def _banners(tables: PageTables, run: Run) -> dict[int, bytes]:
         size = min(_CHUNK + BANNER_LIMIT, run.size - offset)
         chunk, _ = read_padded(tables.read_physical, run.physical + offset, size)
         banners: dict[int, bytes] = {}
-        place = chunk.find(BANNER_START)
-        while place >= 0 and len(banners) < _BANNERS_LIMIT:
-            match = BANNER.match(chunk, place)
-            if match:
-                banners[run.start + offset + place] = match[0].rstrip(b"\0\n")
-            place = chunk.find(BANNER_START, place + 1)
+        places = list(banner_starts(chunk, run.start + offset))
+        for place in reversed(places):
+            banner = match_banner(chunk, place)
+            if banner is not None:
+                banners[run.start + offset + place] = banner
+            if len(banners) >= _BANNERS_LIMIT:
+                break
         if banners:
             return banners
     return {}

@@ -2,12 +2,13 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The trace that the kernel printed when it panicked, held against the stack in memory."""
 
+import enum
 import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 from typing import NamedTuple, Optional
 
-from volatility_guestdump.linux.stacks.frames import Frame, Kind
+from volatility_guestdump.linux.stacks.frames import Frame, NoteKind
 from volatility_guestdump.linux.state.log import is_panic
 from volatility_guestdump.linux.state.printk import Record
 from volatility_guestdump.linux.state.timekeeper import NANOSECONDS
@@ -40,6 +41,15 @@ _PANIC_FUNCTIONS = frozenset({"panic", "vpanic", "nmi_panic"})
 _OOPS_FUNCTIONS = frozenset({"oops_end", "make_task_dead", "do_exit"})
 
 
+class Incomparable(enum.Enum):
+    """Why two traces cannot be compared."""
+
+    NOT_PRINTED = "not printed"
+    NO_STACK = "no stack"
+    NOT_THROUGH_PANIC = "not through panic()"
+    FAILED = "failed"
+
+
 class Comparison(NamedTuple):
     """Two traces against each other.
 
@@ -47,12 +57,19 @@ class Comparison(NamedTuple):
         in_log: for each frame of the stack, whether the kernel's trace has it; empty where the
             two cannot be compared.
         in_stack: for each frame of the kernel's trace, whether the stack has it; likewise.
-        words: what has come of it.
+        same: how many frames below panic() are the same.
+        incomparable: why the two cannot be compared; None when they can.
     """
 
-    in_log: Sequence[bool]
-    in_stack: Sequence[bool]
-    words: str
+    in_log: Sequence[bool] = ()
+    in_stack: Sequence[bool] = ()
+    same: int = 0
+    incomparable: Optional[Incomparable] = None
+
+    @property
+    def differences(self) -> int:
+        """How many frames are in one of the two alone."""
+        return list(self.in_log).count(False) + list(self.in_stack).count(False)
 
 
 def panic_trace(records: Sequence[Record]) -> list[str]:
@@ -127,24 +144,19 @@ def compare(frames: Sequence[Frame], log: Sequence[str]) -> Comparison:
     """
     stack = [frame.symbol for frame in frames]
     if not log:
-        return Comparison((), (), "the kernel's log has no frame of it that is certain")
+        return Comparison(incomparable=Incomparable.NOT_PRINTED)
     if not stack:
-        return Comparison((), (), "there is no stack to compare it with")
+        return Comparison(incomparable=Incomparable.NO_STACK)
     first, first_log = _below_panic(stack), _below_panic(log)
     if not first or not first_log:
-        return Comparison((), (), "not compared: one of them does not lead through panic()")
+        return Comparison(incomparable=Incomparable.NOT_THROUGH_PANIC)
     in_log, in_stack = [True] * len(stack), [True] * len(log)
     matcher = SequenceMatcher(None, stack[first:], log[first_log:], autojunk=False)
     for tag, start, end, log_start, log_end in matcher.get_opcodes():
         if tag != "equal":
             in_log[first + start : first + end] = [False] * (end - start)
             in_stack[first_log + log_start : first_log + log_end] = [False] * (log_end - log_start)
-    differences = in_log.count(False) + in_stack.count(False)
-    same = len(stack) - first - in_log.count(False)
-    if not differences:
-        return Comparison(in_log, in_stack, f"frames below panic(): all {same} are the same")
-    words = f"frames below panic(): {same} the same, {differences} in one of them alone"
-    return Comparison(in_log, in_stack, words)
+    return Comparison(in_log, in_stack, len(stack) - first - in_log.count(False))
 
 
 def _below_panic(trace: Sequence[str]) -> int:
@@ -162,7 +174,9 @@ def culprit(frames: Sequence[Frame]) -> str:
     start = _below_panic([frame.symbol for frame in frames])
     below = frames[start:] if start else ()
     if below and _function(below[0].symbol) in _OOPS_FUNCTIONS:
-        border = next((at for at, frame in enumerate(below) if _has(frame, Kind.EXCEPTION)), None)
+        border = next(
+            (at for at, frame in enumerate(below) if _has(frame, NoteKind.EXCEPTION)), None
+        )
         below = () if border is None else below[border + 1 :]
     if not below or below[0].symbol or below[0].ip is None:
         return below[0].symbol if below else ""
@@ -173,12 +187,12 @@ def culprit(frames: Sequence[Frame]) -> str:
 def interrupt(frames: Sequence[Frame]) -> str:
     """Returns "an NMI" or "an interrupt" when a stack is of code that runs in one, else ""."""
     for frame in frames:
-        if _has(frame, Kind.INTERRUPT):
+        if _has(frame, NoteKind.INTERRUPT):
             return "an NMI" if "nmi" in _function(frame.symbol) else "an interrupt"
-        if _has(frame, Kind.SYSTEM_CALL):
+        if _has(frame, NoteKind.SYSTEM_CALL):
             break
     return ""
 
 
-def _has(frame: Frame, kind: Kind) -> bool:
+def _has(frame: Frame, kind: NoteKind) -> bool:
     return any(note.kind is kind for note in frame.notes)
