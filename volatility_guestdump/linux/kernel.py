@@ -132,9 +132,15 @@ class LinuxKernel:
     def has_code_alone(self) -> bool:
         """Whether its symbols are those of code alone: CONFIG_KALLSYMS_ALL is not set then.
 
-        Plugins start from variables.
+        Plugins start from variables. Where symbols are lost that of the first task may be one.
         """
-        return self.kallsyms is not None and "init_task" not in self.kallsyms.index
+        kallsyms = self.kallsyms
+        return kallsyms is not None and not kallsyms.lost and "init_task" not in kallsyms.index
+
+    @property
+    def _may_lack_symbols(self) -> bool:
+        """Whether a symbol that is missing does not say that the kernel has not got it."""
+        return self.kallsyms is not None and (self.has_code_alone or self.kallsyms.lost > 0)
 
     def locate(self, address: int) -> Optional[Place]:
         """Returns where an address in the kernel's image is, else None."""
@@ -292,7 +298,7 @@ class LinuxKernel:
             if start is not None and stop is not None and stop != start:
                 break
         else:
-            found = self._search_btf() if self.has_code_alone else None
+            found = self._search_btf() if self._may_lack_symbols else None
             if self.kallsyms is None:
                 raise BtfError("without symbols no type information (BTF) can be found")
             if found is None:
