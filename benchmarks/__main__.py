@@ -127,7 +127,7 @@ class Benchmark:
         return processes.alternate(commands, min(self._runs, row.most), self._folder)
 
     def whole_processes(self, rows: Sequence[Row]) -> None:
-        """Prints what plugins take, by us and by stock Volatility: the tables of the README."""
+        """Prints what plugins take, by us and by stock Volatility: the tables of docs/speed.md."""
         for row in rows:
             self._medians[row] = self._measure(row)
         print("## Whole processes\n")

@@ -105,7 +105,7 @@ def with_vcpus(subject: Subject, count: int, folder: pathlib.Path) -> Subject:
     vcpus = [present[number % len(present)] for number in range(count)]
     regions = [(run.start, run.size) for run in subject.file.ranges]
     # The lab's writer calls the flags what QEMU calls them.
-    registers = [{**vcpu.registers, "eflags": vcpu["rflags"]} for vcpu in vcpus]
+    registers = [{**vcpu.registers, "eflags": vcpu.registers["rflags"]} for vcpu in vcpus]
     guest = home / "debug.guest"
     guest.write_bytes(pack_guest(subject.file.version, regions, registers))
     guest.with_suffix(".vmem").symlink_to(subject.guest.with_suffix(".vmem").resolve())

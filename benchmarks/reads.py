@@ -20,7 +20,7 @@ from volatility3.framework import automagic, contexts, interfaces, plugins
 from volatility3.framework.layers import intel, linear, physical, segmented
 from volatility3.plugins.linux import pslist  # type: ignore[attr-defined]
 
-import volatility_guestdump  # noqa: F401 # makes Volatility know its stackers
+import volatility_guestdump.framework  # noqa: F401 # makes Volatility know its stackers
 from tests.lab import formats
 from volatility_guestdump.files.location import local_path
 from volatility_guestdump.framework import stacking
@@ -75,7 +75,7 @@ def _one_file(
         pathlib.Path(local_path(dump.memory_location) or ""),
         [(run.start, run.size) for run in machine.origin.ranges],
     )
-    vcpus = [{**vcpu.registers, "eflags": vcpu["rflags"]} for vcpu in machine.vcpus]
+    vcpus = [{**vcpu.registers, "eflags": vcpu.registers["rflags"]} for vcpu in machine.vcpus]
     source = formats.Source(memory, vcpus)
     state = formats.write(source, "vmsn-inside", folder).as_uri()
     core = formats.write(source, "elf-qemu", folder).as_uri()

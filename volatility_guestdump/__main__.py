@@ -7,8 +7,9 @@ import importlib.util
 import json
 import pathlib
 import sys
+from typing import Optional
 
-import volatility_guestdump
+from volatility_guestdump import version
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent
 _DISTRIBUTION = "volatility3-guestdump"
@@ -23,18 +24,28 @@ def _is_editable() -> bool:
     return False
 
 
-def _obstacle(volatility: pathlib.Path) -> str:
+def _registration_error() -> Optional[Exception]:
+    """Returns what goes wrong when Volatility is made to know the package, or None."""
+    try:
+        importlib.import_module(f"{__package__}.framework")
+    except Exception as error:
+        # A Volatility that is older or newer may raise anything.
+        return error
+    return None
+
+
+def _obstacle(volatility: pathlib.Path, error: Optional[Exception]) -> str:
     """Returns why a plain `vol` does not show the plugins, and what to do; "" when it does.
 
     Args:
         volatility: folder of the package of Volatility.
+        error: what goes wrong when Volatility is made to know the package, or None.
     """
-    error = volatility_guestdump.registration_error
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("volatility"):
         return f"it needs {error.name}: pip install {error.name}"
     if error is not None:
         versions = ">={}.{}.{},<{}.{}".format(
-            *volatility_guestdump.OLDEST_VOLATILITY, *volatility_guestdump.UNTESTED_VOLATILITY[:2]
+            *version.OLDEST_VOLATILITY, *version.UNTESTED_VOLATILITY[:2]
         )
         return f'{error}: pip install "volatility3{versions}"'
     # Volatility imports the files that it finds in its folders, not what could be imported.
@@ -50,12 +61,12 @@ def _obstacle(volatility: pathlib.Path) -> str:
 
 def _newer() -> str:
     """Returns words for a Volatility that is newer than those that were tested, else ""."""
-    if volatility_guestdump.registration_error is not None:
+    here: tuple[int, int, int] = importlib.import_module(
+        "volatility3.framework"
+    ).interface_version()
+    if here < version.UNTESTED_VOLATILITY:
         return ""
-    version = volatility_guestdump.framework.VOLATILITY
-    if version < volatility_guestdump.UNTESTED_VOLATILITY:
-        return ""
-    return f": {'.'.join(map(str, version))} is newer than what was tested"
+    return f": {'.'.join(map(str, here))} is newer than what was tested"
 
 
 def main() -> int:
@@ -64,14 +75,15 @@ def main() -> int:
     Returns:
         0 when a plain `vol` finds the plugins, else 1.
     """
-    print(f"volatility_guestdump {volatility_guestdump.__version__} at {_PACKAGE}")
+    print(f"volatility_guestdump {version.__version__} at {_PACKAGE}")
     found = importlib.util.find_spec("volatility3")
     if found is None or found.origin is None:
         obstacle = f"Volatility 3 is not installed for this Python, {sys.executable}"
     else:
         volatility = pathlib.Path(found.origin).parent
-        print(f"Volatility 3 at {volatility}{_newer()}")
-        obstacle = _obstacle(volatility)
+        error = _registration_error()
+        print(f"Volatility 3 at {volatility}{'' if error else _newer()}")
+        obstacle = _obstacle(volatility, error)
     print(f"vol finds the plugins: {f'no, {obstacle}' if obstacle else 'yes'}")
     print(f'A Volatility that is installed elsewhere finds them with: -p "{_PACKAGE / "plugins"}"')
     return 1 if obstacle else 0

@@ -44,6 +44,10 @@ class MediumError(AddressError):
     """The image has the address, but the medium that it lies on cannot be read there."""
 
 
+class LeftOutError(AddressError):
+    """The guest has the address, but whoever wrote the image left its page out on purpose."""
+
+
 class KernelError(GuestDumpError):
     """The guest's kernel does not describe itself in a way that can be read."""
 
@@ -52,7 +56,11 @@ class KallsymsError(KernelError):
     """The kernel's symbol table (kallsyms) is missing or damaged."""
 
 
-class BtfError(KernelError):
+class TypesError(KernelError):
+    """The kernel's types are missing or damaged, or do not tell what is asked of them."""
+
+
+class BtfError(TypesError):
     """The kernel's type information (BTF) is missing or damaged."""
 
 

@@ -2,10 +2,10 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Which kernel a machine runs, found once for each of the machines looked at last."""
 
-import functools
+import threading
 from typing import Optional, Protocol
 
-from volatility_guestdump.kept import Kept
+from volatility_guestdump.kept import Kept, MadeOnce
 from volatility_guestdump.linux.finding.find import find_kernel as find_linux_kernel
 from volatility_guestdump.linux.finding.find import search_kernel as search_linux_kernel
 from volatility_guestdump.linux.finding.search import Progress
@@ -57,20 +57,22 @@ class _Kernels:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._searched = False
+        self._searching = threading.RLock()
 
-    @functools.cached_property
+    @MadeOnce
     def linux(self) -> Optional[LinuxKernel]:
         """The Linux kernel, or None when neither registers nor low memory lead to one."""
         return find_linux_kernel(self._machine)
 
     def search_linux(self, progress: Progress) -> Optional[LinuxKernel]:
         """Returns the Linux kernel, for which memory is searched once where it must be."""
-        if self.linux is None and not self._searched:
-            self._searched = True
-            self.linux = search_linux_kernel(self._machine.memory, progress)
-        return self.linux
+        with self._searching:
+            if self.linux is None and not self._searched:
+                self._searched = True
+                self.linux = search_linux_kernel(self._machine.memory, progress)
+            return self.linux
 
-    @functools.cached_property
+    @MadeOnce
     def windows(self) -> Optional[WindowsKernel]:
         """The Windows kernel, or None; it is looked for where there is no Linux kernel."""
         return None if self.linux else find_windows_kernel(self._machine)

@@ -19,13 +19,16 @@ PAGE_SIZE = 0x1000
 Read = Callable[[int, int], bytes]
 
 #: The general registers and control registers that are worth showing, in the order in which a
-#: reader looks for them. Every vCPU has them.
+#: reader looks for them. Every vCPU has them; a file may lack any of them.
 REGISTERS: tuple[str, ...] = (
     *("rip", "rflags", "rsp", "rbp", "rax", "rbx", "rcx", "rdx", "rsi", "rdi"),
     *("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"),
     *("cs", "ss", "ds", "es", "fs", "gs", "fs_base", "gs_base"),
     *("cr0", "cr2", "cr3", "cr4", "idt_base"),
 )
+
+#: The registers that say whether addresses are translated, how, and by which page tables.
+PAGING_REGISTERS: tuple[str, ...] = ("cr0", "cr3", "cr4")
 
 #: Registers that only some sources have.
 OPTIONAL_REGISTERS: tuple[str, ...] = ("kernel_gs_base", "efer")
@@ -53,22 +56,35 @@ class MemoryRange:
 
 @dataclass(frozen=True)
 class VCPU:
-    """The state of one vCPU.
+    """The state of one vCPU, as far as its file has it.
 
     Attributes:
         number: counts from 0.
-        registers: name of the register -> value: all of `REGISTERS`, and what else the source has.
+        registers: name of the register -> value, of `REGISTERS` and `OPTIONAL_REGISTERS`. Any may
+            be missing.
     """
 
     number: int
     registers: Mapping[str, int]
 
-    def __getitem__(self, register: str) -> int:
-        return self.registers[register]
-
     def get(self, register: str) -> Optional[int]:
         """Returns the value of a register, or None where the source does not have it."""
         return self.registers.get(register)
+
+    def lacks(self, *registers: str) -> tuple[str, ...]:
+        """Returns which of some registers the source does not have."""
+        return tuple(name for name in registers if name not in self.registers)
+
+    @property
+    def has_paging_registers(self) -> bool:
+        """Whether the registers that paging depends on are all there."""
+        return not self.lacks(*PAGING_REGISTERS)
+
+    @property
+    def ring(self) -> Optional[int]:
+        """The privilege level, 0 for the kernel and 3 for programs, or None without CS."""
+        cs = self.get("cs")
+        return None if cs is None else cs & 3
 
 
 class Memory(Protocol):
@@ -82,7 +98,8 @@ class Memory(Protocol):
         """Returns `length` bytes of guest-physical memory; none for a negative length.
 
         Raises:
-            AddressError: a byte of it is not there, or cannot be read from its medium.
+            AddressError: a byte of it is not there, or cannot be read from its medium. It is a
+                `LeftOutError` where whoever wrote the file left the page out on purpose.
         """
 
     def covers(self, address: int, length: int) -> bool:
@@ -134,12 +151,15 @@ class Machine:
         vcpus: in the order of the source; empty where it has no registers.
         identity: tells this machine from every other, also from one that takes its place later.
         origin: where it comes from.
+        vmcoreinfo: what the guest's kernel tells to tools that read its dumps (VMCOREINFO), where
+            the file has it beside memory; else empty. Lines "name=value".
     """
 
     memory: Memory
     vcpus: Sequence[VCPU]
     identity: Hashable
     origin: Origin
+    vmcoreinfo: bytes = b""
 
     @property
     def first_missing_address(self) -> Optional[int]:

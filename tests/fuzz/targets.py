@@ -330,7 +330,7 @@ def _structures() -> list[tuple[int, int]]:
     # The ring of the log, and the modules.
     found.append((kernel.pointer(address("prb") or 0), 0x100))
     found += [(module.address, 0x400) for module in kernel.modules or ()]
-    found += [(vcpu["rsp"], 0x400) for vcpu in guest.vcpus]
+    found += [(vcpu.registers["rsp"], 0x400) for vcpu in guest.vcpus]
     real = Stacks(kernel, guest.vcpus)
     for stack in [*map(real.of_vcpu, guest.vcpus), *real.of_tasks()]:
         if stack.task is not None:
@@ -443,7 +443,7 @@ def _look_at(rng: random.Random, kernel: LinuxKernel, guest: Machine) -> None:
     for vcpu in guest.vcpus:
         find_paging(kernel.tables.read_physical, vcpu)
         kernel.loaded_user_half(vcpu)
-        kernel.symbolize(vcpu["rip"])
+        kernel.symbolize(vcpu.registers["rip"])
     traces = Stacks(kernel, guest.vcpus)
     traces.panic_task()
     for vcpu in guest.vcpus:

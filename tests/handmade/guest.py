@@ -11,7 +11,7 @@ from tests.handmade.btf import BtfBuilder
 from tests.handmade.kernel import HandmadeKernel
 from tests.handmade.printk import Entry
 from tests.helpers import IDLE_VCPU, machine
-from volatility_guestdump.linux.stacks.frames import Frame, Kind, Note
+from volatility_guestdump.linux.stacks.frames import Frame, Note, NoteKind
 from volatility_guestdump.linux.stacks.stacks import PanicTask, Stack, Stacks
 from volatility_guestdump.linux.state.modules import Module
 from volatility_guestdump.linux.state.system import SystemFacts
@@ -161,7 +161,7 @@ def guest(text: str = "x", counts: Counts = _FEW) -> Subject:
         Task(_TASKS + number, number, number, name[:_COMM], "D" if number < counts.waiting else "S")
         for number in range(1, counts.tasks + 1)
     ]
-    notes = (Note(Kind.EXCEPTION), Note(Kind.DAMAGED_ORC, detail=name))
+    notes = (Note(NoteKind.EXCEPTION), Note(NoteKind.DAMAGED_ORC, detail=name))
     symbols = [f"panic+{len(name):#x}", *(f"{name}+{n:#x}" for n in range(1, counts.frames))]
     frames = [Frame(n, 0xFFFFFFFF81000000 + n, symbol, notes) for n, symbol in enumerate(symbols)]
     stacks = GuestStacks(tasks, frames)

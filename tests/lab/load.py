@@ -45,7 +45,7 @@ from volatility_guestdump import kernels
 from volatility_guestdump.exceptions import AddressError
 from volatility_guestdump.framework.layers import open_machine
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.stacks.frames import Frame, Kind
+from volatility_guestdump.linux.stacks.frames import Frame, NoteKind
 from volatility_guestdump.linux.stacks.stacks import Stack, Stacks
 
 #: No facts are asked for: the guest is ready once it is under load.
@@ -69,13 +69,24 @@ _BEGINNINGS = re.compile(
     r"(ret_from_fork(_asm)?|(secondary|common)_startup_64(_no_verify)?|startup_64|start_cpu0)\+"
 )
 #: Notes with which a trace ends well.
-_BORDERS = {Kind.USER_MODE, Kind.SYSTEM_CALL, Kind.INTERRUPT, Kind.EXCEPTION}
+_BORDERS = {NoteKind.USER_MODE, NoteKind.SYSTEM_CALL, NoteKind.INTERRUPT, NoteKind.EXCEPTION}
 #: Notes after which the next frame is an exact place.
-_INTERRUPTED = {Kind.SYSTEM_CALL, Kind.INTERRUPT, Kind.EXCEPTION}
+_INTERRUPTED = {NoteKind.SYSTEM_CALL, NoteKind.INTERRUPT, NoteKind.EXCEPTION}
 _ENDS_EARLY = {
-    *(Kind.CIRCLE, Kind.DOWNWARDS, Kind.OUTSIDE_STACK, Kind.NO_RETURN_ADDRESS, Kind.REPLACED),
-    *(Kind.UNDESCRIBED, Kind.DAMAGED_ORC, Kind.UNKNOWN_REGISTER, Kind.BAD_REGISTERS),
-    *(Kind.NOT_IN_DUMP, Kind.TOO_DEEP, Kind.NO_STACK, Kind.SP_ELSEWHERE),
+    *(
+        NoteKind.CIRCLE,
+        NoteKind.DOWNWARDS,
+        NoteKind.OUTSIDE_STACK,
+        NoteKind.NO_RETURN_ADDRESS,
+        NoteKind.REPLACED,
+    ),
+    *(
+        NoteKind.UNDESCRIBED,
+        NoteKind.DAMAGED_ORC,
+        NoteKind.UNKNOWN_REGISTER,
+        NoteKind.BAD_REGISTERS,
+    ),
+    *(NoteKind.NOT_IN_DUMP, NoteKind.TOO_DEEP, NoteKind.NO_STACK, NoteKind.SP_ELSEWHERE),
 }
 
 #: "call *..." by a register, or by memory with each form of its address; and the "lretq" with which
@@ -166,7 +177,7 @@ class Checker:
                 yield from self._call(stack, number)
             exact = any(note.kind in _INTERRUPTED for note in frame.notes)
 
-    def _bottom(self, stack: Stack, last: int, kinds: set[Kind]) -> Iterator[Fault]:
+    def _bottom(self, stack: Stack, last: int, kinds: set[NoteKind]) -> Iterator[Fault]:
         tasks = self._stacks.tasks
         sp = stack.frames[last].sp
         if not kinds & _INTERRUPTED or not last or tasks is None or stack.task is None:
@@ -183,7 +194,7 @@ class Checker:
     def _call(self, stack: Stack, number: int) -> Iterator[Fault]:
         frame = stack.frames[number]
         assert frame.ip is not None
-        if any(note.kind is Kind.REPLACED for note in frame.notes):
+        if any(note.kind is NoteKind.REPLACED for note in frame.notes):
             # It is said to be none.
             return
         if frame.symbol.startswith(("ret_from_fork+0x0", "ret_from_fork_asm+0x0")):

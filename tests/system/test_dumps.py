@@ -195,7 +195,7 @@ def test_structures_stand_in_the_symbol_space(tmp_path: pathlib.Path, version: i
         offset=(tmp_path / "debug.guest").stat().st_size - size,
     )
     assert (record.rip, record.cr3) == (0x1122334455667788, 0xABC000)
-    assert layer.machine.vcpus[0]["rip"] == 0x1122334455667788
+    assert layer.machine.vcpus[0].registers["rip"] == 0x1122334455667788
 
 
 def test_structures_conform_to_the_schema() -> None:

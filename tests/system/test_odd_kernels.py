@@ -59,7 +59,7 @@ def test_symbols_of_code_alone(name: str) -> None:
     part = _with_code_alone(whole)
     assert part.has_code_alone and not whole.has_code_alone
     assert part.kaslr_shift == whole.kaslr_shift
-    assert part.types is not None and len(part.types) == len(whole.btf)
+    assert part.types is not None and len(part.btf) == len(whole.btf)
     for vcpu in machine.vcpus:
         frames = Stacks(part, machine.vcpus).of_vcpu(vcpu).frames
         assert frames == Stacks(whole, machine.vcpus).of_vcpu(vcpu).frames

@@ -9,7 +9,7 @@ import pytest
 from tests.helpers import guest_machine, guests, real_guest
 from volatility_guestdump import kernels
 from volatility_guestdump.attempts import Attempts
-from volatility_guestdump.linux.stacks.frames import Kind
+from volatility_guestdump.linux.stacks.frames import NoteKind
 from volatility_guestdump.linux.stacks.stacks import Stack, Stacks
 from volatility_guestdump.report.facts import linux_facts
 
@@ -48,10 +48,12 @@ def test_the_trace_that_the_kernel_printed(name: str) -> None:
     for number, call in enumerate(printed[start + 1 :]):
         # The kernel prints the code that a kretprobe returns to as the end of what lies before.
         if name in TRACED and not call.startswith(found[number].split("+")[0]):
-            assert Kind.KRETPROBE in {note.kind for note in shown.frames[number - len(found)].notes}
+            assert NoteKind.KRETPROBE in {
+                note.kind for note in shown.frames[number - len(found)].notes
+            }
             continue
         assert found[number] == call
-    assert [note.kind for note in shown.frames[-1].notes] == [Kind.SYSTEM_CALL]
+    assert [note.kind for note in shown.frames[-1].notes] == [NoteKind.SYSTEM_CALL]
 
 
 @pytest.mark.parametrize("name", guests("wild-6.1", "wild-6.12"))
@@ -93,7 +95,7 @@ def test_a_panic_in_compiled_bpf() -> None:
     end = next(number for number, place in enumerate(found) if place.startswith("panic+")) + 1
     assert sum(call.startswith("bpf_prog_") for call in printed) >= 2
     assert found[end:] == printed[start:]
-    assert [note.kind for note in shown.frames[-1].notes] == [Kind.SYSTEM_CALL]
+    assert [note.kind for note in shown.frames[-1].notes] == [NoteKind.SYSTEM_CALL]
 
 
 @pytest.mark.parametrize("name", guests("zombies-6.1", "zombies-6.12"))
@@ -108,7 +110,7 @@ def test_zombies_have_no_frames(name: str) -> None:
         task = shown[pid].task
         assert task is not None and task.state == "Z"
         assert (frame.sp, frame.ip) == (None, None)
-        assert [note.kind for note in frame.notes] == [Kind.EXITED]
+        assert [note.kind for note in frame.notes] == [NoteKind.EXITED]
 
 
 def test_kdump() -> None:
@@ -122,7 +124,7 @@ def test_kdump() -> None:
     others = [
         s.vcpu.number
         for s in stacks("kdump")[0]
-        if s.vcpu and [note.kind for note in s.frames[0].notes] == [Kind.OTHER_KERNEL]
+        if s.vcpu and [note.kind for note in s.frames[0].notes] == [NoteKind.OTHER_KERNEL]
     ]
     assert others and others == list(facts.kdump.other_vcpus)
 
@@ -162,6 +164,6 @@ def test_a_cpu_that_is_offline() -> None:
     offline = [
         s.vcpu.number
         for s in stacks("offline")[0]
-        if s.vcpu and Kind.OFFLINE in {note.kind for frame in s.frames for note in frame.notes}
+        if s.vcpu and NoteKind.OFFLINE in {note.kind for frame in s.frames for note in frame.notes}
     ]
     assert offline == [1]

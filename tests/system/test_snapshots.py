@@ -2,6 +2,7 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """VMware's snapshots and QEMU's ELF of real guests: the same as what debug.guest shows of them."""
 
+import dataclasses
 import gzip
 import os
 import pathlib
@@ -23,6 +24,7 @@ from volatility_guestdump.framework import qemu_elf
 from volatility_guestdump.framework import vmware_state as vmware
 from volatility_guestdump.framework.unsupported import UnsupportedFormatStacker
 from volatility_guestdump.framework.vmware_state import VmwareStateLayer, VmwareStateStacker
+from volatility_guestdump.linux.finding.find import find_kernel
 from volatility_guestdump.linux.state.tasks import Cpus, kernel_gs_base
 from volatility_guestdump.machine import VCPU, Machine
 from volatility_guestdump.sources.debug_guest import GuestFile
@@ -44,8 +46,8 @@ def check_registers(machine: Machine, guest: Guest, more: bool = False) -> None:
     assert [vcpu.number for vcpu in machine.vcpus] == list(range(len(written)))
     for vcpu, registers, msrs in zip(machine.vcpus, written, others):
         for name, value in registers.items():
-            assert vcpu["rflags" if name == "eflags" else name] == int(value, 16), name
-        assert not msrs or vcpu["kernel_gs_base"] == int(msrs["kernel_gs_base"], 16)
+            assert vcpu.registers["rflags" if name == "eflags" else name] == int(value, 16), name
+        assert not msrs or vcpu.registers["kernel_gs_base"] == int(msrs["kernel_gs_base"], 16)
 
 
 def memory_equals(machine: Machine, guest: Guest) -> bool:
@@ -81,8 +83,34 @@ def test_elf_of_qemu(vol: Vol, name: str) -> None:
     expected = {(each["pid"], each["comm"]) for each in guest.expected["processes"]}
     assert expected <= {(row["PID"], row["COMM"]) for row in listed}
     shown = info(vol("-r", "json", "-f", path, "guestdump.Info"))
-    assert shown["Format"] == "QEMU ELF dump" and shown["Kernel found by"] == "registers"
+    assert shown["Format"] == "QEMU ELF dump"
+    # The other guest has no device to give it to QEMU with.
+    assert shown["Kernel found by"] == ("VMCOREINFO" if name == "qemu-elf" else "registers")
     assert shown["Kernel banner"] == guest.expected["banner"]
+
+
+def test_vmcoreinfo_of_the_file() -> None:
+    """It leads to the kernel without registers; where it is another kernel's they do instead."""
+    machine = qemu_elf.open_machine((real_guest("qemu-elf").folder / "dump.elf").as_uri())
+    whole = find_kernel(machine)
+    assert (
+        whole is not None
+        and whole.found_by == "VMCOREINFO"
+        and b"KERNELOFFSET" in (machine.vmcoreinfo)
+    )
+    alone = find_kernel(dataclasses.replace(machine, vcpus=()))
+    assert alone is not None and alone.found_by == "VMCOREINFO"
+    assert (alone.page_map, alone.banner) == (whole.page_map, whole.banner)
+    other = kernels.linux_kernel(guest_machine(real_guest("qemu-elf-la57")))
+    assert other is not None
+    data = other.address("vmcoreinfo_data")
+    assert data is not None
+    anothers = other.read(other.pointer(data), 2048)
+    later = machine.vmcoreinfo.replace(b"OSRELEASE=6", b"OSRELEASE=7")
+    for note in (b"", b"\xff" * 100, later, anothers, machine.vmcoreinfo[:30]):
+        found = find_kernel(dataclasses.replace(machine, vmcoreinfo=note))
+        assert found is not None and found.found_by == "registers"
+        assert (found.page_map, found.banner) == (whole.page_map, whole.banner)
 
 
 def test_kernel_gs_base() -> None:
@@ -92,9 +120,9 @@ def test_kernel_gs_base() -> None:
     number = guest.expected["vcpu_modes"].index("user")
     vcpu = machine.vcpus[number]
     kernel = kernels.linux_kernel(machine)
-    assert kernel is not None and vcpu["gs_base"] != vcpu["kernel_gs_base"]
+    assert kernel is not None and vcpu.registers["gs_base"] != vcpu.registers["kernel_gs_base"]
     cpus = Cpus(kernel, kernel.types, [vcpu])
-    assert kernel_gs_base(vcpu) == cpus.offsets[number] == vcpu["kernel_gs_base"]
+    assert kernel_gs_base(vcpu) == cpus.offsets[number] == vcpu.registers["kernel_gs_base"]
     # It alone tells: page tables of no task and another number do not matter.
     lost = VCPU(0, {**vcpu.registers, "cr3": kernel.page_map})
     assert Cpus(kernel, kernel.types, [lost]).number(lost) == number
@@ -384,7 +412,7 @@ def test_windows_in_a_snapshot(vol: Vol, tmp_path: pathlib.Path, mode: str) -> N
     guest = stand_in(tmp_path, mode, memory=64 << 20)
     with guest.guest_path.open("rb") as stream:
         parsed = GuestFile.parse(stream)
-    vcpus = [{**vcpu.registers, "eflags": vcpu["rflags"]} for vcpu in parsed.vcpus]
+    vcpus = [{**vcpu.registers, "eflags": vcpu.registers["rflags"]} for vcpu in parsed.vcpus]
     source = formats.Source(formats.Memory(guest.vmem_path, guest.regions), vcpus)
     state = tmp_path / "w-Snapshot1.vmsn"
     vmware_state.write(state, source)

@@ -10,7 +10,7 @@ import pytest
 from volatility3.framework import automagic, contexts, interfaces, plugins
 from volatility3.plugins.linux import pslist  # type: ignore[attr-defined]
 
-import volatility_guestdump  # noqa: F401 # makes Volatility know its stackers
+import volatility_guestdump.framework  # noqa: F401 # makes Volatility know its stackers
 from tests.conftest import Vol
 from tests.helpers import real_guest, rows
 

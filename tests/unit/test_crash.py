@@ -68,7 +68,7 @@ def started(command_line: str) -> HandmadeKernel:
     """Returns a kernel with a command line."""
     kernel = HandmadeKernel(saved_command_line=0x100)
     kernel.put(0x100, 0x200)
-    kernel.write(0x200, command_line.encode().ljust(0x100, b"\0"))
+    kernel.write(0x200, command_line.encode().ljust(0x100, b"\0") + bytes(0x100))
     return kernel
 
 
@@ -104,6 +104,9 @@ VMCOREINFO = elf_note(b"VMCOREINFO\0", 0, b"OSRELEASE=6.1.0-first\nPAGESIZE=4096
         ("elfcorehdr=0x1e000000 console=ttyS0", 0x1E000000),
         ("console=ttyS0 elfcorehdr=480M", 480 << 20),
         ("quiet elfcorehdr=0x10000@0x1e000000 x", 0x1E000000),
+        # Octal, and units of both cases, as the kernel reads them.
+        ("elfcorehdr=0123456K", 0o123456 << 10),
+        ("elfcorehdr=0x1e0m", 0x1E0 << 20),
     ],
 )
 def test_the_first_kernel(command_line: str, place: int) -> None:
@@ -117,6 +120,8 @@ def test_the_first_kernel(command_line: str, place: int) -> None:
     "kernel",
     [
         *map(started, ("quiet", "noelfcorehdr=0x1000", "elfcorehdr=")),
+        # An address that no memory has; int() refuses five thousand digits.
+        *map(started, ("elfcorehdr=" + "9" * 5000, "elfcorehdr=9E", f"elfcorehdr={1 << 64}")),
         HandmadeKernel(),
         HandmadeKernel(saved_command_line=0x100),
     ],

@@ -70,7 +70,7 @@ def test_registers(version: int, count: int) -> None:
     assert guest.version == version and guest.format.startswith(f"{version} (ESXi ")
     assert [found.number for found in guest.vcpus] == list(range(count))
     for found, written in zip(guest.vcpus, vcpus):
-        assert {name: found[name] for name in REGISTERS} == {
+        assert {name: found.registers[name] for name in REGISTERS} == {
             name: written[name] for name in REGISTERS
         }
 
@@ -271,4 +271,4 @@ def test_round_trip(
         file_offset += run.size
         end = run.end
     assert guest.memory_size == file_offset
-    assert [found["r9"] for found in guest.vcpus] == [written["r9"] for written in vcpus]
+    assert [found.registers["r9"] for found in guest.vcpus] == [written["r9"] for written in vcpus]

@@ -10,7 +10,7 @@ from typing import Any, Optional
 import pytest
 
 from tests.helpers import IDLE_VCPU
-from volatility_guestdump.linux.stacks.frames import Frame, Kind, Note
+from volatility_guestdump.linux.stacks.frames import Frame, Note, NoteKind
 from volatility_guestdump.linux.stacks.stacks import PanicTask
 from volatility_guestdump.linux.state.printk import Record
 from volatility_guestdump.linux.state.system import SystemFacts
@@ -26,7 +26,7 @@ CLOCK = Clock(datetime(2026, 1, 1, tzinfo=timezone.utc), timedelta(seconds=NOW))
 KERNEL = KernelFacts(told=SystemFacts(clock=CLOCK))
 
 
-def frames(*symbols: str, kind: Optional[Kind] = None, at: int = 0) -> list[Frame]:
+def frames(*symbols: str, kind: Optional[NoteKind] = None, at: int = 0) -> list[Frame]:
     """Returns a stack, of which one frame may have a note."""
     notes = (Note(kind),) if kind else ()
     return [
@@ -111,13 +111,13 @@ def test_where_a_panic_was() -> None:
         "asm_exc+0x4",
         "culprit+0x5 [x]",
     )
-    said = text(PANIC, panicked=True, panic_frames=frames(*stack, kind=Kind.EXCEPTION, at=3))
+    said = text(PANIC, panicked=True, panic_frames=frames(*stack, kind=NoteKind.EXCEPTION, at=3))
     assert "on vCPU 1, in culprit+0x5 [x]," in said
     stack = ("panic+0x1", "softdog_fire+0xcd [softdog]", "asm_sysvec+0x1", "halt+0x2")
-    said = text(PANIC, panicked=True, panic_frames=frames(*stack, kind=Kind.INTERRUPT, at=2))
+    said = text(PANIC, panicked=True, panic_frames=frames(*stack, kind=NoteKind.INTERRUPT, at=2))
     assert "on vCPU 1, within an interrupt, in softdog_fire+0xcd [softdog]," in said
     stack = ("panic+0x1", "unknown_nmi_error+0x1", "asm_exc_nmi+0x1", "halt+0x2")
-    said = text(PANIC, panicked=True, panic_frames=frames(*stack, kind=Kind.INTERRUPT, at=2))
+    said = text(PANIC, panicked=True, panic_frames=frames(*stack, kind=NoteKind.INTERRUPT, at=2))
     assert "within an NMI" in said
     # Nothing leads to panic(): where it was is not known.
     assert "vCPU 1, 16 min" in text(PANIC, panicked=True, panic_frames=frames("halt+0x1"))

@@ -138,3 +138,29 @@ def test_pages_without_access_rights_under_5_levels(bits: int) -> None:
     layer = GuestDumpIntelLA57(context, "ours", "ours")
     context.layers.add_layer(layer)
     assert layer.read(VIRTUAL, 8) == b"PROTNONE"
+
+
+def test_a_page_of_a_block_that_another_thread_forgets() -> None:
+    """What is remembered may be forgotten at any time; the page is then looked for again."""
+    memory = Memory(FOUR, pages=(6 << 20) // PAGE)
+    memory.data[(2 << 20) + PAGE : (2 << 20) + PAGE + 4] = b"page"
+    memory.map(VIRTUAL, 2 << 20, 21)
+    ours, _ = both(memory, len(memory.data))
+
+    class Forgets(dict[int, int]):
+        """Blocks that are gone as soon as somebody has seen that they are there."""
+
+        def __contains__(self, key: object) -> bool:
+            there = super().__contains__(key)
+            self.clear()
+            return there
+
+        def get(self, key: int, default: object = None) -> object:  # type: ignore[override]
+            found = super().get(key, default)
+            self.clear()
+            return found
+
+    ours.read(VIRTUAL, 8)
+    assert isinstance(ours, GuestDumpIntel32e) and ours._blocks
+    ours._blocks = Forgets(ours._blocks)
+    assert ours.read(VIRTUAL + PAGE, 4) == b"page"

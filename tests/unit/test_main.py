@@ -10,8 +10,8 @@ from importlib import util
 
 import pytest
 
-import volatility_guestdump
 from tests.packages import ROOT
+from volatility_guestdump.version import __version__
 
 #: A Volatility that has no plugins, of a version.
 OTHER_VOLATILITY = {
@@ -69,7 +69,7 @@ def volatility_without_plugin(folder: pathlib.Path) -> pathlib.Path:
 def check(done: "subprocess.CompletedProcess[str]", *texts: str) -> None:
     """Checks that the answer is no, and says why, and what to do."""
     assert done.returncode == 1 and not done.stderr, done.stdout + done.stderr
-    assert f"volatility_guestdump {volatility_guestdump.__version__} at " in done.stdout
+    assert f"volatility_guestdump {__version__} at " in done.stdout
     for text in ("vol finds the plugins: no, ", *texts):
         assert text in done.stdout
     assert f'-p "{ROOT / "volatility_guestdump" / "plugins"}"' in done.stdout

@@ -7,25 +7,29 @@ import re
 
 import pytest
 
-from volatility_guestdump.linux.stacks.frames import Kind, Note
+from volatility_guestdump.linux.stacks.frames import Note, NoteKind
 from volatility_guestdump.report.rows import notes
 
-README = pathlib.Path(__file__).parents[2] / "README.md"
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "backtrace.md"
 
 
 # Backtrace refuses 32-bit guests as a whole.
-@pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.ONLY_64_BIT])
-def test_the_readme_explains_what_one_sees(kind: Kind) -> None:
-    """Every note is in the README's table, word for word but for addresses and details."""
+@pytest.mark.parametrize("kind", [kind for kind in NoteKind if kind is not NoteKind.ONLY_64_BIT])
+def test_the_page_explains_what_one_sees(kind: NoteKind) -> None:
+    """Every note is in that table, word for word but for addresses and details."""
     shown = notes([Note(kind, 0x1234, "DETAIL")])
-    explained = re.findall(r"`([^`]*)`", README.read_text(encoding="utf-8"))
+    explained = re.findall(r"`([^`]*)`", PAGE.read_text(encoding="utf-8"))
     for words in filter(None, (part.strip(" ,:") for part in re.split("0x1234|DETAIL", shown))):
         assert any(words in text for text in explained)
 
 
 def test_notes_are_told_apart() -> None:
     """A frame's notes are all there, and the address is in hexadecimal."""
-    found = (Note(Kind.INTERRUPT), Note(Kind.BAD_REGISTERS, 0xFFFF), Note(Kind.FRAME_POINTER))
+    found = (
+        Note(NoteKind.INTERRUPT),
+        Note(NoteKind.BAD_REGISTERS, 0xFFFF),
+        Note(NoteKind.FRAME_POINTER),
+    )
     assert notes(found).split("; ") == [
         "interrupt",
         "what lies at 0xffff are no saved registers",

@@ -6,8 +6,10 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import pathlib
 import random
+import sys
 import zipfile
 
 import pytest
@@ -200,3 +202,50 @@ def test_a_packed_file_of_another_kind(tmp_path: pathlib.Path) -> None:
     assert packed_guest_dump(path.as_uri()) is None
     with open_location(path.as_uri()) as stream:
         assert stream.read(10) == MEMORY[:10]
+
+
+@pytest.fixture
+def home(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """The cache folder of a user whose program does not say where indexes are kept."""
+    monkeypatch.setattr(gzip_index, "_cache_folder", gzip_index._private_folder)
+    for name in ("XDG_CACHE_HOME", "HOME", "USERPROFILE", "LOCALAPPDATA"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    return tmp_path / "home" / "volatility_guestdump"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the folder has another name elsewhere")
+def test_an_index_is_in_a_folder_of_the_users_own(
+    tmp_path: pathlib.Path, home: pathlib.Path
+) -> None:
+    """Nobody else can put another one there."""
+    packed = tmp_path / "debug.vmem.gz"
+    packed.write_bytes(PACKED)
+    assert MemoryFile(packed.as_uri()).read(5, 99) == MEMORY[5:104]
+    (index,) = home.iterdir()
+    assert home.stat().st_mode & 0o777 == 0o700 and index.suffix == ".cache"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the folder has another name elsewhere")
+@pytest.mark.parametrize("planted", ["writable", "link", "file", "another's", "no home"])
+def test_a_folder_that_somebody_else_may_have_made_is_not_used(
+    tmp_path: pathlib.Path, home: pathlib.Path, monkeypatch: pytest.MonkeyPatch, planted: str
+) -> None:
+    """The file is read all the same, and nothing is kept."""
+    packed, others = tmp_path / "debug.vmem.gz", tmp_path / "others"
+    packed.write_bytes(PACKED)
+    others.mkdir()
+    home.parent.mkdir()
+    if planted == "writable":
+        home.mkdir()
+        home.chmod(0o777)
+    elif planted == "link":
+        home.symlink_to(others)
+    elif planted == "file":
+        home.write_bytes(b"")
+    elif planted == "another's":
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    else:
+        monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+        monkeypatch.setenv("HOME", "/dev/null")
+    assert MemoryFile(packed.as_uri()).read(5, 99) == MEMORY[5:104]
+    assert not list(others.iterdir()) and not [*home.parent.glob("*/*")]

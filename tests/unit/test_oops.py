@@ -4,7 +4,7 @@
 
 import pytest
 
-from volatility_guestdump.linux.stacks.frames import Frame, Kind, Note
+from volatility_guestdump.linux.stacks.frames import Frame, Note, NoteKind
 from volatility_guestdump.linux.state.printk import Record
 from volatility_guestdump.report.traces import culprit, oops
 
@@ -64,8 +64,8 @@ def test_the_culprit_of_a_call_through_a_bad_pointer() -> None:
     stack = [
         Frame(1, 1, "panic+0x2e9"),
         Frame(2, 2, "oops_end.cold+0x18"),
-        Frame(3, 3, "asm_exc_page_fault+0x22", (Note(Kind.EXCEPTION),)),
-        Frame(4, 0x4141414100, "", (Note(Kind.NOT_CODE),)),
+        Frame(3, 3, "asm_exc_page_fault+0x22", (Note(NoteKind.EXCEPTION),)),
+        Frame(4, 0x4141414100, "", (Note(NoteKind.NOT_CODE),)),
         Frame(5, 5, "th_wild+0x22 [crashme]"),
     ]
     assert culprit(stack) == "0x4141414100, called by th_wild+0x22 [crashme]"

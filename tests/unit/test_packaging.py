@@ -16,10 +16,9 @@ from importlib import util
 
 import pytest
 
-import volatility_guestdump
 from tests import packages
 from tests.helpers import write_pair
-from volatility_guestdump import resources
+from volatility_guestdump import resources, version
 
 PACKAGE = "volatility_guestdump"
 
@@ -81,13 +80,13 @@ def test_the_wheel_says_what_it_is(wheel: pathlib.Path) -> None:
     (text,) = (data for name, data in contents(wheel).items() if name.endswith("/METADATA"))
     said: email.message.Message = email.parser.BytesParser().parsebytes(text)
     assert said["Name"] == "volatility3-guestdump"
-    assert said["Version"] == volatility_guestdump.__version__
+    assert said["Version"] == version.__version__
     assert said["License-Expression"] == "LicenseRef-Volatility-Software-License-1.0"
     assert said["License-File"] == "LICENSE"
     assert str(said.get_payload()).lstrip().startswith(f"# {PACKAGE}")
     needed = [line for line in said.get_all("Requires-Dist", []) if "extra ==" not in line]
-    oldest = ".".join(map(str, volatility_guestdump.OLDEST_VOLATILITY))
-    untested = ".".join(map(str, volatility_guestdump.UNTESTED_VOLATILITY[:2]))
+    oldest = ".".join(map(str, version.OLDEST_VOLATILITY))
+    untested = ".".join(map(str, version.UNTESTED_VOLATILITY[:2]))
     assert f"volatility3<{untested},>={oldest}" in needed
     assert any(line.startswith("rapidgzip") for line in needed)
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers import IDLE_VCPU
-from volatility_guestdump.exceptions import AddressError
+from volatility_guestdump.exceptions import AddressError, MediumError
 from volatility_guestdump.machine import VCPU
 from volatility_guestdump.x86.paging import (
     PageTables,
@@ -368,6 +368,51 @@ def test_possible_modes(registers: dict[str, int], modes: list[PagingMode]) -> N
     assert possible_modes(vcpu(**registers)) == modes
 
 
+def lacking(found: VCPU, *names: str) -> VCPU:
+    """Returns a vCPU without some of its registers."""
+    kept = {name: value for name, value in found.registers.items() if name not in names}
+    return VCPU(found.number, kept)
+
+
+@pytest.mark.parametrize(
+    ("missing", "registers", "modes"),
+    [
+        (["cr0"], {}, [LEGACY]),
+        (["cr0"], {"cr4": PAE_BIT, "rip": KERNEL}, [FOUR]),
+        (["cr0"], {"cr4": PAE_BIT | LA57}, [FIVE]),
+        (["cr4"], {"rip": KERNEL}, [FOUR, FIVE]),
+        (["cr4"], {"rip": 0xC0100000}, [PAE, FOUR, FIVE, LEGACY]),
+        (["cr4"], {"cr0": 1}, [PagingMode.OFF]),
+        (["cr0", "cr4"], {"rip": KERNEL}, [FOUR, FIVE]),
+        (["rip", "rsp", "idt_base", "cr3", "gs_base"], {"cr4": PAE_BIT}, [PAE, FOUR]),
+    ],
+)
+def test_possible_modes_of_some_registers(
+    missing: list[str], registers: dict[str, int], modes: list[PagingMode]
+) -> None:
+    """What is missing rules no mode out."""
+    found = lacking(vcpu(**registers), *missing)
+    assert possible_modes(found) == modes
+    assert found.has_paging_registers == (not {"cr0", "cr3", "cr4"} & set(missing))
+
+
+@pytest.mark.parametrize("mode", [FOUR, FIVE])
+@pytest.mark.parametrize("missing", ["cr0", "cr4", "rip", "rsp", "idt_base", "gs_base"])
+def test_find_paging_by_some_registers(mode: PagingMode, missing: str) -> None:
+    """Any register but CR3 may be missing where another one is mapped."""
+    cr4 = PAE_BIT | (LA57 if mode is FIVE else 0)
+    memory = Memory(mode)
+    memory.map(KERNEL, 0x9000)
+    place = KERNEL + 0x10
+    whole = vcpu(cr3=0x4003, cr4=cr4, rip=place, rsp=place, idt_base=place, gs_base=KERNEL)
+    shown, tables = find_paging(memory.read, lacking(whole, missing))
+    assert shown is mode and tables is not None and tables.root == 0x4000
+    assert find_paging(memory.read, lacking(whole, "cr3")) == (None, None)
+    assert list(candidate_tables(memory.read, [lacking(whole, "cr3")])) == []
+    # A mode that nothing tells is not guessed.
+    assert find_paging(memory.read, lacking(whole, "rip", "rsp", "idt_base", "cr4")) == (None, None)
+
+
 @pytest.mark.parametrize("mode", [FOUR, FIVE])
 def test_find_paging(mode: PagingMode) -> None:
     """One of rip, rsp and the IDT is mapped by the right tables; of two halves, the kernel's."""
@@ -444,3 +489,35 @@ def test_candidates_come_once() -> None:
         (3, FOUR, 0x8000),
         (4, FIVE, 0x4000),
     ]
+
+
+@pytest.mark.parametrize("error", [AddressError, MediumError])
+@pytest.mark.parametrize(("start", "missing"), [(0x10, 0x10), (0xFF0, 0x1000), (-0x20, 0)])
+def test_errors_have_the_virtual_address(
+    error: type[AddressError], start: int, missing: int
+) -> None:
+    """What is not in the dump is said in the space that was asked for, and of the same kind."""
+    memory = Memory()
+    broken = 20 * PAGE
+
+    def read(address: int, length: int) -> bytes:
+        if address < broken + PAGE and broken < address + length:
+            raise error(max(address, broken), f"{max(address, broken):#x} is missing")
+        return memory.read(address, length)
+
+    memory.map(KERNEL - PAGE, 22 * PAGE)
+    memory.map(KERNEL, broken if missing < PAGE else 21 * PAGE)
+    memory.map(KERNEL + PAGE, broken)
+    tables = PageTables(read, FOUR, memory.root)
+    with pytest.raises(error, match=f"virtual address {KERNEL + missing:#x}: .* is missing") as got:
+        tables.read(KERNEL + start, 0x40)
+    assert type(got.value) is error and got.value.address == KERNEL + missing
+    assert not tables.maps(KERNEL + missing)
+
+
+def test_one_read_of_far_too_much() -> None:
+    """Any number of pages can be mapped to one: the dump's size is no limit, a size in it none."""
+    memory = Memory()
+    memory.map(0x40000000, 0, 30)
+    with pytest.raises(AddressError, match="too many"):
+        memory.tables().read(0x40000000, 19 << 30)

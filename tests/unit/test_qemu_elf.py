@@ -104,6 +104,13 @@ def test_registers(size: int, many: bool) -> None:
     )
 
 
+def test_vmcoreinfo() -> None:
+    """It is there where the guest gave it to QEMU."""
+    text = b"OSRELEASE=6.1.0\nPAGESIZE=4096\n"
+    assert parse(core(qemu_notes(VCPUS) + note(b"VMCOREINFO", 0, text))).vmcoreinfo == text
+    assert parse(core(qemu_notes(VCPUS))).vmcoreinfo == b""
+
+
 def test_cut_off_in_the_notes() -> None:
     """Without a note of QEMU the file is useless; with some of them the other vCPUs are said."""
     notes = qemu_notes(VCPUS)
@@ -124,7 +131,7 @@ def test_many_vcpus() -> None:
     """Four hundred, which come in the order of their numbers in the notes."""
     vcpus = [{**registers(number), "orig_rax": 0} for number in range(400)]
     found = parse(core(qemu_notes(vcpus)))
-    assert [vcpu["rax"] for vcpu in found.vcpus] == [vcpu["rax"] for vcpu in vcpus]
+    assert [vcpu.registers["rax"] for vcpu in found.vcpus] == [vcpu["rax"] for vcpu in vcpus]
 
 
 @pytest.mark.parametrize("wide", [False, True])

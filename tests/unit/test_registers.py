@@ -127,6 +127,40 @@ def test_cs(selector: int, mode: PagingMode, others: dict[str, int], expected: s
     assert words("cs", selector, mode, None, **others) == expected
 
 
+@pytest.mark.parametrize(
+    ("missing", "selector", "mode", "expected"),
+    [
+        (["cr0", "rflags"], 0x10, FOUR, "ring 0 (kernel mode), 64-bit"),
+        (["rip"], 0x33, FOUR, "ring 3 (user mode), 64-bit"),
+        # Code of 32 bits has this selector too.
+        (["rip"], 0x23, FOUR, "ring 3 (user mode)"),
+        (["rflags"], 0x73, LEGACY, ""),
+        (["cr0"], 0x73, LEGACY, ""),
+        ([], 0x73, None, ""),
+    ],
+)
+def test_cs_of_some_registers(
+    missing: list[str], selector: int, mode: Optional[PagingMode], expected: str
+) -> None:
+    """What would need a register that is missing is not said."""
+    kept = {name: 1 for name in REGISTERS if name not in missing}
+    found = VCPU(0, {**kept, "cs": selector, **({"rflags": 2} if "rflags" in kept else {})})
+    if "rip" in kept:
+        found = VCPU(0, {**found.registers, "rip": KERNEL})
+    assert decode(found, "cs", mode, None, symbolize) == expected
+
+
+@pytest.mark.parametrize("mode", [OFF, FOUR, None])
+def test_a_register_that_is_missing(mode: Optional[PagingMode]) -> None:
+    """It means nothing, and the others mean what they did."""
+    whole = {**dict.fromkeys(REGISTERS, 0x1000), "rip": KERNEL, "cr0": 1}
+    for missing in REGISTERS:
+        vcpu = VCPU(0, {name: value for name, value in whole.items() if name != missing})
+        assert decode(vcpu, missing, mode, None, symbolize) == ""
+        if missing != "rip":
+            assert decode(vcpu, "rip", mode, None, symbolize) == "f+0x0"
+
+
 def test_addresses() -> None:
     """Registers that may hold an address have its name; those that cannot have none."""
     special = {"rflags", "cr0", "cr3", "cr4", "cs"}

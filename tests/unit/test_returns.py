@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from tests.handmade.kernel import HandmadeKernel, types
-from volatility_guestdump.linux.stacks.frames import Kind
+from volatility_guestdump.linux.stacks.frames import NoteKind
 from volatility_guestdump.linux.stacks.returns import ReplacedReturns
 from volatility_guestdump.linux.types.btf import Btf
 
@@ -19,7 +19,7 @@ GRAPH, HOOK = 0xA000, 0xB000
 #: struct ftrace_ret_stack with a time, as up to 6.12, and without.
 TIMED = {"ret": (0, 8), "func": (8, 8), "calltime": (16, 8), "retp": (24, 8)}
 UNTIMED = {"ret": (0, 8), "func": (8, 8), "retp": (16, 8)}
-TASK_STRUCT = {"curr_ret_stack": (0, 4), "ret_stack": (8, 8)}
+TASK_STRUCT = {"curr_ret_stack": (0, -4), "ret_stack": (8, 8)}
 
 
 def returns(kernel: HandmadeKernel) -> ReplacedReturns:
@@ -198,5 +198,8 @@ def test_a_circle_of_notes() -> None:
 def test_who_replaced() -> None:
     """The address in place of the right one tells it."""
     found = returns(HandmadeKernel())
-    assert (found.tracer(GRAPH), found.tracer(HOOK)) == (Kind.FUNCTION_GRAPH, Kind.KRETPROBE)
+    assert (found.tracer(GRAPH), found.tracer(HOOK)) == (
+        NoteKind.FUNCTION_GRAPH,
+        NoteKind.KRETPROBE,
+    )
     assert found.tracer(GRAPH + 1) is None

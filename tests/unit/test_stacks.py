@@ -12,7 +12,7 @@ from tests.handmade.kernel import HandmadeKernel
 from tests.helpers import IDLE_VCPU
 from volatility_guestdump.exceptions import OrcError
 from volatility_guestdump.linux.place import Place
-from volatility_guestdump.linux.stacks.frames import Kind
+from volatility_guestdump.linux.stacks.frames import NoteKind
 from volatility_guestdump.linux.stacks.orc import OrcTable
 from volatility_guestdump.linux.stacks.stacks import Stack, Stacks
 from volatility_guestdump.linux.types.btf import Btf
@@ -140,7 +140,7 @@ def who(stack: Stack) -> tuple[Optional[int], Optional[int]]:
     return number, None if stack.task is None else stack.task.pid
 
 
-def first_kinds(stack: Stack) -> list[Kind]:
+def first_kinds(stack: Stack) -> list[NoteKind]:
     """Returns what is said of the innermost frame."""
     return [note.kind for note in stack.frames[0].notes]
 
@@ -155,7 +155,7 @@ def test_a_vcpu_has_its_task() -> None:
     assert [stack.task and stack.task.comm for stack in found] == ["shell", "shell"]
     assert who(found[1]) == (1, 8)
     assert found[1].frames[0].symbol == "schedule+0x5"
-    assert first_kinds(found[0]) == [Kind.USER_MODE] and len(found[0].frames) == 1
+    assert first_kinds(found[0]) == [NoteKind.USER_MODE] and len(found[0].frames) == 1
 
 
 def test_tasks_that_no_vcpu_runs() -> None:
@@ -170,7 +170,7 @@ def test_tasks_that_no_vcpu_runs() -> None:
     found = list(Stacks(kernel.kernel, [vcpu, kernel.vcpu(1, "schedule")]).of_tasks())
     assert [who(stack) for stack in found] == [(None, 2), (None, 3), (None, 4)]
     assert found[0].frames[0].symbol == "schedule+0x5"
-    assert [first_kinds(stack) for stack in found[1:]] == [[Kind.EXITED], [Kind.RUNNING]]
+    assert [first_kinds(stack) for stack in found[1:]] == [[NoteKind.EXITED], [NoteKind.RUNNING]]
 
 
 @pytest.mark.parametrize(("stack_of", "runs", "waits"), [(1, 1, [2]), (2, 2, [1]), (3, 1, [])])
@@ -190,7 +190,7 @@ def test_a_vcpu_that_changes_from_one_task_to_another(
     shown = list(stacks.of_tasks())
     assert [who(stack)[1] for stack in shown if stack.frames[0].symbol] == waits
     assert [first_kinds(stack) for stack in shown if not stack.frames[0].symbol] == (
-        [] if waits else [[Kind.RUNNING]]
+        [] if waits else [[NoteKind.RUNNING]]
     )
 
 
@@ -235,10 +235,10 @@ def test_a_cpu_that_runs_the_kernel_of_kdump() -> None:
     status = bytes(112) + struct.pack("<27Q", *registers) + bytes(8)
     kernel.write(PER_CPU + CRASH_NOTES, struct.pack("<III8s", 5, len(status), 1, b"CORE") + status)
     stacks = Stacks(kernel.kernel, [vcpu])
-    assert first_kinds(stacks.of_vcpu(vcpu)) == [Kind.OTHER_KERNEL]
+    assert first_kinds(stacks.of_vcpu(vcpu)) == [NoteKind.OTHER_KERNEL]
     (stack,) = stacks.at_crash()
     assert who(stack) == (None, 9)
-    assert stack.frames[0].symbol == "panic+0x5" and Kind.CRASH_NOTES in first_kinds(stack)
+    assert stack.frames[0].symbol == "panic+0x5" and NoteKind.CRASH_NOTES in first_kinds(stack)
     # It is no task that runs elsewhere.
     assert not list(stacks.of_tasks())
     found = stacks.panic_task()

@@ -5,6 +5,8 @@
 import ast
 import pathlib
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Optional
 
@@ -17,7 +19,7 @@ from tests.packages import ROOT
 PACKAGE = pathlib.Path(volatility_guestdump.__file__).parent
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
-#: Who may import what; the longest prefix of a file's path counts.
+#: Who may import Volatility.
 KNOWS_VOLATILITY = ("framework/", "plugins/")
 
 
@@ -33,16 +35,16 @@ def imported(name: str) -> Iterator[str]:
 
 def file_of(module: str) -> Optional[str]:
     """Returns the file of the package that a module is, or None."""
-    path = module.replace(".", "/").partition(f"{PACKAGE.name}/")[2]
-    found = {f"{path}.py", f"{path}/__init__.py"} & set(FILES)
+    root, *parts = module.split(".")
+    if root != PACKAGE.name:
+        return None
+    path = "/".join(parts)
+    found = {f"{path}.py", "/".join([*parts, "__init__.py"])} & set(FILES)
     return found.pop() if found else None
 
 
 def ours(name: str) -> set[str]:
-    """Returns the files of the package that one of them imports, but for its own __init__.py.
-
-    That has the version, and makes Volatility know the rest.
-    """
+    """Returns the files of the package that one of them imports, the package's root among them."""
     modules = set(imported(name))
     # Of a package that only leads to a module of it nothing is used.
     leading = {module.rpartition(".")[0] for module in modules if file_of(module)}
@@ -54,8 +56,30 @@ def test_who_knows_volatility(name: str) -> None:
     """The layers and plugins do; what finds and decodes kernels works without it."""
     if not name.startswith(KNOWS_VOLATILITY):
         assert not [module for module in imported(name) if module.startswith("volatility3")]
-        if name != "__init__.py":
-            assert not [path for path in ours(name) if path.startswith(KNOWS_VOLATILITY)]
+        assert not [path for path in ours(name) if path.startswith(KNOWS_VOLATILITY)]
+
+
+def test_importing_any_module_loads_none_of_volatility() -> None:
+    """But for those that know it: the package's root, which comes with each, loads none either."""
+    modules = [
+        ".".join([PACKAGE.name, *pathlib.PurePath(name).with_suffix("").parts])
+        for name in FILES
+        if not name.startswith((*KNOWS_VOLATILITY, "path_entry/"))
+        and not name.endswith("__init__.py")
+    ]
+    code = (
+        "import importlib, sys\n"
+        "for name in sys.argv[1:]: importlib.import_module(name)\n"
+        "print([name for name in sys.modules if name.startswith('volatility3')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *modules],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "volatility_guestdump.sources.lime" in modules and done.stdout == "[]\n"
 
 
 @pytest.mark.parametrize("name", [path for path in FILES if not path.startswith("plugins/")])
@@ -67,7 +91,10 @@ def test_plugins_are_on_top(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "known"),
     [
+        # The root is imported with everything, so it imports nothing but the version.
+        ("__init__.py", ("version",)),
         # What all may use: errors and attempts, text, data files, what is kept, and the machine.
+        ("version.py", ()),
         ("exceptions.py", ()),
         ("attempts.py", ("exceptions", "text")),
         ("text.py", ()),
@@ -80,8 +107,8 @@ def test_plugins_are_on_top(name: str) -> None:
         (
             "linux/",
             (
-                *("attempts", "exceptions", "kept", "machine", "resources", "text", "x86/"),
-                "linux/",
+                *("attempts", "exceptions", "kept", "machine", "resources", "text", "version"),
+                *("linux/", "x86/"),
             ),
         ),
         ("windows/", ("exceptions", "kept", "machine", "resources", "text", "x86/", "windows/")),
@@ -119,18 +146,45 @@ def test_no_file_imports_itself_in_a_circle() -> None:
     assert not left
 
 
-def test_the_readme_names_every_folder_and_no_file_that_is_gone() -> None:
+#: What people read: the README, and the pages that it leads to.
+PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+
+
+def anchors(text: str) -> set[str]:
+    """Returns what links within a page can lead to: its headings, as they are made into links."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+def test_the_page_for_developers_names_every_folder() -> None:
     """Whoever looks for something starts there."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/developing.md").read_text(encoding="utf-8")
     folders = {name.split("/")[0] for name in packages.sources() if "/" in name}
     parts = {path.split("/")[0] for path in FILES if "/" in path}
     assert [name for name in folders - {".ci"} if f"| `{name}/` |" not in text] == []
     assert [name for name in parts if f"`.../{name}/`" not in text] == []
-    links = re.findall(r"\]\(([^):#]+)\)", text)
-    assert links and [link for link in links if not (ROOT / link).exists()] == []
-    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    anchors = {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
-    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    """To a file that is there, and to a heading that it has."""
+    folder = (ROOT / page).parent
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = folder / path if path else ROOT / page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    """And is short enough to be read."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [page for page in PAGES[1:] if f"]({page})" not in text] == []
+    assert len(text.splitlines()) < 150
 
 
 @pytest.mark.parametrize("name", [name for name in packages.sources() if name.endswith(".py")])

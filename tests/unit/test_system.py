@@ -8,7 +8,7 @@ from typing import Optional
 
 import pytest
 
-from tests.handmade.btf import BtfBuilder
+from tests.handmade.btf import SIGNED, BtfBuilder
 from tests.handmade.kernel import HandmadeKernel
 from volatility_guestdump.attempts import Attempts, Failure
 from volatility_guestdump.exceptions import AddressError, KernelError
@@ -30,9 +30,10 @@ NOW = 1_790_000_000
 def types(data: bool = False, counter: Optional[tuple[str, int]] = ("seqcount", 4)) -> Btf:
     """Returns the types of what is read, with members in an order that no kernel has."""
     made = BtfBuilder()
-    u32, u64 = made.int_("unsigned int", 4), made.int_("long long", 8)
+    u32, u64 = made.int_("unsigned int", 4), made.int_("long long unsigned int", 8)
+    s64 = made.int_("long long int", 8, SIGNED)
     base = made.struct("tk_read_base", 16, [("xtime_nsec", u64, 0), ("shift", u32, 64)])
-    time = made.struct("timespec64", 16, [("tv_nsec", u64, 0), ("tv_sec", u64, 64)])
+    time = made.struct("timespec64", 16, [("tv_nsec", s64, 0), ("tv_sec", s64, 64)])
     keeper = made.struct(
         "timekeeper",
         56,
@@ -40,8 +41,8 @@ def types(data: bool = False, counter: Optional[tuple[str, int]] = ("seqcount", 
             ("xtime_sec", u64, 0),
             ("tkr_mono", base, 64),
             ("wall_to_monotonic", time, 192),
-            ("offs_real", u64, 320),
-            ("offs_boot", u64, 384),
+            ("offs_real", s64, 320),
+            ("offs_boot", s64, 384),
         ],
     )
     if data:

@@ -16,12 +16,14 @@ from tests.unit import test_orc as orc
 from volatility_guestdump.exceptions import AddressError
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.place import Place
-from volatility_guestdump.linux.stacks.frames import Frame, Kind, Note
+from volatility_guestdump.linux.stacks.frames import Frame, Note, NoteKind
 from volatility_guestdump.linux.stacks.generated import Trampoline
 from volatility_guestdump.linux.stacks.orc import OrcTable
+from volatility_guestdump.linux.stacks.orc_in_image import read_orc
 from volatility_guestdump.linux.stacks.returns import ReplacedReturns
 from volatility_guestdump.linux.stacks.unwind import MAXIMUM_FRAMES, Unwinder
 from volatility_guestdump.linux.state.tasks import Task, Tasks
+from volatility_guestdump.linux.types.btf_types import BtfTypes
 from volatility_guestdump.machine import VCPU
 from volatility_guestdump.report.rows import notes
 from volatility_guestdump.x86.paging import CR0_PG
@@ -36,12 +38,12 @@ class FakeKernel:
     """A kernel with functions of 16 bytes, each with one ORC entry, and one page of stack."""
 
     bits = 64
+    has_code_alone = False
     virtual_base = CODE
     kallsyms = None
     types: Any = None
     modules: Any = None
     generated: Any = None
-    btf: Any = None
 
     def __init__(
         self, functions: Mapping[str, tuple[int, int, int]], with_orc: bool = True
@@ -67,6 +69,10 @@ class FakeKernel:
                 "__stop_orc_unwind": orc.TABLE + 0x100000 + len(entries),
             }
 
+    def require_types(self) -> Any:
+        """Returns the kernel's types."""
+        return self.types
+
     def address(self, symbol: str) -> Optional[int]:
         """Returns the address of a symbol."""
         return self.symbols.get(symbol)
@@ -74,7 +80,7 @@ class FakeKernel:
     @property
     def orc(self) -> OrcTable:
         """The kernel's unwinding tables."""
-        return LinuxKernel._read_orc(cast(LinuxKernel, cast(Any, self)))
+        return read_orc(cast(LinuxKernel, cast(Any, self)))
 
     def at(self, name: str, offset: int = 5) -> int:
         """Returns an address in a function."""
@@ -96,7 +102,7 @@ class FakeKernel:
 
     def runs_on(self, vcpu: VCPU) -> Optional[bool]:
         """Whether a vCPU has not the page tables of the other kernel."""
-        return vcpu["cr3"] != OTHER_KERNEL
+        return vcpu.get("cr3") != OTHER_KERNEL
 
     def read(self, address: int, length: int) -> bytes:
         """Reads the stack or a table."""
@@ -134,11 +140,16 @@ def trace(kernel: FakeKernel, function: str, sp: int, **registers: int) -> list[
     """Returns the frames of a vCPU that runs a function."""
     where = {"rip": kernel.at(function), "rsp": STACK + sp, "cs": 0x10, "cr0": CR0_PG}
     values = {**IDLE_VCPU, **where, **registers}
+    return trace_of(kernel, values)
+
+
+def trace_of(kernel: FakeKernel, values: Mapping[str, int]) -> list[Frame]:
+    """Returns the frames of a vCPU that has some registers."""
     unwinder = Unwinder(cast(LinuxKernel, cast(Any, kernel)))
     return list(unwinder.of_vcpu(VCPU(0, values)))
 
 
-def kinds(frame: Frame) -> list[Kind]:
+def kinds(frame: Frame) -> list[NoteKind]:
     """Returns what the notes of a frame say."""
     return [note.kind for note in frame.notes]
 
@@ -219,7 +230,7 @@ def test_a_register_that_is_not_known_any_more() -> None:
     kernel = FakeKernel({"leaf": CALL, "odd": (8, 0, orc.flags(3, "call", "r10"))})
     kernel.put(0x100, kernel.at("odd"))
     last = trace(kernel, "leaf", 0x100)[-1]
-    assert last.notes == (Note(Kind.UNKNOWN_REGISTER, detail="r10"),)
+    assert last.notes == (Note(NoteKind.UNKNOWN_REGISTER, detail="r10"),)
 
 
 def test_indirect_addresses() -> None:
@@ -256,7 +267,7 @@ def test_an_interrupt_is_crossed() -> None:
     kernel.put(0x880, 0, kernel.at(TOP))
     frames = trace(kernel, "handler", 0x100)
     assert names(frames) == ["handler", "asm_sysvec_timer", "interrupted", TOP]
-    assert [kinds(frame) for frame in frames] == [[], [Kind.INTERRUPT], [], []]
+    assert [kinds(frame) for frame in frames] == [[], [NoteKind.INTERRUPT], [], []]
     assert frames[2].symbol == "interrupted+0x0"
 
 
@@ -266,7 +277,7 @@ def test_an_interrupt_frame_is_crossed() -> None:
     kernel.put(0x108, kernel.at(TOP), 0x10, 0x246, STACK + 0x700, 0x18)
     frames = trace(kernel, "asm_exc_page_fault", 0x100)
     assert [(frame.symbol, kinds(frame)) for frame in frames] == [
-        ("asm_exc_page_fault+0x5", [Kind.EXCEPTION]),
+        ("asm_exc_page_fault+0x5", [NoteKind.EXCEPTION]),
         ("secondary_startup_64+0x5", []),
     ]
     assert frames[1].sp == STACK + 0x700
@@ -281,7 +292,7 @@ def test_the_entry_from_user_space_ends_the_trace() -> None:
     frames = trace(kernel, "leaf", 0x100)
     assert [(name, kinds(frame)) for name, frame in zip(names(frames), frames)] == [
         ("leaf", []),
-        ("entry_SYSCALL_64_after_hwframe", [Kind.SYSTEM_CALL]),
+        ("entry_SYSCALL_64_after_hwframe", [NoteKind.SYSTEM_CALL]),
     ]
 
 
@@ -289,15 +300,46 @@ def test_user_mode_is_one_frame() -> None:
     """A vCPU in user mode has no kernel stack that it uses."""
     kernel = FakeKernel({"leaf": CALL})
     assert trace(kernel, "leaf", 0x100, rip=0x401000, cs=0x33) == [
-        Frame(STACK + 0x100, 0x401000, "", (Note(Kind.USER_MODE),))
+        Frame(STACK + 0x100, 0x401000, "", (Note(NoteKind.USER_MODE),))
     ]
+
+
+def test_only_rip_and_rsp_are_needed() -> None:
+    """Whatever else is missing, the frames are the same; RBP only where a frame needs it."""
+    kernel = FakeKernel({"leaf": CALL, "middle": CALL, TOP: END})
+    kernel.put(0x100, kernel.at("middle"), kernel.at(TOP))
+    whole = {**IDLE_VCPU, "rip": kernel.at("leaf"), "rsp": STACK + 0x100, "cs": 0x10, "cr0": CR0_PG}
+    expected = trace_of(kernel, whole)
+    assert names(expected) == ["leaf", "middle", TOP]
+    for missing in whole.keys() - {"rip", "rsp"}:
+        rest = {name: value for name, value in whole.items() if name != missing}
+        assert trace_of(kernel, rest) == expected, missing
+    two = {name: whole[name] for name in ("rip", "rsp")}
+    assert trace_of(kernel, two) == expected
+    # Without CS, the half of the address space tells user mode.
+    user = {"rip": 0x401000, "rsp": 0x7FFC_0000_0000}
+    assert kinds(trace_of(kernel, user)[0]) == [NoteKind.USER_MODE]
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"), [({"rip"}, "RIP"), ({"rsp"}, "RSP"), ({"rip", "rsp"}, "RIP and RSP")]
+)
+def test_without_rip_or_rsp(missing: set[str], said: str) -> None:
+    """The one row says which is lacking, and has what is there."""
+    kernel = FakeKernel({"leaf": CALL})
+    whole = {**IDLE_VCPU, "rip": kernel.at("leaf"), "rsp": STACK + 0x100, "cs": 0x10, "cr0": CR0_PG}
+    rest = {name: value for name, value in whole.items() if name not in missing}
+    (frame,) = trace_of(kernel, rest)
+    assert (frame.ip, frame.sp) == (rest.get("rip"), rest.get("rsp"))
+    assert frame.notes == (Note(NoteKind.LACKS_REGISTERS, detail=said),)
+    assert frame.symbol == ("" if "rip" in missing else "leaf+0x5")
 
 
 def test_a_cpu_that_was_not_started_is_one_frame() -> None:
     """What it runs is not the kernel's, whatever the kernel has at these addresses."""
     kernel = FakeKernel({"leaf": CALL})
     frames = trace(kernel, "leaf", 0x100, cr0=0x10)
-    assert [(frame.symbol, kinds(frame)) for frame in frames] == [("", [Kind.NOT_STARTED])]
+    assert [(frame.symbol, kinds(frame)) for frame in frames] == [("", [NoteKind.NOT_STARTED])]
 
 
 @pytest.mark.parametrize("name", ["arch_rethook_trampoline", "return_to_handler"])
@@ -308,7 +350,7 @@ def test_a_return_address_that_a_tracer_replaced(name: str) -> None:
     kernel.put(0x100, kernel.at(name, 0))
     frames = trace(kernel, "leaf", 0x100)
     assert [frame.symbol for frame in frames] == ["leaf+0x5", name + "+0x0"]
-    assert kinds(frames[1]) == [Kind.REPLACED]
+    assert kinds(frames[1]) == [NoteKind.REPLACED]
 
 
 #: Calls of an address, of what a register has, and of what memory has; a far return.
@@ -327,7 +369,7 @@ def test_a_call_through_a_bad_pointer(rip: int, call: str) -> None:
     kernel.code_before(kernel.at(TOP), call)
     frames = trace(kernel, TOP, 0x100, rip=rip)
     assert [(frame.ip, frame.symbol, kinds(frame)) for frame in frames] == [
-        (rip, "", [Kind.NOT_CODE]),
+        (rip, "", [NoteKind.NOT_CODE]),
         (kernel.at(TOP), "secondary_startup_64+0x5", []),
     ]
 
@@ -337,7 +379,7 @@ def test_outside_of_code_without_a_return_address() -> None:
     kernel = FakeKernel({TOP: END})
     kernel.put(0x100, 0x1234)
     (frame,) = trace(kernel, TOP, 0x100, rip=0)
-    assert frame.notes == (Note(Kind.NOT_CODE), Note(Kind.NO_RETURN_ADDRESS, 0x1234))
+    assert frame.notes == (Note(NoteKind.NOT_CODE), Note(NoteKind.NO_RETURN_ADDRESS, 0x1234))
 
 
 @pytest.mark.parametrize("code", ["90", "e9 00010000", "ff e0", "ff 30", "ff d0 90"])
@@ -347,7 +389,10 @@ def test_a_return_to_a_bad_address(code: str) -> None:
     kernel.put(0x100, kernel.at(TOP))
     kernel.code_before(kernel.at(TOP), code)
     (frame,) = trace(kernel, TOP, 0x100, rip=0x4141414100)
-    assert frame.notes == (Note(Kind.NOT_CODE), Note(Kind.NO_RETURN_ADDRESS, kernel.at(TOP)))
+    assert frame.notes == (
+        Note(NoteKind.NOT_CODE),
+        Note(NoteKind.NO_RETURN_ADDRESS, kernel.at(TOP)),
+    )
     # What is left of code that is freed after the start says nothing.
     kernel.symbols.update(_sinittext=kernel.at(TOP, 0), _einittext=kernel.at(TOP, 16))
     assert names(trace(kernel, TOP, 0x100, rip=0x4141414100)) == ["", TOP]
@@ -359,14 +404,14 @@ def test_no_return_address() -> None:
         kernel = FakeKernel({"leaf": CALL, TOP: END})
         kernel.put(0x100, word, kernel.at(TOP))
         (frame,) = trace(kernel, "leaf", 0x100)
-        assert frame.notes == (Note(Kind.NO_RETURN_ADDRESS, word),)
+        assert frame.notes == (Note(NoteKind.NO_RETURN_ADDRESS, word),)
 
 
 def test_another_kernel() -> None:
     """Of a vCPU that has other page tables nothing can be said with this kernel's tables."""
     kernel = FakeKernel({"leaf": CALL})
     (frame,) = trace(kernel, "leaf", 0x100, cr3=OTHER_KERNEL)
-    assert (frame.symbol, kinds(frame)) == ("", [Kind.OTHER_KERNEL])
+    assert (frame.symbol, kinds(frame)) == ("", [NoteKind.OTHER_KERNEL])
 
 
 def test_the_first_instruction_of_code_that_is_not_described() -> None:
@@ -375,7 +420,7 @@ def test_the_first_instruction_of_code_that_is_not_described() -> None:
     kernel.put(0x100, kernel.at(TOP))
     kernel.code_before(kernel.at(TOP), CALLS[0])
     frames = trace(kernel, TOP, 0x100, rip=kernel.at("__x86_indirect_thunk_rax", 0))
-    assert [kinds(frame) for frame in frames] == [[Kind.FIRST_INSTRUCTION], []]
+    assert [kinds(frame) for frame in frames] == [[NoteKind.FIRST_INSTRUCTION], []]
     assert names(frames)[1] == TOP
 
 
@@ -388,7 +433,7 @@ def test_code_that_is_not_described(entry: str) -> None:
     # Not an address behind a call of "odd": that could be of any function.
     kernel.put(0x100, kernel.at("caller"), kernel.at(TOP))
     (frame,) = trace(kernel, "odd", 0x100)
-    assert frame.notes == (Note(Kind.UNDESCRIBED),)
+    assert frame.notes == (Note(NoteKind.UNDESCRIBED),)
 
 
 @pytest.mark.parametrize("saves_rbp", [False, True])
@@ -404,16 +449,16 @@ def test_a_call_of_a_function_that_is_not_described(saves_rbp: bool) -> None:
     kernel.put(0x180, STACK + 0x300, kernel.at(TOP))
     frames = trace(kernel, "__crash_kexec", 0x100, rbp=STACK + 0x180)
     assert (frames[1].ip, depths(frames)[1]) == (after, 0x120)
-    assert kinds(frames[0]) == [Kind.CALL_FOUND]
+    assert kinds(frames[0]) == [NoteKind.CALL_FOUND]
     if saves_rbp:
         # It may be anything now.
-        assert frames[1].notes == (Note(Kind.UNKNOWN_REGISTER, detail="rbp"),)
+        assert frames[1].notes == (Note(NoteKind.UNKNOWN_REGISTER, detail="rbp"),)
     else:
         assert names(frames)[2] == TOP
     # One of an earlier call is still there.
     kernel.put(0x130, after)
     (frame,) = trace(kernel, "__crash_kexec", 0x100, rbp=STACK + 0x180)
-    assert kinds(frame) == [Kind.UNDESCRIBED]
+    assert kinds(frame) == [NoteKind.UNDESCRIBED]
 
 
 def test_registers_that_are_none() -> None:
@@ -421,7 +466,7 @@ def test_registers_that_are_none() -> None:
     kernel = FakeKernel({"asm_exc_page_fault": (0, 0, orc.flags(3, "registers")), TOP: END})
     kernel.put(0x100, *pt_regs(kernel, kernel.at(TOP), STACK + 0x800, cs=0x1234))
     (frame,) = trace(kernel, "asm_exc_page_fault", 0x100)
-    assert kinds(frame) == [Kind.EXCEPTION, Kind.BAD_REGISTERS]
+    assert kinds(frame) == [NoteKind.EXCEPTION, NoteKind.BAD_REGISTERS]
 
 
 def test_registers_that_are_zero() -> None:
@@ -432,7 +477,7 @@ def test_registers_that_are_zero() -> None:
     (frame,) = trace(kernel, name, 0x100)
     assert kinds(frame) == []
     (frame,) = trace(kernel, "asm_exc_page_fault", 0x100)
-    assert kinds(frame) == [Kind.EXCEPTION, Kind.BAD_REGISTERS]
+    assert kinds(frame) == [NoteKind.EXCEPTION, NoteKind.BAD_REGISTERS]
 
 
 def test_a_cpu_that_is_offline() -> None:
@@ -440,7 +485,7 @@ def test_a_cpu_that_is_offline() -> None:
     kernel = FakeKernel({"hlt_play_dead": CALL, "native_play_dead": CALL, TOP: END})
     kernel.put(0x100, kernel.at("native_play_dead"), kernel.at(TOP))
     frames = trace(kernel, "hlt_play_dead", 0x100)
-    assert [kinds(frame) for frame in frames] == [[Kind.OFFLINE], [], []]
+    assert [kinds(frame) for frame in frames] == [[NoteKind.OFFLINE], [], []]
 
 
 def test_a_kernel_without_orc_goes_by_frame_pointers() -> None:
@@ -451,8 +496,8 @@ def test_a_kernel_without_orc_goes_by_frame_pointers() -> None:
     frames = trace(kernel, "leaf", 0x100, rbp=STACK + 0x180)
     assert names(frames) == ["leaf", "upper"]
     assert [kinds(frame) for frame in frames] == [
-        [Kind.FRAME_POINTER],
-        [Kind.FRAME_POINTER, Kind.NO_RETURN_ADDRESS],
+        [NoteKind.FRAME_POINTER],
+        [NoteKind.FRAME_POINTER, NoteKind.NO_RETURN_ADDRESS],
     ]
     assert "ORC" in frames[0].notes[0].detail
 
@@ -515,7 +560,7 @@ def test_an_entry_that_has_not_changed_stacks_yet() -> None:
     kernel.put(0x300, *pt_regs(kernel, kernel.at(TOP), STACK + 0x600))
     frames = trace(kernel, TOP, 0x100, rip=ip, rax=STACK + 0x300)
     assert names(frames) == ["asm_exc_page_fault", TOP]
-    assert (frames[0].sp, kinds(frames[0])) == (STACK + 0x100, [Kind.EXCEPTION])
+    assert (frames[0].sp, kinds(frames[0])) == (STACK + 0x100, [NoteKind.EXCEPTION])
 
 
 def test_what_error_entry_ends_with() -> None:
@@ -528,7 +573,7 @@ def test_what_error_entry_ends_with() -> None:
     kernel.put(0x108, *pt_regs(kernel, kernel.at(TOP), STACK + 0x600))
     frames = trace(kernel, "sync_regs", 0x100)
     assert names(frames) == ["sync_regs", "asm_exc_page_fault", TOP]
-    assert (frames[1].ip, kinds(frames[1])) == (ip, [Kind.EXCEPTION])
+    assert (frames[1].ip, kinds(frames[1])) == (ip, [NoteKind.EXCEPTION])
 
 
 def test_marked_frame_pointers_lead_to_registers() -> None:
@@ -537,7 +582,7 @@ def test_marked_frame_pointers_lead_to_registers() -> None:
     kernel.put(0x180, *pt_regs(kernel, kernel.at("interrupted"), STACK + 0x600))
     frames = trace(kernel, "leaf", 0x100, rbp=STACK + 0x181)
     assert names(frames)[:2] == ["leaf", "interrupted"]
-    assert kinds(frames[0]) == [Kind.EXCEPTION]
+    assert kinds(frames[0]) == [NoteKind.EXCEPTION]
 
 
 def test_a_kernel_thread_with_frame_pointers_ends_at_its_start() -> None:
@@ -554,7 +599,7 @@ def test_a_stack_that_is_cut_off() -> None:
     """The trace ends with the address that is missing."""
     kernel = FakeKernel({"leaf": (0x2000, 0, orc.flags(3, "call"))})
     (frame,) = trace(kernel, "leaf", 0x100)
-    assert frame.notes == (Note(Kind.NOT_IN_DUMP, STACK + 0x100 + 0x2000 - 8),)
+    assert frame.notes == (Note(NoteKind.NOT_IN_DUMP, STACK + 0x100 + 0x2000 - 8),)
 
 
 def test_a_circle() -> None:
@@ -562,7 +607,7 @@ def test_a_circle() -> None:
     kernel = FakeKernel({"leaf": (0, 0, orc.flags(3, "registers"))})
     kernel.put(0x100, *pt_regs(kernel, kernel.at("leaf"), STACK + 0x100))
     frames = trace(kernel, "leaf", 0x100)
-    assert [kinds(frame) for frame in frames] == [[Kind.EXCEPTION], [Kind.CIRCLE]]
+    assert [kinds(frame) for frame in frames] == [[NoteKind.EXCEPTION], [NoteKind.CIRCLE]]
 
 
 def test_downwards() -> None:
@@ -570,7 +615,7 @@ def test_downwards() -> None:
     kernel = FakeKernel({"leaf": (-16, 0, orc.flags(3, "call"))})
     kernel.put(0xE8, kernel.at("leaf"))
     (frame,) = trace(kernel, "leaf", 0x100)
-    assert kinds(frame) == [Kind.DOWNWARDS]
+    assert kinds(frame) == [NoteKind.DOWNWARDS]
 
 
 @given(
@@ -626,7 +671,7 @@ def test_a_trampoline_is_unwound_like_its_source() -> None:
     kernel.put(0x108 + 24, kernel.at(TOP))
     frames = trace(kernel, "leaf", 0x100)
     assert names(frames) == ["leaf", "trampoline", TOP]
-    assert kinds(frames[1]) == [Kind.TRAMPOLINE]
+    assert kinds(frames[1]) == [NoteKind.TRAMPOLINE]
 
 
 def test_a_trampoline_of_an_unknown_source() -> None:
@@ -636,7 +681,7 @@ def test_a_trampoline_of_an_unknown_source() -> None:
     kernel.put(0x100, MADE + 9, kernel.at(TOP))
     frames = trace(kernel, "leaf", 0x100)
     assert names(frames) == ["leaf", "trampoline"]
-    assert kinds(frames[1]) == [Kind.UNDESCRIBED]
+    assert kinds(frames[1]) == [NoteKind.UNDESCRIBED]
 
 
 def test_two_programs_one_above_the_other() -> None:
@@ -648,7 +693,7 @@ def test_two_programs_one_above_the_other() -> None:
     kernel.put(0x200, 0x77, kernel.at("runner"), kernel.at(TOP))
     frames = trace(kernel, "leaf", 0x100, rbp=STACK + 0x180)
     assert names(frames) == ["leaf", "bpf_one", "bpf_two", "runner", TOP]
-    assert [kinds(frame) for frame in frames] == [[], *[[Kind.FRAME_POINTER]] * 2, [], []]
+    assert [kinds(frame) for frame in frames] == [[], *[[NoteKind.FRAME_POINTER]] * 2, [], []]
 
 
 class Noted:
@@ -658,9 +703,9 @@ class Noted:
         self._trampoline = trampoline
         self._notes = {(task, place): address}
 
-    def tracer(self, address: int) -> Optional[Kind]:
+    def tracer(self, address: int) -> Optional[NoteKind]:
         """Returns who put an address on the stack."""
-        return Kind.FUNCTION_GRAPH if address == self._trampoline else None
+        return NoteKind.FUNCTION_GRAPH if address == self._trampoline else None
 
     def original(self, task: int, place: int) -> Optional[int]:
         """Returns what was there before."""
@@ -686,9 +731,9 @@ def test_the_first_instruction_of_what_a_function_returns_to(task: Optional[int]
     assert frames[0].symbol == "return_to_handler+0x0"
     if task == 0x5000:
         assert (frames[1].symbol, frames[1].sp) == ("secondary_startup_64+0x5", STACK + 0x108)
-        assert kinds(frames[1]) == [Kind.FUNCTION_GRAPH]
+        assert kinds(frames[1]) == [NoteKind.FUNCTION_GRAPH]
     else:
-        assert [kinds(frame) for frame in frames] == [[Kind.REPLACED]]
+        assert [kinds(frame) for frame in frames] == [[NoteKind.REPLACED]]
 
 
 @pytest.mark.parametrize("task", [0x5000, 0x6000, None])
@@ -697,10 +742,10 @@ def test_a_return_address_that_a_tracer_noted(task: Optional[int]) -> None:
     frames = traced(task, "leaf", 5, 0x100)
     if task == 0x5000:
         assert frames[1].symbol == "secondary_startup_64+0x5"
-        assert kinds(frames[1]) == [Kind.FUNCTION_GRAPH]
+        assert kinds(frames[1]) == [NoteKind.FUNCTION_GRAPH]
     else:
         assert frames[1].symbol == "return_to_handler+0x0"
-        assert kinds(frames[1]) == [Kind.REPLACED]
+        assert kinds(frames[1]) == [NoteKind.REPLACED]
 
 
 class SleepingTasks:
@@ -727,8 +772,7 @@ class SleepingTasks:
 def sleeping(kernel: FakeKernel, bounds: Optional[range], pointer: int) -> list[Frame]:
     """Returns the frames of a task that waits."""
     frame = {"bp": (0, 8), "ret_addr": (8, 8)}
-    kernel.types = types({"inactive_task_frame": (16, frame)})
-    kernel.btf = kernel.types
+    kernel.types = BtfTypes(types({"inactive_task_frame": (16, frame)}))
     tasks = cast(Tasks, cast(Any, SleepingTasks(bounds, pointer)))
     unwinder = Unwinder(cast(LinuxKernel, cast(Any, kernel)))
     return list(unwinder.of_task(tasks, Task(0x5000, 7, 7, "sleeper")))
@@ -750,7 +794,9 @@ def test_a_task_whose_stack_is_freed() -> None:
     """There is one row, and nothing of what another task has at the same place now."""
     kernel = FakeKernel({"__schedule": CALL, TOP: END})
     kernel.put(0x100, 0, kernel.at("__schedule"), kernel.at(TOP))
-    assert sleeping(kernel, None, STACK + 0x100) == [Frame(None, None, "", (Note(Kind.EXITED),))]
+    assert sleeping(kernel, None, STACK + 0x100) == [
+        Frame(None, None, "", (Note(NoteKind.EXITED),))
+    ]
 
 
 @pytest.mark.parametrize("place", [-8, 0x1F8, 0x200, 0x800])
@@ -760,7 +806,7 @@ def test_a_stack_pointer_outside_of_the_stack(place: int) -> None:
     kernel.put(0x1F8, kernel.at("__schedule"), kernel.at("__schedule"), kernel.at(TOP))
     kernel.put(0x800, 0, kernel.at("__schedule"), kernel.at(TOP))
     frames = sleeping(kernel, BOUNDS, STACK + place)
-    assert frames == [Frame(None, None, "", (Note(Kind.SP_ELSEWHERE, STACK + place),))]
+    assert frames == [Frame(None, None, "", (Note(NoteKind.SP_ELSEWHERE, STACK + place),))]
 
 
 def test_a_trace_that_leaves_the_stack() -> None:
@@ -769,7 +815,7 @@ def test_a_trace_that_leaves_the_stack() -> None:
     kernel.put(0x180, 0, kernel.at("__schedule"))
     kernel.put(0x190 + 0xF8, kernel.at(TOP))
     (frame,) = sleeping(kernel, BOUNDS, STACK + 0x180)
-    assert frame.notes == (Note(Kind.OUTSIDE_STACK, STACK + 0x290),)
+    assert frame.notes == (Note(NoteKind.OUTSIDE_STACK, STACK + 0x290),)
 
 
 @pytest.mark.parametrize("word", [0, STACK])
@@ -778,7 +824,7 @@ def test_a_task_that_left_no_return_address(word: int) -> None:
     kernel = FakeKernel({"__schedule": CALL, TOP: END})
     kernel.put(0x100, 0, word, kernel.at(TOP))
     frames = sleeping(kernel, BOUNDS, STACK + 0x100)
-    assert frames == [Frame(None, None, "", (Note(Kind.NO_RETURN_ADDRESS, word),))]
+    assert frames == [Frame(None, None, "", (Note(NoteKind.NO_RETURN_ADDRESS, word),))]
 
 
 def test_registers_at_a_crash() -> None:
@@ -787,14 +833,14 @@ def test_registers_at_a_crash() -> None:
     kernel.put(0x100, kernel.at(TOP))
     registers = {**IDLE_VCPU, "rip": kernel.at("leaf"), "rsp": STACK + 0x100, "cs": 0x10}
     unwinder = Unwinder(cast(LinuxKernel, cast(Any, kernel)))
-    note = Note(Kind.CRASH_NOTES, detail="0")
+    note = Note(NoteKind.CRASH_NOTES, detail="0")
     frames = list(unwinder.of_registers(registers, None, note))
     assert [frame.notes for frame in frames] == [(note,), ()]
 
 
 def test_every_note_has_words() -> None:
     """None is shown as nothing, and particulars are in them."""
-    for kind in Kind:
+    for kind in NoteKind:
         assert notes([Note(kind, 0x1234, "detail")])
-    assert "0x1234" in notes([Note(Kind.NO_RETURN_ADDRESS, 0x1234)])
-    assert notes([Note(Kind.NOT_CODE), Note(Kind.USER_MODE)]).endswith("; user mode")
+    assert "0x1234" in notes([Note(NoteKind.NO_RETURN_ADDRESS, 0x1234)])
+    assert notes([Note(NoteKind.NOT_CODE), Note(NoteKind.USER_MODE)]).endswith("; user mode")

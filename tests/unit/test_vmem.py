@@ -175,6 +175,22 @@ def test_a_file_that_shrinks(tmp_path: pathlib.Path) -> None:
         file.read(90, 11)
 
 
+@pytest.mark.skipif(not hasattr(os, "pread"), reason="no file is read in this way here")
+def test_a_file_system_that_gives_a_byte_at_a_time(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All is read, however often one must ask; and where it ends is said."""
+    path = tmp_path / "debug.vmem"
+    path.write_bytes(DATA)
+    file = MemoryFile(path.as_uri())
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, length, offset: pread(file, 1, offset))
+    assert file.read(1, 4000) == DATA[1:4001]
+    with pytest.raises(MediumError) as caught:
+        file.read(len(DATA) - 9, 20)
+    assert caught.value.address == len(DATA)
+
+
 def test_files_stay_open(tmp_path: pathlib.Path) -> None:
     """A file is opened once, and again when it has changed; only the last ones are kept."""
     locations = []
@@ -265,6 +281,17 @@ def test_ranges_that_touch(content: MemoryFile) -> None:
     memory = PhysicalMemory(ranges, content)
     expected = CONTENT[3 * UNIT - 16 : 3 * UNIT] + CONTENT[:16]
     assert memory.covers(UNIT - 16, 32) and memory.read(UNIT - 16, 32) == expected
+
+
+def test_thousands_of_ranges_that_touch(content: MemoryFile) -> None:
+    """A read through all of them is no deeper than one through two."""
+    count = 5000
+    ranges = [MemoryRange(number, 1, count - 1 - number) for number in range(count)]
+    memory = PhysicalMemory(ranges, content)
+    assert memory.read(0, count) == CONTENT[:count][::-1]
+    with pytest.raises(AddressError) as caught:
+        memory.read(0, 1 << 60)
+    assert caught.value.address == count
 
 
 def test_without_a_file() -> None:

@@ -72,7 +72,7 @@ def test_registers(magic: int, blocks: bool, padding: int) -> None:
     # One by one they have names; in the block their order is a convention.
     assert bool(state.vcpus_by_number) == blocks
     for vcpu, other in zip(state.vcpus, state.vcpus_by_number):
-        assert (vcpu["rsp"], vcpu["rbp"]) == (other["rbp"], other["rsp"])
+        assert vcpu.get("rsp") == other.get("rbp") and vcpu.get("rbp") == other.get("rsp")
 
 
 @pytest.mark.parametrize("exchanged", [False, True])
@@ -82,7 +82,7 @@ def test_a_tag_tells_rsp_from_rbp(exchanged: bool) -> None:
     rsp, rbp = (sound["rbp"], sound["rsp"]) if exchanged else (sound["rsp"], sound["rbp"])
     state = parse(changed("cpu", tag("rsp", (0,), struct.pack("<Q", rsp)), vmware.machine(1)))
     assert not state.vcpus_by_number and not state.left_out
-    assert (state.vcpus[0]["rsp"], state.vcpus[0]["rbp"]) == (rsp, rbp)
+    assert (state.vcpus[0].registers["rsp"], state.vcpus[0].registers["rbp"]) == (rsp, rbp)
 
 
 def test_block_and_tag_that_disagree() -> None:

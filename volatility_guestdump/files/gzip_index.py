@@ -3,7 +3,8 @@
 """Random access to gzip files, through an index of places where decompression can start.
 
 rapidgzip does the work. The index is made in one pass over the file and kept in the folder that
-`set_cache_folder` names (Volatility's cache path, where it goes with --clear-cache). It is only
+`set_cache_folder` names (Volatility's cache path, where it goes with --clear-cache), else in one of
+the user's own that nobody else can read or write; where there is none it is not kept. It is only
 ever used for the very file that it was made from: its name is a digest of what identifies that file
 (device, inode, size, times) and of samples of its content, and what it says of the file's size must
 agree with the file.
@@ -14,6 +15,8 @@ import importlib
 import logging
 import os
 import pathlib
+import stat
+import sys
 import tempfile
 import weakref
 from collections import OrderedDict
@@ -42,15 +45,37 @@ _SAMPLES = 16
 Progress = Optional[Callable[[float, str], None]]
 
 
-def _temporary_folder() -> pathlib.Path:
-    return pathlib.Path(tempfile.gettempdir())
+def _private_folder() -> Optional[pathlib.Path]:
+    """Returns a folder of the user's own, made when there is none; None when it is not private.
+
+    Whoever can write into it could have any index read, and any of the user's files written over.
+    """
+    variable, usual = "XDG_CACHE_HOME", (".cache",)
+    if sys.platform == "win32":
+        variable, usual = "LOCALAPPDATA", ("AppData", "Local")
+    elif sys.platform == "darwin":
+        variable, usual = "", ("Library", "Caches")
+    try:
+        base = os.environ.get(variable, "")
+        # A relative one is to be ignored (XDG Base Directory Specification).
+        parent = pathlib.Path(base) if os.path.isabs(base) else pathlib.Path.home().joinpath(*usual)
+        folder = parent / "volatility_guestdump"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.lstat()
+    except (OSError, RuntimeError):
+        return None
+    if not stat.S_ISDIR(status.st_mode):
+        return None
+    if hasattr(os, "geteuid") and (status.st_uid != os.geteuid() or status.st_mode & 0o077):
+        return None
+    return folder
 
 
-_cache_folder = _temporary_folder
+_cache_folder: Callable[[], Optional[pathlib.Path]] = _private_folder
 
 
-def set_cache_folder(folder: Callable[[], pathlib.Path]) -> None:
-    """Sets what tells the folder in which indexes are kept."""
+def set_cache_folder(folder: Callable[[], Optional[pathlib.Path]]) -> None:
+    """Sets what tells the folder in which indexes are kept, or that there is none."""
     global _cache_folder  # noqa: PLW0603 # there is one program around us
     _cache_folder = folder
 
@@ -102,8 +127,8 @@ class SeekableGzip:
         # It has threads of its own, which must end before the interpreter does.
         self._finalizer = weakref.finalize(self, self._file.close)
 
-    def _load(self, index: pathlib.Path) -> Optional[int]:
-        if not index.exists():
+    def _load(self, index: Optional[pathlib.Path]) -> Optional[int]:
+        if index is None or not index.exists():
             return None
         try:
             self._file.import_index(str(index))
@@ -157,7 +182,9 @@ class SeekableGzip:
             ) from error
         return done
 
-    def _save(self, index: pathlib.Path) -> None:
+    def _save(self, index: Optional[pathlib.Path]) -> None:
+        if index is None:
+            return
         # Another vol may write the same index: it is complete as soon as it has its name.
         try:
             descriptor, temporary = tempfile.mkstemp(dir=index.parent, suffix=".cache")
@@ -218,7 +245,7 @@ class _Index:
         path: of the file.
 
     Attributes:
-        path: of the index.
+        path: of the index; None where there is no folder for it.
         members_end: how many bytes of the file its members take; None when that is all of it, or
             not known yet.
     """
@@ -226,8 +253,9 @@ class _Index:
     def __init__(self, path: str) -> None:
         self._stem = f"guestdump_{_digest(path)}"
         self.members_end: Optional[int] = None
-        self.path = _cache_folder() / f"{self._stem}.cache"
-        for found in _cache_folder().glob(f"{self._stem}_*.cache"):
+        self._folder = _cache_folder()
+        self.path = None if self._folder is None else self._folder / f"{self._stem}.cache"
+        for found in () if self._folder is None else self._folder.glob(f"{self._stem}_*.cache"):
             end = found.stem.rpartition("_")[2]
             if end.isdecimal():
                 self.set_members_end(int(end))
@@ -235,7 +263,8 @@ class _Index:
     def set_members_end(self, end: int) -> None:
         """Says where the members end."""
         self.members_end = end
-        self.path = _cache_folder() / f"{self._stem}_{end}.cache"
+        if self._folder is not None:
+            self.path = self._folder / f"{self._stem}_{end}.cache"
 
 
 def _digest(path: str) -> str:

@@ -102,16 +102,31 @@ class MemoryFile:
         Raises:
             MediumError: the file ends before, or the medium has an error.
         """
+        data = self._read_some(offset, length)
+        if len(data) >= length:
+            return data
+        # One system call reads no more than 2 GiB, and some file systems give less than is asked.
+        parts = [data]
+        while data and length > len(data):
+            offset, length = offset + len(data), length - len(data)
+            data = self._read_some(offset, length)
+            parts.append(data)
+        if not data:
+            raise MediumError(
+                offset, f"{display_name(self.location)}: the file ends before {offset + length:#x}"
+            )
+        return b"".join(parts)
+
+    def _read_some(self, offset: int, length: int) -> bytes:
+        """Returns up to `length` bytes; none at the end of the file."""
         try:
             if self._descriptor is not None:
-                data = os.pread(self._descriptor, length, offset)
-            else:
-                with self._lock:
-                    if isinstance(self._file, SeekableGzip):
-                        data = self._file.read(offset, length)
-                    else:
-                        self._file.seek(offset)
-                        data = self._file.read(length)
+                return os.pread(self._descriptor, length, offset)
+            with self._lock:
+                if isinstance(self._file, SeekableGzip):
+                    return self._file.read(offset, length)
+                self._file.seek(offset)
+                return self._file.read(length)
         except STREAM_ERRORS as error:
             message = f"{display_name(self.location)}: {length} bytes at {offset:#x}: {error}"
             if not self._error_shown:
@@ -119,16 +134,6 @@ class MemoryFile:
                 self._error_shown = True
                 vollog.warning(f"Memory cannot be read: {message}")
             raise MediumError(offset, message) from error
-        while len(data) < length:
-            # One system call reads no more than 2 GiB.
-            rest = self.read(offset + len(data), length - len(data)) if data else b""
-            if not rest:
-                raise MediumError(
-                    offset + len(data),
-                    f"{display_name(self.location)}: the file ends before {offset + length:#x}",
-                )
-            data += rest
-        return data
 
     def stored(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         """Yields offset and size of what of a piece of the file is no hole of a sparse file."""

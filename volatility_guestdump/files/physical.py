@@ -111,10 +111,17 @@ class PhysicalMemory:
             except KeyError:
                 pass
         run = self._run(address)
-        if address + length > run.end:
-            here = run.end - address
-            return self.read(address, here) + self.read(run.end, length - here)
-        return self._read(run, address, length)
+        if address + length <= run.end:
+            return self._read(run, address, length)
+        # Nothing is read before it is known that all of it is there.
+        pieces = []
+        while length > 0:
+            run = self._run(address)
+            size = min(run.end - address, length)
+            pieces.append((run, address, size))
+            address += size
+            length -= size
+        return b"".join(self._read(*piece) for piece in pieces)
 
     def _read(self, run: MemoryRange, address: int, length: int) -> bytes:
         """Reads what lies in one run, and opens the window for what comes next."""

@@ -19,8 +19,8 @@ from volatility3 import framework
 from volatility3.framework import constants
 from volatility3.framework.layers import resources
 
-from volatility_guestdump import OLDEST_VOLATILITY
 from volatility_guestdump.files import gzip_index, location
+from volatility_guestdump.version import OLDEST_VOLATILITY
 
 #: The version of the Volatility that is here.
 VOLATILITY = framework.interface_version()

@@ -53,8 +53,10 @@ class _ShortPath(KeepsMembers, intel.Intel):
     def _place(self, number: int) -> Optional[int]:
         """Finds the place of a page; None when not all of it can be read."""
         block, page = divmod(number, _PAGES)
-        if block in self._blocks:
-            place = self._blocks[block] + page * PAGE_SIZE
+        # One look: another thread may clear both meanwhile.
+        start = self._blocks.get(block)
+        if start is not None:
+            place = start + page * PAGE_SIZE
         else:
             try:
                 place, size, layer = self._translate(number << _PAGE_BITS)

@@ -8,7 +8,6 @@ that stands on it.
 """
 
 import functools
-import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Optional
 
@@ -26,6 +25,7 @@ from volatility_guestdump.files.location import (
 from volatility_guestdump.files.memory_file import open_memory_file
 from volatility_guestdump.files.physical import PhysicalMemory
 from volatility_guestdump.framework.layers import MachineLayer, MemoryFileLayer
+from volatility_guestdump.kept import Kept
 from volatility_guestdump.machine import Machine, Memory, MemoryRange, Origin
 
 
@@ -34,10 +34,9 @@ def machine_of(layer: interfaces.layers.DataLayerInterface) -> Optional[Machine]
     if isinstance(layer, MachineLayer):
         return layer.machine
     if isinstance(layer, segmented.NonLinearlySegmentedLayer):
-        machine = _adapted.get(layer)
-        if machine is None:
-            machine = _adapted[layer] = _adapt(layer)
-        return machine
+        adapted: Kept[Machine] = vars(layer).setdefault(_ADAPTED, Kept(1))
+        # A shallow copy has the same attributes.
+        return adapted.get(id(layer), functools.partial(_adapt, layer))
     return None
 
 
@@ -76,10 +75,9 @@ class _LayerMemory:
             raise MediumError(address, str(error)) from error
 
 
-#: Machines of Volatility's own layers. Copies of a layer have one of their own.
-_adapted: "weakref.WeakKeyDictionary[interfaces.layers.DataLayerInterface, Machine]" = (
-    weakref.WeakKeyDictionary()
-)
+#: The attribute of Volatility's own layers that has their machine. It reads the layer: from a table
+#: beside them, even one whose keys are weak, no layer would ever be freed.
+_ADAPTED = "_guestdump_machine"
 
 #: Class of a layer of Volatility's -> what it is of, in words.
 _FORMATS = {

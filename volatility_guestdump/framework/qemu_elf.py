@@ -62,7 +62,7 @@ def open_machine(location: str) -> Machine:
         memory = PhysicalMemory(core.ranges, open_memory_file(location))
         size = sum(run.size for run in memory.ranges)
         origin = Origin("QEMU ELF dump", location, core.ranges, location, size)
-        return Machine(memory, core.vcpus, identity, origin)
+        return Machine(memory, core.vcpus, identity, origin, core.vmcoreinfo)
 
     return kept_machine([location], make)
 

@@ -8,6 +8,7 @@ our warning that has the reason is lost. So it comes once more, as the last line
 
 import atexit
 import logging
+import re
 import sys
 from collections import deque
 from collections.abc import Sequence
@@ -17,6 +18,11 @@ from volatility3.framework import constants, interfaces
 from volatility_guestdump.files.location import display_name
 
 vollog = logging.getLogger(__name__)
+
+#: Before the name of a file in a warning of it, where the name does not come first.
+_BEFORE_NAME = r"(?:Not a usable [\w ]+: |No guest dump: |No state of a VMware machine: )?"
+#: Behind the name. Many a word of a sentence is the name of somebody's file.
+_BEHIND_NAME = r"(?=[:,]| has | is | does | may )"
 
 #: More would not be read.
 _MAXIMUM_REASONS = 8
@@ -56,7 +62,7 @@ def warn_of_file(what: str, error: Exception) -> None:
         what: it is not, in words.
         error: names the file and the reason.
     """
-    if not any(str(error) in message for message in _warnings.messages):
+    if not any(message.endswith(f": {error}") for message in _warnings.messages):
         vollog.warning(f"{what}: {error}")
 
 
@@ -69,7 +75,8 @@ def no_linux_kernel(location: str) -> None:
         location: URL of what was searched.
     """
     name = display_name(location)
-    if any(name in message for message in _warnings.messages):
+    warning = re.compile(f"{_BEFORE_NAME}{re.escape(name)}{_BEHIND_NAME}")
+    if any(map(warning.match, _warnings.messages)):
         return
     _warnings.keep(
         f"{name} shows no Linux kernel: neither page tables below 1 MiB, nor "

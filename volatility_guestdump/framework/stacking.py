@@ -323,5 +323,5 @@ def matches(machine: Machine) -> Optional[bool]:
         mode, tables = find_paging(machine.memory.read, vcpu)
         if tables is not None:
             return True
-        paged = paged or mode is not PagingMode.OFF
+        paged = paged or mode not in (None, PagingMode.OFF)
     return False if paged else None

@@ -2,29 +2,32 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What a Linux kernel in a guest's memory says of itself.
 
-Its symbols (kallsyms), types (BTF), unwinding tables (ORC) and modules are each read once, and
-shared by all that ask. How a kernel is found is the subject of `find`.
+Its symbols (kallsyms), types (BTF, or an ISF that is handed in), unwinding tables (ORC) and modules
+are each read once, and shared by all that ask. How a kernel is found is the subject of `find`.
 """
 
-import contextlib
 import functools
-import itertools
 import re
 from collections.abc import Sequence
-from typing import Optional, Union
+from typing import Callable, Optional, Union
 
 from volatility_guestdump.exceptions import AddressError, BtfError, OrcError
+from volatility_guestdump.kept import MadeOnce
 from volatility_guestdump.linux.finding import vmcoreinfo
 from volatility_guestdump.linux.finding.boot_header import preferred_address
 from volatility_guestdump.linux.finding.image import Run
 from volatility_guestdump.linux.place import Place
 from volatility_guestdump.linux.stacks.generated import GeneratedCode
-from volatility_guestdump.linux.stacks.orc import ENTRY_SIZE, IP_SIZE, OrcTable, find_form
-from volatility_guestdump.linux.stacks.orc_search import find_orc
+from volatility_guestdump.linux.stacks.orc import OrcTable
+from volatility_guestdump.linux.stacks.orc_in_image import read_orc
 from volatility_guestdump.linux.state.modules import Modules
 from volatility_guestdump.linux.symbols.kallsyms import Kallsyms
-from volatility_guestdump.linux.types.btf import Btf, Kind, btf_headers
-from volatility_guestdump.machine import PAGE_SIZE, VCPU, read_padded
+from volatility_guestdump.linux.types.btf import Btf
+from volatility_guestdump.linux.types.btf_in_image import read_btf
+from volatility_guestdump.linux.types.btf_types import BtfTypes
+from volatility_guestdump.linux.types.isf import Isf
+from volatility_guestdump.linux.types.protocol import Types
+from volatility_guestdump.machine import PAGE_SIZE, VCPU
 from volatility_guestdump.text import printable
 from volatility_guestdump.x86.paging import PTI_USER_HALF, PageTables
 
@@ -33,27 +36,15 @@ _START_KERNEL_MAP = 0xFFFFFFFF80000000
 #: CONFIG_PHYSICAL_START of every distribution.
 _USUAL_PHYSICAL_START = 0x1000000
 
-#: What is said of a kernel without CONFIG_KALLSYMS_ALL.
-CODE_ALONE = "symbol table has code alone (CONFIG_KALLSYMS_ALL is not set)"
-
-#: A kernel's BTF has about 5 MiB.
-_BTF_LIMIT = 64 << 20
-#: More than a kernel's image has.
-_SEARCH_LIMIT = 128 << 20
-#: What begins like BTF and is none.
-_BTF_ATTEMPTS = 16
 _NOTES_LIMIT = 64 << 10
-#: A distribution's kernel has about 3 MB of entries.
-_ORC_LIMIT = 64 << 20
+
+#: Where the image starts; symbol tables of code alone have it too.
+_STARTS = ("_text", "_stext")
+#: Of the facts of a kernel those that no ISF adds to.
+_NOT_OF_ISF = ("_btf", "_orc")
 
 #: An ELF note NT_GNU_BUILD_ID (3) of "GNU", up to its content; the size of that is not absurd.
 _BUILD_ID = re.compile(rb"\x04\0\0\0(.\0\0\0)\x03\0\0\0GNU\0", re.DOTALL)
-
-#: Where BTF starts and ends: from 5.7 on (90ceddcb4950), and before.
-_BTF_SYMBOLS = (
-    ("__start_BTF", "__stop_BTF"),
-    ("_binary__btf_vmlinux_bin_start", "_binary__btf_vmlinux_bin_end"),
-)
 
 
 class LinuxKernel:
@@ -91,6 +82,7 @@ class LinuxKernel:
         self.kallsyms = kallsyms
         self.kallsyms_error = kallsyms_error
         self.found_by = found_by
+        self._load_isf: Optional[Callable[[], Optional[Isf]]] = None
 
     @property
     def bits(self) -> int:
@@ -99,7 +91,10 @@ class LinuxKernel:
 
     def address(self, symbol: str) -> Optional[int]:
         """Returns the address of a symbol in the running kernel, or None."""
-        return self.kallsyms.address(symbol) if self.kallsyms else None
+        if self.kallsyms is None:
+            return None
+        found = self.kallsyms.address(symbol)
+        return self._address_in_isf(symbol) if found is None and self.lacks_symbols else found
 
     def read(self, address: int, length: int) -> bytes:
         """Reads the kernel's virtual memory.
@@ -138,8 +133,8 @@ class LinuxKernel:
         return kallsyms is not None and not kallsyms.lost and "init_task" not in kallsyms.index
 
     @property
-    def _may_lack_symbols(self) -> bool:
-        """Whether a symbol that is missing does not say that the kernel has not got it."""
+    def lacks_symbols(self) -> bool:
+        """Whether the kernel may have symbols that its symbol table does not tell."""
         return self.kallsyms is not None and (self.has_code_alone or self.kallsyms.lost > 0)
 
     def locate(self, address: int) -> Optional[Place]:
@@ -156,13 +151,10 @@ class LinuxKernel:
 
     def loaded_user_half(self, vcpu: VCPU) -> bool:
         """Whether a vCPU has the user's half of isolated page tables loaded."""
-        data = self.address("init_task")
-        if data is None or not vcpu["cr3"] & PTI_USER_HALF:
+        data, cr3 = self.address("init_task"), vcpu.get("cr3")
+        if data is None or cr3 is None or not cr3 & PTI_USER_HALF:
             return False
-        kernel_half, loaded = (
-            self.tables.at(vcpu["cr3"] & ~PTI_USER_HALF),
-            self.tables.at(vcpu["cr3"]),
-        )
+        kernel_half, loaded = self.tables.at(cr3 & ~PTI_USER_HALF), self.tables.at(cr3)
         return kernel_half.maps(data) and not loaded.maps(data)
 
     @property
@@ -271,7 +263,7 @@ class LinuxKernel:
 
     @property
     def btf(self) -> Btf:
-        """The kernel's types, read once.
+        """The kernel's own types, read once.
 
         Raises:
             BtfError: the kernel has none, or they are damaged.
@@ -281,51 +273,67 @@ class LinuxKernel:
         return self._btf
 
     @functools.cached_property
-    def types(self) -> Optional[Btf]:
-        """The kernel's types, or None when there are none that can be read; see `btf`."""
-        return None if isinstance(self._btf, BtfError) else self._btf
+    def types(self) -> Optional[Types]:
+        """The kernel's types: its BTF, or an ISF's; None when neither can be read."""
+        if not isinstance(self._btf, BtfError):
+            return BtfTypes(self._btf)
+        return None if self._isf is None else self._isf.types
+
+    def require_types(self) -> Types:
+        """Returns the kernel's types.
+
+        Raises:
+            BtfError: there are none; it says why the kernel's own cannot be read.
+        """
+        return self.types or BtfTypes(self.btf)
+
+    def offer_isf(self, load: Callable[[], Optional[Isf]]) -> None:
+        """Says where there may be an ISF of this very kernel.
+
+        It is loaded where the kernel has no BTF, or has symbols of code alone.
+
+        Args:
+            load: loads it; returns None when there is none.
+        """
+        if self._load_isf is None:
+            self._load_isf = load
+            # What was not known without it is asked for again.
+            for name in [name for name in vars(self) if name not in _NOT_OF_ISF]:
+                if isinstance(vars(type(self)).get(name), functools.cached_property):
+                    del vars(self)[name]
 
     @functools.cached_property
-    def _btf(self) -> Union[Btf, BtfError]:
-        try:
-            return self._read_btf()
-        except BtfError as error:
-            return error
+    def _isf(self) -> Optional[Isf]:
+        return None if self._load_isf is None else self._load_isf()
 
-    def _read_btf(self) -> Btf:
-        for names in _BTF_SYMBOLS:
-            start, stop = map(self.address, names)
-            if start is not None and stop is not None and stop != start:
-                break
-        else:
-            found = self._search_btf() if self._may_lack_symbols else None
-            if self.kallsyms is None:
-                raise BtfError("without symbols no type information (BTF) can be found")
-            if found is None:
-                also = f", and its {CODE_ALONE}" if self.has_code_alone else ""
-                raise BtfError(f"the kernel has no type information (BTF){also}")
-            return found
-        if not 0 < stop - start <= _BTF_LIMIT:
-            raise BtfError(f"the kernel's BTF would have {stop - start} bytes")
-        try:
-            return Btf(self.read(start, stop - start))
-        except AddressError as error:
-            raise BtfError(f"the kernel's BTF is not in the dump: {error}") from error
+    def _address_in_isf(self, symbol: str) -> Optional[int]:
+        """Returns the address of a symbol that kallsyms does not have, by the ISF's."""
+        if self._isf_base is None or self._isf is None:
+            return None
+        linked, (start, shift) = self._isf.address(symbol), self._isf_base
+        if linked is None:
+            return None
+        # Below the image are addresses that KASLR does not move, as those of per-CPU variables
+        # are up to 6.14 on x86-64.
+        return linked + shift if linked >= start else linked
 
-    def _search_btf(self) -> Optional[Btf]:
-        """Returns what decodes as BTF in the image, or None: its place is a variable's too."""
-        for run in self.runs:
-            image = self._image_of(run)
-            for place in itertools.islice(btf_headers(image), _BTF_ATTEMPTS):
-                with contextlib.suppress(BtfError):
-                    btf = Btf(image[place : place + _BTF_LIMIT])
-                    if btf.find("task_struct", Kind.STRUCT) is not None:
-                        return btf
+    @functools.cached_property
+    def _isf_base(self) -> Optional[tuple[int, int]]:
+        """The address that the image was linked to by the ISF, and how far it is from there."""
+        if self._isf is None or self.kallsyms is None:
+            return None
+        for name in _STARTS:
+            linked, address = self._isf.address(name), self.kallsyms.address(name)
+            if linked is not None and address is not None:
+                return linked, address - linked
         return None
 
-    def _image_of(self, run: Run) -> bytes:
-        size = min(run.size, _SEARCH_LIMIT)
-        return read_padded(self.tables.read_physical, run.physical, size)[0]
+    @MadeOnce
+    def _btf(self) -> Union[Btf, BtfError]:
+        try:
+            return read_btf(self)
+        except BtfError as error:
+            return error
 
     @property
     def orc(self) -> OrcTable:
@@ -338,46 +346,19 @@ class LinuxKernel:
             raise self._orc
         return self._orc
 
-    @functools.cached_property
+    @MadeOnce
     def _orc(self) -> Union[OrcTable, OrcError]:
         try:
-            return self._search_orc() if self.has_code_alone else self._read_orc()
+            return read_orc(self)
         except OrcError as error:
             return error
 
-    def _read_orc(self) -> OrcTable:
-        tables = []
-        for name in ("orc_unwind_ip", "orc_unwind"):
-            start, stop = self.address(f"__start_{name}"), self.address(f"__stop_{name}")
-            if start is None or stop is None:
-                raise OrcError("the kernel has no unwinding tables (ORC)")
-            if not 0 <= stop - start <= _ORC_LIMIT:
-                raise OrcError(f"the kernel's {name} table would have {stop - start} bytes")
-            try:
-                tables.append((start, self.read(start, stop - start)))
-            except AddressError as error:
-                raise OrcError(f"the kernel's {name} table is not in the dump") from error
-        (place, ips), (_, entries) = tables
-        return OrcTable(ips, entries, place, find_form(entries))
-
-    def _search_orc(self) -> OrcTable:
-        # Code that is only run at the end (.exit.text) lies behind what has symbols.
-        end = self.runs[-1].start + self.runs[-1].size
-        for run in self.runs if self.bits == 64 else ():
-            image = self._image_of(run)
-            found = find_orc(image, run.start, self.virtual_base, end)
-            if found is not None:
-                ips = image[found.ips : found.ips + IP_SIZE * found.size]
-                entries = image[found.entries : found.entries + ENTRY_SIZE * found.size]
-                return OrcTable(ips, entries, run.start + found.ips, find_form(entries))
-        raise OrcError("the kernel has no unwinding tables (ORC) that can be found")
-
-    @functools.cached_property
+    @MadeOnce
     def modules(self) -> Optional[Modules]:
         """The modules that the kernel has loaded; None without types, which tell where they are."""
         return Modules(self, self.types) if self.types is not None else None
 
-    @functools.cached_property
+    @MadeOnce
     def generated(self) -> Optional[GeneratedCode]:
         """The code that the kernel made while it ran; None without types."""
         return GeneratedCode(self, self.types) if self.types is not None else None
@@ -413,17 +394,20 @@ class LinuxKernel:
         It does not where another kernel has taken the vCPU over, as after a panic with kdump: then
         its page tables map what it runs, but not this kernel.
         """
+        cr3, rip = vcpu.get("cr3"), vcpu.get("rip")
+        if cr3 is None:
+            return None
         # With isolated page tables the user's half maps the entries into the kernel, and no more.
         place = self.address("__entry_text_start") or self.virtual_base
         try:
             own = self.tables.translate(place)[0]
         except AddressError:
             return None
-        loaded = self.tables.at(vcpu["cr3"])
+        loaded = self.tables.at(cr3)
         try:
             return loaded.translate(place)[0] == own
         except AddressError:
-            return False if loaded.maps(vcpu["rip"]) else None
+            return False if rip is not None and loaded.maps(rip) else None
 
     def isolates_page_tables(self) -> Optional[bool]:
         """Whether page-table isolation is on, or None when that cannot be told.

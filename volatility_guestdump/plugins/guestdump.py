@@ -26,12 +26,12 @@ _PATH_ENTRY = pathlib.Path(__file__).resolve().parents[1] / "path_entry"
 if "volatility_guestdump" not in sys.modules and _PATH_ENTRY.is_dir():
     sys.path.insert(0, str(_PATH_ENTRY))
 
-import volatility_guestdump
-
-if volatility_guestdump.registration_error is not None:
-    raise ImportError(
-        f"volatility_guestdump: {volatility_guestdump.registration_error}"
-    ) from volatility_guestdump.registration_error
+try:
+    import volatility_guestdump.framework  # noqa: F401 # makes Volatility know the package
+except Exception as error:
+    # A Volatility that is older or newer may raise anything. It expects an ImportError, logs it,
+    # and goes on without this package.
+    raise ImportError(f"volatility_guestdump: {error}") from error
 
 from volatility_guestdump import kernels
 from volatility_guestdump.attempts import Attempts
@@ -45,6 +45,7 @@ from volatility_guestdump.linux.stacks.stacks import Stack, Stacks, grouped
 from volatility_guestdump.linux.state.tasks import STATES
 from volatility_guestdump.machine import VCPU, Machine
 from volatility_guestdump.report import facts, rows
+from volatility_guestdump.version import __version__
 from volatility_guestdump.windows.kernel import WindowsKernel
 from volatility_guestdump.x86 import registers
 
@@ -193,7 +194,7 @@ class Registers(GuestDumpPlugin):
 
     def _generator(
         self,
-    ) -> Iterator[tuple[int, tuple[int, str, format_hints.Hex, str]]]:
+    ) -> Iterator[tuple[int, tuple[Any, ...]]]:
         machine = self.machine
         if not machine.vcpus:
             vollog.error(f"{machine.origin.format}: this image has no registers")
@@ -203,7 +204,7 @@ class Registers(GuestDumpPlugin):
         for vcpu in selected_vcpus(machine, self.config.get("vcpu", None)):
             found = facts.register_facts(machine, kernel, vcpu, symbolize)
             for register, value, decoded in found:
-                yield 0, (vcpu.number, register, format_hints.Hex(value), decoded)
+                yield 0, (vcpu.number, register, _address(value), decoded)
 
     def run(self) -> renderers.TreeGrid:
         """Returns the rows."""
@@ -477,7 +478,7 @@ class Report(GuestDumpPlugin):
             make("Symbols", self.symbolize) or _no_symbol,
         )
         versions = {
-            "volatility_guestdump": volatility_guestdump.__version__,
+            "volatility_guestdump": __version__,
             "Volatility": constants.PACKAGE_VERSION,
             "Python": platform.python_version(),
         }

@@ -11,7 +11,7 @@ from typing import Optional, TypeVar
 from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.stacks import frames as kernel_frames
-from volatility_guestdump.linux.stacks.frames import Kind
+from volatility_guestdump.linux.stacks.frames import NoteKind
 from volatility_guestdump.linux.stacks.stacks import Stack, Stacks, grouped
 from volatility_guestdump.linux.state.memory_use import ResidentMemory, memory_use
 from volatility_guestdump.linux.state.modules import Module
@@ -237,7 +237,8 @@ class _Collector:
         frames = stack.frames if stack else ()
         top = frames[0].symbol if frames else None
         if not frames:
-            top = make(name, lambda: self._subject.symbolize(vcpu["rip"]))
+            rip = vcpu.get("rip")
+            top = None if rip is None else make(name, lambda: self._subject.symbolize(rip))
         return document.Vcpu(
             vcpu.number,
             self._state(vcpu, stack),
@@ -253,24 +254,26 @@ class _Collector:
 
     def _state(self, vcpu: VCPU, stack: Optional[Stack]) -> str:
         kinds = {note.kind for frame in (stack.frames if stack else ()) for note in frame.notes}
-        if kinds & {Kind.OFFLINE, Kind.NOT_STARTED}:
+        if kinds & {NoteKind.OFFLINE, NoteKind.NOT_STARTED}:
             return "off"
-        if Kind.OTHER_KERNEL in kinds:
+        if NoteKind.OTHER_KERNEL in kinds:
             return "other kernel"
         if stack is None and not self._subject.is_windows:
             return "unknown"
-        # The lowest two bits of CS are the ring.
-        if vcpu["cs"] & 3:
+        if vcpu.ring or NoteKind.USER_MODE in kinds:
             return "user"
+        if vcpu.ring is None and (stack is None or NoteKind.LACKS_REGISTERS in kinds):
+            return "unknown"
         # What an interrupt does on an idle CPU is no idleness.
         idle = stack is not None and stack.task is not None and not stack.task.pid
-        return "idle" if idle and not kinds & {Kind.INTERRUPT, Kind.EXCEPTION} else "kernel"
+        return "idle" if idle and not kinds & {NoteKind.INTERRUPT, NoteKind.EXCEPTION} else "kernel"
 
     def _registers(self, vcpu: VCPU) -> list[document.Register]:
         found = facts.register_facts(self._machine, self._linux, vcpu, self._subject.symbolize)
         return [
             document.Register(name, f"{value:#x}", _short(decoded, _MAXIMUM_SYMBOL))
             for name, value, decoded in found
+            if value is not None
         ]
 
     def _tasks(self, log: Optional[Log]) -> Optional[document.Tasks]:
@@ -349,7 +352,7 @@ class _Collector:
     def _largest(self, stacks: Stacks) -> list[document.Process]:
         linux = self._linux
         assert linux is not None, "it has tasks"
-        memory = ResidentMemory(linux, linux.btf, stacks.cpus.offsets)
+        memory = ResidentMemory(linux, linux.require_types(), stacks.cpus.offsets)
         threads: dict[int, list[Task]] = {}
         for task in stacks.all_tasks:
             threads.setdefault(task.tgid, []).append(task)

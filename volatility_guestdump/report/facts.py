@@ -14,7 +14,8 @@ from typing import Optional, Protocol
 from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.exceptions import BtfError
 from volatility_guestdump.files.location import file_state
-from volatility_guestdump.linux.kernel import CODE_ALONE, LinuxKernel
+from volatility_guestdump.linux.finding.image import CODE_ALONE
+from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.stacks.stacks import PanicTask, Stacks
 from volatility_guestdump.linux.state.crash import first_kernel_release, is_second_kernel
 from volatility_guestdump.linux.state.log import panic_message
@@ -204,8 +205,10 @@ def _memory_file(machine: Machine) -> MemoryFileFacts:
 
 def register_facts(
     machine: Machine, kernel: Optional[LinuxKernel], vcpu: VCPU, symbolize: registers.Symbolize
-) -> Iterator[tuple[str, int, str]]:
-    """Yields name, value and meaning of each register that a vCPU has.
+) -> Iterator[tuple[str, Optional[int], str]]:
+    """Yields name, value and meaning of each register; None for a value that the image lacks.
+
+    Those that only some formats have are left out where they are missing.
 
     Args:
         machine: that it is of.
@@ -220,7 +223,7 @@ def register_facts(
         user_half = kernel.loaded_user_half(vcpu)
     for name in (*REGISTERS, *OPTIONAL_REGISTERS):
         value = vcpu.get(name)
-        if value is not None:
+        if value is not None or name in REGISTERS:
             yield name, value, registers.decode(vcpu, name, mode, user_half, symbolize)
 
 
@@ -228,10 +231,12 @@ def unknown_kernel_facts(machine: Machine) -> KernelFacts:
     """Returns what is known without a kernel: how the first vCPU that pages does so."""
     for vcpu in machine.vcpus:
         mode, tables = find_paging(machine.memory.read, vcpu)
-        if mode is not PagingMode.OFF:
-            page_map = tables.root if tables else mode.root(vcpu["cr3"])
-            return KernelFacts(mode, page_map=page_map)
-    return KernelFacts(PagingMode.OFF if machine.vcpus else None)
+        cr3 = vcpu.get("cr3")
+        if mode is not None and mode is not PagingMode.OFF and cr3 is not None:
+            return KernelFacts(mode, page_map=tables.root if tables else mode.root(cr3))
+    # That no vCPU pages is known of those whose registers are there.
+    known = [vcpu.has_paging_registers for vcpu in machine.vcpus]
+    return KernelFacts(PagingMode.OFF if known and all(known) else None)
 
 
 def linux_facts(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Optional
 
-from volatility_guestdump.linux.stacks.frames import Kind, Note
+from volatility_guestdump.linux.stacks.frames import Note, NoteKind
 from volatility_guestdump.linux.stacks.stacks import PanicTask
 from volatility_guestdump.linux.state.system import taint_names
 from volatility_guestdump.report.facts import (
@@ -166,38 +166,41 @@ def panic_task(panic: PanicTask) -> str:
 
 
 #: The words for notes; {address} and {detail} are the note's, of those that have any.
-_NOTES: Mapping[Kind, str] = {
-    Kind.USER_MODE: "user mode",
-    Kind.SYSTEM_CALL: "system call",
-    Kind.INTERRUPT: "interrupt",
-    Kind.EXCEPTION: "exception",
-    Kind.OFFLINE: "the CPU is offline",
-    Kind.CRASH_NOTES: "CPU {detail} when the kernel panicked, from crash_notes",
-    Kind.FUNCTION_GRAPH: "found by what the function graph tracer noted",
-    Kind.KRETPROBE: "found by what a kretprobe noted",
-    Kind.TRAMPOLINE: "by ORC of what it is a copy of",
-    Kind.FRAME_POINTER: "by frame pointer: {detail}",
-    Kind.NOT_CODE: "no code: the return address is the last word on the stack",
-    Kind.FIRST_INSTRUCTION: "first instruction: the return address is the last word on the stack",
-    Kind.CALL_FOUND: "no ORC: only one address on the stack follows a call of this function",
-    Kind.NOT_STARTED: "paging is off: the kernel has not started this CPU",
-    Kind.ONLY_64_BIT: "only the stacks of 64-bit kernels can be unwound",
-    Kind.OTHER_KERNEL: "runs another kernel",
-    Kind.RUNNING: "runs on a CPU whose registers are not in the dump",
-    Kind.EXITED: "exited: its stack is freed",
-    Kind.NO_STACK: "no saved stack: {detail}",
-    Kind.SP_ELSEWHERE: "its stack pointer {address:#x} lies outside of its stack",
-    Kind.CIRCLE: "the stack runs in a circle",
-    Kind.DOWNWARDS: "the stack does not lead upwards",
-    Kind.OUTSIDE_STACK: "leads out of the task's stack, to {address:#x}",
-    Kind.NO_RETURN_ADDRESS: "{address:#x}, where the return address should be, is none",
-    Kind.REPLACED: "a tracer replaced the return address, and nothing tells the right one",
-    Kind.UNDESCRIBED: "nothing tells how to unwind this code",
-    Kind.DAMAGED_ORC: "{detail}",
-    Kind.UNKNOWN_REGISTER: "{detail}, which leads to the caller, is not known",
-    Kind.BAD_REGISTERS: "what lies at {address:#x} are no saved registers",
-    Kind.NOT_IN_DUMP: "the stack at {address:#x} is not in the dump",
-    Kind.TOO_DEEP: "more frames than a stack can have",
+_NOTES: Mapping[NoteKind, str] = {
+    NoteKind.USER_MODE: "user mode",
+    NoteKind.SYSTEM_CALL: "system call",
+    NoteKind.INTERRUPT: "interrupt",
+    NoteKind.EXCEPTION: "exception",
+    NoteKind.OFFLINE: "the CPU is offline",
+    NoteKind.CRASH_NOTES: "CPU {detail} when the kernel panicked, from crash_notes",
+    NoteKind.FUNCTION_GRAPH: "found by what the function graph tracer noted",
+    NoteKind.KRETPROBE: "found by what a kretprobe noted",
+    NoteKind.TRAMPOLINE: "by ORC of what it is a copy of",
+    NoteKind.FRAME_POINTER: "by frame pointer: {detail}",
+    NoteKind.NOT_CODE: "no code: the return address is the last word on the stack",
+    NoteKind.FIRST_INSTRUCTION: (
+        "first instruction: the return address is the last word on the stack"
+    ),
+    NoteKind.CALL_FOUND: "no ORC: only one address on the stack follows a call of this function",
+    NoteKind.NOT_STARTED: "paging is off: the kernel has not started this CPU",
+    NoteKind.LACKS_REGISTERS: "the image lacks {detail}, without which there is no stack",
+    NoteKind.ONLY_64_BIT: "only the stacks of 64-bit kernels can be unwound",
+    NoteKind.OTHER_KERNEL: "runs another kernel",
+    NoteKind.RUNNING: "runs on a CPU whose registers are not in the dump",
+    NoteKind.EXITED: "exited: its stack is freed",
+    NoteKind.NO_STACK: "no saved stack: {detail}",
+    NoteKind.SP_ELSEWHERE: "its stack pointer {address:#x} lies outside of its stack",
+    NoteKind.CIRCLE: "the stack runs in a circle",
+    NoteKind.DOWNWARDS: "the stack does not lead upwards",
+    NoteKind.OUTSIDE_STACK: "leads out of the task's stack, to {address:#x}",
+    NoteKind.NO_RETURN_ADDRESS: "{address:#x}, where the return address should be, is none",
+    NoteKind.REPLACED: "a tracer replaced the return address, and nothing tells the right one",
+    NoteKind.UNDESCRIBED: "nothing tells how to unwind this code",
+    NoteKind.DAMAGED_ORC: "{detail}",
+    NoteKind.UNKNOWN_REGISTER: "{detail}, which leads to the caller, is not known",
+    NoteKind.BAD_REGISTERS: "what lies at {address:#x} are no saved registers",
+    NoteKind.NOT_IN_DUMP: "the stack at {address:#x} is not in the dump",
+    NoteKind.TOO_DEEP: "more frames than a stack can have",
 }
 
 
@@ -208,6 +211,6 @@ def notes(found: Sequence[Note]) -> str:
 
 def _note(note: Note) -> str:
     detail = note.detail
-    if note.kind is Kind.FRAME_POINTER:
+    if note.kind is NoteKind.FRAME_POINTER:
         detail = detail or "no ORC for this code"
     return _NOTES[note.kind].format(address=note.address, detail=detail)

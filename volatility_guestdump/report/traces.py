@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from typing import NamedTuple, Optional
 
-from volatility_guestdump.linux.stacks.frames import Frame, Kind
+from volatility_guestdump.linux.stacks.frames import Frame, NoteKind
 from volatility_guestdump.linux.state.log import is_panic
 from volatility_guestdump.linux.state.printk import Record
 from volatility_guestdump.linux.state.timekeeper import NANOSECONDS
@@ -162,7 +162,9 @@ def culprit(frames: Sequence[Frame]) -> str:
     start = _below_panic([frame.symbol for frame in frames])
     below = frames[start:] if start else ()
     if below and _function(below[0].symbol) in _OOPS_FUNCTIONS:
-        border = next((at for at, frame in enumerate(below) if _has(frame, Kind.EXCEPTION)), None)
+        border = next(
+            (at for at, frame in enumerate(below) if _has(frame, NoteKind.EXCEPTION)), None
+        )
         below = () if border is None else below[border + 1 :]
     if not below or below[0].symbol or below[0].ip is None:
         return below[0].symbol if below else ""
@@ -173,12 +175,12 @@ def culprit(frames: Sequence[Frame]) -> str:
 def interrupt(frames: Sequence[Frame]) -> str:
     """Returns "an NMI" or "an interrupt" when a stack is of code that runs in one, else ""."""
     for frame in frames:
-        if _has(frame, Kind.INTERRUPT):
+        if _has(frame, NoteKind.INTERRUPT):
             return "an NMI" if "nmi" in _function(frame.symbol) else "an interrupt"
-        if _has(frame, Kind.SYSTEM_CALL):
+        if _has(frame, NoteKind.SYSTEM_CALL):
             break
     return ""
 
 
-def _has(frame: Frame, kind: Kind) -> bool:
+def _has(frame: Frame, kind: NoteKind) -> bool:
     return any(note.kind is kind for note in frame.notes)

@@ -123,11 +123,14 @@ class QemuElf:
         ranges: guest-physical memory, ascending.
         vcpus: in the order of the file.
         left_out: for each vCPU that is left out, which and why.
+        vmcoreinfo: what the kernel tells to tools that read its dumps; empty where the guest did
+            not give it to QEMU.
     """
 
     ranges: tuple[MemoryRange, ...]
     vcpus: tuple[VCPU, ...]
     left_out: tuple[str, ...]
+    vmcoreinfo: bytes = b""
 
     @classmethod
     def parse(cls, stream: BinaryIO, name: str = "core") -> "QemuElf":
@@ -200,36 +203,39 @@ def _parse(stream: BinaryIO) -> QemuElf:
         elif segment == _PT_LOAD:
             # What is in memory alone, as registers of devices, is not in the file.
             loads.append(_Load(physical, place, min(in_file, in_memory)))
-    statuses, states = _notes(bytes(notes))
+    statuses, states, vmcoreinfo = _notes(bytes(notes))
     cut_off = end_of_notes > stream.seek(0, os.SEEK_END)
     if not states and cut_off:
         raise SourceError("the file ends in its notes: the copy is incomplete")
     if not states:
         raise UnrecognizedSource("an ELF core without notes of QEMU")
     vcpus, left_out = _vcpus(statuses, states)
-    return QemuElf(_ranges(loads), vcpus, left_out)
+    return QemuElf(_ranges(loads), vcpus, left_out, vmcoreinfo)
 
 
-def _notes(data: bytes) -> tuple[list[bytes], list[bytes]]:
-    """Returns the notes NT_PRSTATUS, and those of QEMU."""
+def _notes(data: bytes) -> tuple[list[bytes], list[bytes], bytes]:
+    """Returns the notes NT_PRSTATUS, those of QEMU, and VMCOREINFO."""
     statuses: list[bytes] = []
     states: list[bytes] = []
+    vmcoreinfo = b""
     stream = io.BytesIO(data)
     while True:
         head = stream.read(_NOTE.size)
         if len(head) < _NOTE.size:
-            return statuses, states
+            return statuses, states, vmcoreinfo
         name_size, size, kind = _NOTE.unpack(head)
         name = stream.read(name_size + -name_size % 4)[:name_size].rstrip(b"\0")
         content = stream.read(size)
         if len(content) < size:
             # Cut off: what is there of it is of no use.
-            return statuses, states
+            return statuses, states, vmcoreinfo
         stream.read(-size % 4)
         if name == b"CORE" and kind == _NT_PRSTATUS:
             statuses.append(content)
         elif name == b"QEMU" and kind == 0:
             states.append(content)
+        elif name == b"VMCOREINFO":
+            vmcoreinfo = vmcoreinfo or content
 
 
 def _vcpus(

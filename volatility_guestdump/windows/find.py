@@ -45,7 +45,7 @@ def find_kernel(machine: Machine) -> Optional[WindowsKernel]:
         The kernel, or None when the guest is not Windows or has no tables loaded that map it.
     """
     # One in user mode may have shadow tables loaded.
-    ordered = sorted(machine.vcpus, key=lambda vcpu: vcpu["cs"] & 3)
+    ordered = sorted(machine.vcpus, key=lambda vcpu: vcpu.ring or 0)
     search = _Search()
     for vcpu, tables in _candidates(machine.memory.read, ordered):
         for handler in handlers(vcpu, tables):
@@ -68,12 +68,13 @@ def _candidates(read: Read, vcpus: Sequence[VCPU]) -> Iterator[tuple[VCPU, PageT
                 seen.add((tables.mode, tables.root))
                 loaded.append((vcpu, tables))
     yield from loaded
-    in_kernel = [vcpu for vcpu in vcpus if vcpu["gs_base"] >> 63]
+    bases = ((vcpu, vcpu.get("gs_base")) for vcpu in vcpus)
+    in_kernel = [(vcpu, base) for vcpu, base in bases if base is not None and base >> 63]
     in_long_mode = [tables for _, tables in loaded if tables.mode.is_64bit]
     places = itertools.product(in_kernel, in_long_mode, _KERNEL_TABLES)
-    for vcpu, tables, place in itertools.islice(places, _MAXIMUM_PLACES):
+    for (vcpu, base), tables, place in itertools.islice(places, _MAXIMUM_PLACES):
         try:
-            (cr3,) = struct.unpack("<Q", tables.read(vcpu["gs_base"] + place, 8))
+            (cr3,) = struct.unpack("<Q", tables.read(base + place, 8))
         except AddressError:
             continue
         named = tables.at(cr3)

@@ -29,10 +29,13 @@ def handlers(vcpu: VCPU, tables: PageTables, count: int = EXCEPTIONS) -> Iterato
         tables: page tables that map it.
         count: how many gates are looked at.
     """
+    base = vcpu.get("idt_base")
+    if base is None:
+        return
     size = 16 if tables.mode.is_64bit else 8
     for vector in range(count):
         try:
-            gate = tables.read(vcpu["idt_base"] + vector * size, size)
+            gate = tables.read(base + vector * size, size)
         except AddressError:
             return
         # Present, and an interrupt or a trap gate; a task gate has no address.

@@ -18,7 +18,7 @@ import enum
 from collections.abc import Iterable, Iterator
 from typing import Optional
 
-from volatility_guestdump.exceptions import AddressError
+from volatility_guestdump.exceptions import AddressError, MediumError
 from volatility_guestdump.machine import PAGE_SIZE, VCPU, Read
 
 CR0_PG = 1 << 31
@@ -31,6 +31,10 @@ EFER_LMA = 1 << 10
 #: With page-table isolation the kernel's and the user's half of a page map lie in two pages that
 #: follow each other; this bit of CR3 chooses (Linux: PTI_PGTABLE_SWITCH_BIT).
 PTI_USER_HALF = 1 << 12
+
+#: The largest that is asked for are tables of the kernel, of 64 MiB. A page can be mapped any
+#: number of times, so the size of memory is no limit.
+MAXIMUM_READ = 256 << 20
 
 _PRESENT = 1 << 0
 _LARGE = 1 << 7
@@ -88,25 +92,39 @@ _INDEX_BITS = {
 }
 
 
+#: Registers with addresses that code of 32 bits cannot have above 4 GiB.
+_TELLING = ("rip", "rsp", "idt_base", "cr3", "gs_base")
+
+
 def possible_modes(vcpu: VCPU) -> list[PagingMode]:
     """Returns the paging modes that the registers of a vCPU allow, the likelier first.
 
     EFER tells 4-level paging from PAE where the source has it. Elsewhere, as in debug.guest, they
     differ only in what the addresses in the registers look like, and, when that says nothing, in
-    which tables translate them.
+    which tables translate them. Without CR0 or CR4 more modes are possible, and memory has to tell.
     """
-    if not vcpu["cr0"] & CR0_PG:
+    cr0, cr4 = vcpu.get("cr0"), vcpu.get("cr4")
+    if cr0 is not None and not cr0 & CR0_PG:
         return [PagingMode.OFF]
-    if not vcpu["cr4"] & CR4_PAE:
+    if cr4 is not None and not cr4 & CR4_PAE:
         return [PagingMode.LEGACY]
-    if vcpu["cr4"] & CR4_LA57:
+    if cr4 is not None and cr4 & CR4_LA57:
         return [PagingMode.FIVE_LEVEL]
     efer = vcpu.get("efer")
     if efer is not None:
-        return [PagingMode.FOUR_LEVEL if efer & EFER_LMA else PagingMode.PAE]
-    if any(vcpu[register] >> 32 for register in ("rip", "rsp", "idt_base", "cr3", "gs_base")):
-        return [PagingMode.FOUR_LEVEL]
-    return [PagingMode.PAE, PagingMode.FOUR_LEVEL]
+        in_long_mode: Optional[bool] = bool(efer & EFER_LMA)
+    else:
+        in_long_mode = any((vcpu.get(register) or 0) >> 32 for register in _TELLING) or None
+    modes = []
+    if in_long_mode is not True:
+        modes.append(PagingMode.PAE)
+    if in_long_mode is not False:
+        modes.append(PagingMode.FOUR_LEVEL)
+        if cr4 is None:
+            modes.append(PagingMode.FIVE_LEVEL)
+    if in_long_mode is not True and cr4 is None:
+        modes.append(PagingMode.LEGACY)
+    return modes
 
 
 class PageTables:
@@ -229,19 +247,32 @@ class PageTables:
         """Returns `length` bytes at a virtual address.
 
         Raises:
-            AddressError: not all of them are mapped to memory that the dump has.
+            AddressError: not all of them are mapped to memory that the dump has, or there are more
+                than `MAXIMUM_READ`.
+            MediumError: the medium that they lie on cannot be read.
         """
+        if length > MAXIMUM_READ:
+            raise AddressError(address, f"{length} bytes at {address:#x} are too many for one read")
         physical, available = self.translate(address)
         if length <= available:
-            return self.read_physical(physical, length)
+            return self._read_page(address, physical, length)
         parts = []
         while length > 0:
             physical, available = self.translate(address)
             part = min(length, available)
-            parts.append(self.read_physical(physical, part))
+            parts.append(self._read_page(address, physical, part))
             address += part
             length -= part
         return b"".join(parts)
+
+    def _read_page(self, address: int, physical: int, length: int) -> bytes:
+        """Reads what lies in one page; errors have the virtual address."""
+        try:
+            return self.read_physical(physical, length)
+        except AddressError as error:
+            missing = address + max(0, min(error.address - physical, length - 1))
+            kind = MediumError if isinstance(error, MediumError) else AddressError
+            raise kind(missing, f"virtual address {missing:#x}: {error}") from error
 
     def runs(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
         """Yields what is mapped between two virtual addresses, ascending.
@@ -270,9 +301,13 @@ class PageTables:
 
 def loaded_tables(read: Read, vcpu: VCPU) -> Iterator[PageTables]:
     """Yields what CR3 of a vCPU points to, in each paging mode that its registers allow."""
+    cr3, cr4 = vcpu.get("cr3"), vcpu.get("cr4")
+    if cr3 is None:
+        return
+    has_4mib_pages = cr4 is None or bool(cr4 & CR4_PSE)
     for mode in possible_modes(vcpu):
         if mode is not PagingMode.OFF:
-            yield PageTables(read, mode, vcpu["cr3"], bool(vcpu["cr4"] & CR4_PSE))
+            yield PageTables(read, mode, cr3, has_4mib_pages)
 
 
 def candidate_tables(read: Read, vcpus: Iterable[VCPU]) -> Iterator[tuple[VCPU, PageTables]]:
@@ -295,15 +330,18 @@ def _kernel_half(tables: PageTables) -> PageTables:
     return tables.at(tables.root & ~PTI_USER_HALF)
 
 
-def find_paging(read: Read, vcpu: VCPU) -> tuple[PagingMode, Optional[PageTables]]:
+def find_paging(read: Read, vcpu: VCPU) -> tuple[Optional[PagingMode], Optional[PageTables]]:
     """Returns the paging mode of a vCPU, and its page tables when they make sense.
 
     They do when they map what the vCPU runs, its stack or its IDT. Those that are loaded come
     first: without page-table isolation the page before them may be the root of another process.
-    Where no memory tells, the mode is the likeliest that the registers allow.
+    Where no memory tells, the mode is the likeliest that the registers allow, or None where the
+    registers that tell it are missing.
     """
+    places = [vcpu.get(register) for register in ("rip", "rsp", "idt_base")]
     for loaded in loaded_tables(read, vcpu):
         for tables in (loaded, _kernel_half(loaded)):
-            if any(tables.maps(vcpu[register]) for register in ("rip", "rsp", "idt_base")):
+            if any(place is not None and tables.maps(place) for place in places):
                 return tables.mode, tables
-    return possible_modes(vcpu)[0], None
+    modes = possible_modes(vcpu)
+    return modes[0] if vcpu.has_paging_registers or modes == [PagingMode.OFF] else None, None

@@ -96,51 +96,63 @@ def flag_names(register: str, value: int) -> str:
 
 
 def decode(
-    vcpu: VCPU, register: str, mode: PagingMode, user_half: Optional[bool], symbolize: Symbolize
+    vcpu: VCPU,
+    register: str,
+    mode: Optional[PagingMode],
+    user_half: Optional[bool],
+    symbolize: Symbolize,
 ) -> str:
     """Returns what a register's value means, in words; empty when there is nothing to say.
 
     Args:
         vcpu: whose register it is.
         register: its name.
-        mode: paging mode of the vCPU.
+        mode: paging mode of the vCPU; None when unknown.
         user_half: whether CR3 has the user's half of isolated page tables; None when unknown.
         symbolize: names addresses in the kernel's image.
     """
-    value = vcpu[register]
+    value = vcpu.get(register)
+    if value is None:
+        return ""
     if register in FLAGS:
         return flag_names(register, value)
     if register == "cr3":
-        return _decode_cr3(vcpu, mode, user_half)
+        return _decode_cr3(value, vcpu, mode, user_half)
     if register == "cs":
-        return _decode_cs(vcpu, mode)
+        return _decode_cs(value, vcpu, mode)
     if register in _NO_ADDRESSES:
         return ""
     return symbolize(value) or ""
 
 
-def _decode_cr3(vcpu: VCPU, mode: PagingMode, user_half: Optional[bool]) -> str:
-    if mode is PagingMode.OFF:
+def _decode_cr3(cr3: int, vcpu: VCPU, mode: Optional[PagingMode], user_half: Optional[bool]) -> str:
+    if mode is None or mode is PagingMode.OFF:
         return ""
-    cr3 = vcpu["cr3"]
     words = [f"page map {mode.root(cr3):#x}"]
-    if vcpu["cr4"] & CR4_PCIDE:
+    if (vcpu.get("cr4") or 0) & CR4_PCIDE:
         words.append(f"PCID {cr3 & 0xFFF:#x}")
     if user_half:
         words.append(f"user half of {mode.root(cr3) & ~PTI_USER_HALF:#x}")
     return ", ".join(words)
 
 
-def _decode_cs(vcpu: VCPU, mode: PagingMode) -> str:
-    if not vcpu["cr0"] & _CR0_PE:
+def _decode_cs(selector: int, vcpu: VCPU, mode: Optional[PagingMode]) -> str:
+    cr0, rflags, rip = vcpu.get("cr0"), vcpu.get("rflags"), vcpu.get("rip")
+    is_64bit = mode is not None and mode.is_64bit
+    if cr0 is not None and not cr0 & _CR0_PE:
         return "real mode"
-    if vcpu["rflags"] & _RFLAGS_VM and not mode.is_64bit:
+    # A selector has other meanings in real mode and in virtual 8086 mode: paging rules out the
+    # first, and long mode both.
+    if mode is None or (not is_64bit and (cr0 is None or rflags is None)):
+        return ""
+    if not is_64bit and (rflags or 0) & _RFLAGS_VM:
         return "ring 3, virtual 8086 mode"
-    selector = vcpu["cs"]
-    bits = "32-bit"
-    if mode.is_64bit:
-        bits = "64-bit"
-        if selector == _COMPATIBILITY_SELECTOR and not vcpu["rip"] >> 32:
-            bits = "32-bit compatibility mode"
     ring = selector & 3
-    return f"ring {ring} ({'user' if ring == 3 else 'kernel'} mode), {bits}"
+    shown = f"ring {ring} ({'user' if ring == 3 else 'kernel'} mode)"
+    if not is_64bit:
+        return f"{shown}, 32-bit"
+    if selector != _COMPATIBILITY_SELECTOR:
+        return f"{shown}, 64-bit"
+    if rip is None:
+        return shown
+    return f"{shown}, {'64-bit' if rip >> 32 else '32-bit compatibility mode'}"

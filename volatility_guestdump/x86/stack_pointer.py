@@ -35,9 +35,10 @@ def likelier(read: Read, first: Sequence[VCPU], second: Sequence[VCPU]) -> Optio
     certain = likely = 0
     for one, other in zip(first, second):
         score, other_score = _score(read, one), _score(read, other)
-        if min(score, other_score) >= 0 and abs(one["rsp"] - other["rsp"]) < _STACK_SIZE:
+        place, other_place = one.get("rsp") or 0, other.get("rsp") or 0
+        if min(score, other_score) >= 0 and abs(place - other_place) < _STACK_SIZE:
             # Of two places in one stack the stack pointer is the lower.
-            certain += (one["rsp"] < other["rsp"]) - (one["rsp"] > other["rsp"])
+            certain += (place < other_place) - (place > other_place)
         else:
             likely += score - other_score
     votes = certain or likely
@@ -49,10 +50,12 @@ def likelier(read: Read, first: Sequence[VCPU], second: Sequence[VCPU]) -> Optio
 def _score(read: Read, vcpu: VCPU) -> int:
     """Returns how many return addresses lie at the stack pointer; -1 when it can be none."""
     _, tables = find_paging(read, vcpu)
-    place = vcpu["rsp"]
+    place = vcpu.get("rsp")
+    if tables is None or place is None:
+        return -1
     # Code of 32 bits has a stack of words of 4 bytes, under a kernel of 64 bits below 4 GiB.
-    size = 8 if tables is not None and tables.mode.is_64bit and place >> 32 else 4
-    if tables is None or place % size or not tables.maps(place):
+    size = 8 if tables.mode.is_64bit and place >> 32 else 4
+    if place % size or not tables.maps(place):
         return -1
     data, _ = read_padded(tables.read, place, _LOOKED_AT)
     words = struct.iter_unpack("<Q" if size == 8 else "<I", data)

@@ -8,9 +8,10 @@ The page tables that are found map the kernel's image at an address that is know
              (Documentation/arch/x86/x86_64/mm.rst), with four levels and with five
     32-bit   in the linear mapping, around an address of the kernel that is known
 
-There are four ways to the page tables, the cheapest and surest first: registers of vCPUs, low
-memory, and after a search of all memory VMCOREINFO and the banner. However they are found, only
-the image is read then. Its banner says that it is Linux; kallsyms in it says the rest.
+There are five ways to the page tables, the cheapest and surest first: VMCOREINFO where the file
+has it beside memory, registers of vCPUs, low memory, and after a search of all memory VMCOREINFO
+and the banner. However they are found, only the image is read then. Its banner says that it is
+Linux; kallsyms in it says the rest.
 """
 
 import itertools
@@ -74,7 +75,7 @@ _Candidates = Iterable[tuple[PageTables, _Known]]
 
 
 def find_kernel(machine: Machine) -> Optional[LinuxKernel]:
-    """Finds the Linux kernel that a machine runs, by registers or low memory.
+    """Finds the Linux kernel of a machine by its file's VMCOREINFO, registers or low memory.
 
     Args:
         machine: that is looked at; each vCPU is tried, for some may be in a useless state.
@@ -83,8 +84,10 @@ def find_kernel(machine: Machine) -> Optional[LinuxKernel]:
         The kernel, or None when the guest is not Linux, or has not come far enough to tell. Of two,
         it is the one that panicked, and not the one that kdump started then.
     """
-    return _first(_by_registers(machine), "registers") or _first(
-        ((tables, {}) for tables in low_memory_tables(machine.memory)), "low memory"
+    return (
+        _by_note(machine)
+        or _first(_by_registers(machine), "registers")
+        or _first(((tables, {}) for tables in low_memory_tables(machine.memory)), "low memory")
     )
 
 
@@ -109,6 +112,22 @@ def search_kernel(
     return found
 
 
+def _by_note(machine: Machine) -> Optional[LinuxKernel]:
+    """Returns the kernel that VMCOREINFO in the machine's file leads to, or None.
+
+    The guest wrote it when it started, maybe before it started another kernel: it is believed where
+    the kernel in memory has the release that it names.
+    """
+    if not machine.vmcoreinfo:
+        return None
+    info = vmcoreinfo.parse(machine.vmcoreinfo)
+    found = _first(_named_tables(machine.memory, info), "VMCOREINFO")
+    if found is not None and found.kallsyms is not None and found.release == info.get("OSRELEASE"):
+        return found
+    vollog.info("The VMCOREINFO in the file does not lead to the kernel that it tells of")
+    return None
+
+
 def _by_registers(machine: Machine) -> Iterator[tuple[PageTables, _Known]]:
     for vcpu, tables in candidate_tables(machine.memory.read, machine.vcpus):
         first = list(handlers(vcpu, tables, 1))
@@ -117,10 +136,13 @@ def _by_registers(machine: Machine) -> Iterator[tuple[PageTables, _Known]]:
 
 def _by_vmcoreinfo(memory: Memory, traces: Traces) -> Iterator[tuple[PageTables, _Known]]:
     for address in traces.vmcoreinfo:
-        info = vmcoreinfo.read_at(memory, address)
-        start = vmcoreinfo.symbol(info, "_stext")
-        for tables in vmcoreinfo.vmcoreinfo_tables(memory, info):
-            yield tables, {} if start is None else {"_stext": [start]}
+        yield from _named_tables(memory, vmcoreinfo.read_at(memory, address))
+
+
+def _named_tables(memory: Memory, info: Mapping[str, str]) -> Iterator[tuple[PageTables, _Known]]:
+    start = vmcoreinfo.symbol(info, "_stext")
+    for tables in vmcoreinfo.vmcoreinfo_tables(memory, info):
+        yield tables, {} if start is None else {"_stext": [start]}
 
 
 def _by_banner(

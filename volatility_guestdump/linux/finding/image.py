@@ -9,7 +9,15 @@ them; for these protocols they need not import it.
 from collections.abc import Sequence
 from typing import NamedTuple, Optional, Protocol
 
+from volatility_guestdump.linux.symbols.kallsyms import Kallsyms
+from volatility_guestdump.machine import read_padded
 from volatility_guestdump.x86.paging import PageTables
+
+#: What is said of a kernel without CONFIG_KALLSYMS_ALL.
+CODE_ALONE = "symbol table has code alone (CONFIG_KALLSYMS_ALL is not set)"
+
+#: More than a kernel's image has.
+_IMAGE_LIMIT = 128 << 20
 
 
 class Run(NamedTuple):
@@ -29,6 +37,10 @@ class Run(NamedTuple):
 class KernelMemory(Protocol):
     """A kernel's virtual memory, and what lies where in it."""
 
+    @property
+    def bits(self) -> int:
+        """Bits of a pointer."""
+
     def address(self, symbol: str) -> Optional[int]:
         """Returns the address of a symbol in the running kernel, or None."""
 
@@ -47,6 +59,18 @@ class KernelImage(KernelMemory, Protocol):
     """A kernel's memory, and where its image lies in the guest's."""
 
     @property
+    def kallsyms(self) -> Optional[Kallsyms]:
+        """Its symbols, or None when they cannot be read."""
+
+    @property
+    def has_code_alone(self) -> bool:
+        """Whether its symbols are those of code alone: CONFIG_KALLSYMS_ALL is not set then."""
+
+    @property
+    def lacks_symbols(self) -> bool:
+        """Whether the kernel may have symbols that its symbol table does not tell."""
+
+    @property
     def tables(self) -> PageTables:
         """Page tables that map the kernel."""
 
@@ -57,3 +81,9 @@ class KernelImage(KernelMemory, Protocol):
     @property
     def virtual_base(self) -> int:
         """Virtual address of the image's start."""
+
+
+def read_run(kernel: KernelImage, run: Run) -> bytes:
+    """Reads a piece of a kernel's image, zeros for the pages of it that cannot be read."""
+    size = min(run.size, _IMAGE_LIMIT)
+    return read_padded(kernel.tables.read_physical, run.physical, size)[0]

@@ -11,11 +11,12 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, Callable, Optional
 
-from volatility_guestdump import __version__
 from volatility_guestdump.exceptions import BtfError, KernelError
+from volatility_guestdump.linux.finding.image import CODE_ALONE
 from volatility_guestdump.linux.isf.symbols import SymbolConverter
 from volatility_guestdump.linux.isf.types import Isf, TypeConverter
-from volatility_guestdump.linux.kernel import CODE_ALONE, LinuxKernel
+from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.version import __version__
 
 vollog = logging.getLogger(__name__)
 

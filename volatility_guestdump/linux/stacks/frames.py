@@ -9,7 +9,7 @@ import enum
 from typing import NamedTuple, Optional
 
 
-class Kind(enum.Enum):
+class NoteKind(enum.Enum):
     """What a note says of a frame."""
 
     # Why a trace ends well: what lies below is no code of the kernel.
@@ -37,6 +37,7 @@ class Kind(enum.Enum):
 
     # Why there is no frame at all, or but one.
     NOT_STARTED = enum.auto()
+    LACKS_REGISTERS = enum.auto()
     ONLY_64_BIT = enum.auto()
     OTHER_KERNEL = enum.auto()
     RUNNING = enum.auto()
@@ -67,7 +68,7 @@ class Note(NamedTuple):
         detail: a name or a reason that belongs to it, or empty.
     """
 
-    kind: Kind
+    kind: NoteKind
     address: Optional[int] = None
     detail: str = ""
 

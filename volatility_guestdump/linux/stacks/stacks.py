@@ -7,9 +7,9 @@ import functools
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Optional
 
-from volatility_guestdump.exceptions import AddressError, BtfError
+from volatility_guestdump.exceptions import AddressError, TypesError
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.stacks.frames import Frame, Kind, Note
+from volatility_guestdump.linux.stacks.frames import Frame, Note, NoteKind
 from volatility_guestdump.linux.stacks.unwind import Unwinder
 from volatility_guestdump.linux.state.crash import registers_at_crash
 from volatility_guestdump.linux.state.tasks import Cpus, Task, Tasks
@@ -87,8 +87,8 @@ class Stacks:
         self.tasks: Optional[Tasks] = None
         self.tasks_missing = ""
         try:
-            self.tasks = Tasks(kernel, kernel.btf)
-        except BtfError as error:
+            self.tasks = Tasks(kernel, kernel.require_types())
+        except TypesError as error:
             self.tasks_missing = str(error)
         self.cpus = Cpus(kernel, kernel.types, vcpus)
         self._unwinder = Unwinder(kernel)
@@ -110,7 +110,7 @@ class Stacks:
         and __switch_to sets the current one. What the other task left of its stack is valid.
         """
         current, chosen = self.cpus.current_task(vcpu), self.cpus.chosen_task(vcpu)
-        if chosen is None or chosen == current or vcpu["cs"] & 3 == 3:
+        if chosen is None or chosen == current or vcpu.ring == 3:
             return current, None
         if self._is_on_stack(vcpu, chosen):
             return chosen, current
@@ -125,7 +125,8 @@ class Stacks:
             bounds = self.tasks.stack(task)
         except AddressError:
             return False
-        return bounds is not None and vcpu["rsp"] in bounds
+        sp = vcpu.get("rsp")
+        return bounds is not None and sp is not None and sp in bounds
 
     @functools.cached_property
     def _changing(self) -> frozenset[Optional[int]]:
@@ -158,7 +159,7 @@ class Stacks:
 
     def _of_crashed(self, number: int) -> Stack:
         task = self._task(self.cpus.task_of(number))
-        note = Note(Kind.CRASH_NOTES, detail=str(number))
+        note = Note(NoteKind.CRASH_NOTES, detail=str(number))
         frames = self._unwinder.of_registers(self._left[number], task and task.address, note)
         return Stack(None, task, list(frames))
 
@@ -178,7 +179,7 @@ class Stacks:
         Raises:
             AddressError: the task is not in the dump.
         """
-        frames: Sequence[Frame] = (Frame(None, None, "", (Note(Kind.RUNNING),)),)
+        frames: Sequence[Frame] = (Frame(None, None, "", (Note(NoteKind.RUNNING),)),)
         if self.tasks is not None and (
             task.address in self._changing or not self.tasks.is_running(task)
         ):

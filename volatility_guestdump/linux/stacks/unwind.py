@@ -27,9 +27,9 @@ What is no return address is no frame: one must lie in code, and on the stack of
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Optional
 
-from volatility_guestdump.exceptions import AddressError, BtfError, OrcError
+from volatility_guestdump.exceptions import AddressError, OrcError, TypesError
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.stacks.frames import Frame, Kind, Note
+from volatility_guestdump.linux.stacks.frames import Frame, Note, NoteKind
 from volatility_guestdump.linux.stacks.instructions import (
     FRAME_POINTER,
     RETURN_ADDRESS,
@@ -38,6 +38,7 @@ from volatility_guestdump.linux.stacks.instructions import (
 from volatility_guestdump.linux.stacks.orc import Entry, OrcTable, Register, Type
 from volatility_guestdump.linux.stacks.returns import ReplacedReturns
 from volatility_guestdump.linux.state.tasks import Task, Tasks
+from volatility_guestdump.linux.types.reading import Structures
 from volatility_guestdump.machine import VCPU
 from volatility_guestdump.x86 import pt_regs
 from volatility_guestdump.x86.paging import CR0_PG
@@ -60,7 +61,7 @@ _PUSHED = ("rip", "cs", "rsp")
 _MOVE_RAX_TO_RSP = b"\x48\x89\xc4"
 
 #: Notes on places that a call is supposed to have led to.
-_SUPPOSED = frozenset((Kind.NOT_CODE, Kind.FIRST_INSTRUCTION, Kind.FRAME_POINTER))
+_SUPPOSED = frozenset((NoteKind.NOT_CODE, NoteKind.FIRST_INSTRUCTION, NoteKind.FRAME_POINTER))
 
 #: Where threads of the kernel and CPUs begin. ORC up to 6.3 says of all code that it does not
 #: describe that it is the end of the stack.
@@ -153,15 +154,16 @@ class Unwinder:
             task: address of the task_struct that it runs, where that is known: it tells which
                 return addresses tracers replaced.
         """
-        only: Optional[Kind] = None
-        if not vcpu["cr0"] & CR0_PG:
-            only = Kind.NOT_STARTED
+        cr0 = vcpu.get("cr0")
+        only: Optional[NoteKind] = None
+        if cr0 is not None and not cr0 & CR0_PG:
+            only = NoteKind.NOT_STARTED
         elif self._kernel.runs_on(vcpu) is False:
-            only = Kind.OTHER_KERNEL
-        elif vcpu["cs"] & 3 == 3:
-            only = Kind.USER_MODE
+            only = NoteKind.OTHER_KERNEL
+        elif vcpu.ring == 3:
+            only = NoteKind.USER_MODE
         if only is not None:
-            yield Frame(vcpu["rsp"], vcpu["rip"], "", (Note(only),))
+            yield Frame(vcpu.get("rsp"), vcpu.get("rip"), "", (Note(only),))
             return
         yield from self.of_registers(vcpu.registers, task)
 
@@ -171,17 +173,24 @@ class Unwinder:
         """Yields the frames of what a CPU did when it had these registers.
 
         Args:
-            registers: of a CPU that ran the kernel.
+            registers: of a CPU that ran the kernel, as far as they are known.
             task: as in `of_vcpu`.
             *notes: of the innermost frame.
         """
-        state = _State(registers["rip"], registers["rsp"], registers["rbp"], True, registers, notes)
+        ip, sp, cs = (registers.get(name) for name in ("rip", "rsp", "cs"))
+        if ip is None or sp is None:
+            lacking = " and ".join(name.upper() for name in ("rip", "rsp") if name not in registers)
+            symbol = "" if ip is None else self.symbolize(ip, True)
+            yield Frame(sp, ip, symbol, (*notes, Note(NoteKind.LACKS_REGISTERS, detail=lacking)))
+            return
+        state = _State(ip, sp, registers.get("rbp"), True, registers, notes)
         if self._kernel.bits != 64:
             symbol = self.symbolize(state.ip, True)
-            yield Frame(state.sp, state.ip, symbol, (*notes, Note(Kind.ONLY_64_BIT)))
+            yield Frame(state.sp, state.ip, symbol, (*notes, Note(NoteKind.ONLY_64_BIT)))
             return
-        if registers["cs"] & 3 == 3:
-            yield Frame(state.sp, state.ip, "", (*notes, Note(Kind.USER_MODE)))
+        # The lower half of the addresses is the user's: without CS the one of RIP tells.
+        if not ip >> 63 if cs is None else cs & 3 == 3:
+            yield Frame(state.sp, state.ip, "", (*notes, Note(NoteKind.USER_MODE)))
             return
         yield from self._frames(state, _Stack(task))
 
@@ -191,19 +200,17 @@ class Unwinder:
         try:
             bounds = tasks.stack(task)
             if bounds is None:
-                yield Frame(None, None, "", (Note(Kind.EXITED),))
+                yield Frame(None, None, "", (Note(NoteKind.EXITED),))
                 return
-            btf = self._kernel.btf
             start = tasks.stack_pointer(task)
-            size = btf.size_of("inactive_task_frame")
+            kind = Structures(self._kernel, self._kernel.require_types(), "inactive_task_frame")
+            size, saved = kind.size, kind.at(start)
             if not bounds.start <= start <= bounds.stop - size:
-                yield Frame(None, None, "", (Note(Kind.SP_ELSEWHERE, start),))
+                yield Frame(None, None, "", (Note(NoteKind.SP_ELSEWHERE, start),))
                 return
-            pointer, offset = self._kernel.pointer, btf.offset
-            ip = pointer(start + offset("inactive_task_frame", "ret_addr"))
-            bp = pointer(start + offset("inactive_task_frame", "bp"))
-        except (AddressError, BtfError) as error:
-            yield Frame(None, None, "", (Note(Kind.NO_STACK, start, str(error)),))
+            ip, bp = saved.integer("ret_addr"), saved.integer("bp")
+        except (AddressError, TypesError) as error:
+            yield Frame(None, None, "", (Note(NoteKind.NO_STACK, start, str(error)),))
             return
         # A task that has never run "returns" to the start of ret_from_fork.
         fresh = ip in (
@@ -211,7 +218,7 @@ class Unwinder:
             self._kernel.address("ret_from_fork_asm"),
         )
         if not self._kernel.is_code(ip):
-            yield Frame(None, None, "", (Note(Kind.NO_RETURN_ADDRESS, ip),))
+            yield Frame(None, None, "", (Note(NoteKind.NO_RETURN_ADDRESS, ip),))
             return
         yield from self._frames(
             _State(ip, start + size, bp, fresh, {}), _Stack(task.address, bounds)
@@ -235,12 +242,12 @@ class Unwinder:
             notes = list(state.found_by)
             if not offline and symbol.partition("+")[0] in _PLAY_DEAD:
                 offline = True
-                notes.append(Note(Kind.OFFLINE))
+                notes.append(Note(NoteKind.OFFLINE))
             position = (state.sp, state.ip)
             after: Optional[_State] = None
             try:
                 if position in seen:
-                    raise _EndOfTraceError(Note(Kind.CIRCLE))
+                    raise _EndOfTraceError(Note(NoteKind.CIRCLE))
                 seen.add(position)
                 if tracer is None:
                     after, note = self._step(state, symbol)
@@ -251,18 +258,18 @@ class Unwinder:
                 if after is not None:
                     after = self._checked(after, stack)
                 if after is None or (tracer is not None and after.ip == state.ip):
-                    raise _EndOfTraceError(Note(Kind.REPLACED))
+                    raise _EndOfTraceError(Note(NoteKind.REPLACED))
             except _EndOfTraceError as end:
                 after = None
                 notes += end.notes
             except AddressError as error:
                 after = None
-                notes.append(Note(Kind.NOT_IN_DUMP, error.address))
+                notes.append(Note(NoteKind.NOT_IN_DUMP, error.address))
             yield Frame(state.sp, state.ip, symbol, tuple(notes))
             if after is None:
                 return
             state = after
-        yield Frame(state.sp, state.ip, "", (Note(Kind.TOO_DEEP),))
+        yield Frame(state.sp, state.ip, "", (Note(NoteKind.TOO_DEEP),))
 
     def _checked(self, state: _State, stack: _Stack) -> _State:
         """Returns the state of a caller, with the return address that a tracer replaced.
@@ -272,7 +279,7 @@ class Unwinder:
         """
         bounds = stack.bounds
         if bounds is not None and not bounds.start <= state.sp <= bounds.stop:
-            raise _EndOfTraceError(Note(Kind.OUTSIDE_STACK, state.sp))
+            raise _EndOfTraceError(Note(NoteKind.OUTSIDE_STACK, state.sp))
         if state.exact:
             return state
         tracer = self._returns.tracer(state.ip)
@@ -281,7 +288,7 @@ class Unwinder:
             if original is not None:
                 state = state._replace(ip=original, found_by=(Note(tracer),))
         if not self._kernel.is_code(state.ip - 1):
-            raise _EndOfTraceError(Note(Kind.NO_RETURN_ADDRESS, state.ip))
+            raise _EndOfTraceError(Note(NoteKind.NO_RETURN_ADDRESS, state.ip))
         return state
 
     def _entry(self, state: _State, symbol: str) -> tuple[Entry, Optional[Note]]:
@@ -292,7 +299,7 @@ class Unwinder:
         """
         place = state.ip if state.exact else state.ip - 1
         if state.exact and not self._kernel.is_code(place):
-            return RETURN_ADDRESS, Note(Kind.NOT_CODE)
+            return RETURN_ADDRESS, Note(NoteKind.NOT_CODE)
         table = self._orc
         note = None
         if not self._kernel.virtual_base <= place < self._kernel.virtual_end:
@@ -301,14 +308,14 @@ class Unwinder:
             if trampoline is None:
                 table = modules.orc_table(place) if modules is not None else None
             elif trampoline.source is None:
-                raise _EndOfTraceError(Note(Kind.UNDESCRIBED))
+                raise _EndOfTraceError(Note(NoteKind.UNDESCRIBED))
             else:
                 place += trampoline.source - trampoline.start
-                note = Note(Kind.TRAMPOLINE)
+                note = Note(NoteKind.TRAMPOLINE)
         try:
             entry = table.find(place) if table is not None else None
         except OrcError as error:
-            raise _EndOfTraceError(Note(Kind.DAMAGED_ORC, detail=str(error))) from error
+            raise _EndOfTraceError(Note(NoteKind.DAMAGED_ORC, detail=str(error))) from error
         if entry is None:
             return self._frame_pointer(state, symbol)
         if entry.type in (Type.END_OF_STACK, Type.UNDEFINED):
@@ -328,11 +335,11 @@ class Unwinder:
             raise _EndOfTraceError(Note(border))
         start = self._start(state)
         if state.exact and start == state.ip:
-            return RETURN_ADDRESS, Note(Kind.FIRST_INSTRUCTION)
+            return RETURN_ADDRESS, Note(NoteKind.FIRST_INSTRUCTION)
         depth = None if start is None else self._instructions.call_on_stack(start, state.sp)
         if depth is None:
-            raise _EndOfTraceError(Note(Kind.UNDESCRIBED))
-        return RETURN_ADDRESS._replace(sp_offset=depth + _WORD), Note(Kind.CALL_FOUND)
+            raise _EndOfTraceError(Note(NoteKind.UNDESCRIBED))
+        return RETURN_ADDRESS._replace(sp_offset=depth + _WORD), Note(NoteKind.CALL_FOUND)
 
     def _start(self, state: _State) -> Optional[int]:
         """Returns where the function begins that a frame is of, or None."""
@@ -346,7 +353,7 @@ class Unwinder:
         """
         if _is_beginning(symbol):
             raise _EndOfTraceError
-        note = Note(Kind.FRAME_POINTER, detail=self.orc_missing)
+        note = Note(NoteKind.FRAME_POINTER, detail=self.orc_missing)
         if state.bp is not None and state.bp & 1:
             # Kernels with frame pointers mark those that point to registers.
             entry = FRAME_POINTER._replace(
@@ -370,20 +377,20 @@ class Unwinder:
         cfa = self._cfa(state, entry)
         if entry.type is Type.CALL:
             if cfa <= state.sp and (entry.sp_reg is Register.SP or note is not None):
-                raise _EndOfTraceError(*how, Note(Kind.DOWNWARDS))
+                raise _EndOfTraceError(*how, Note(NoteKind.DOWNWARDS))
             given = {"rax": cfa} if symbol.partition("+")[0] in _GIVEN_REGISTERS else {}
             after = _State(self._word(cfa - _WORD), cfa, state.bp, False, given)
             # After a "ret" on a stack that was overwritten, no call has led there.
             if kind in _SUPPOSED and not self._instructions.may_follow_call(after.ip):
-                raise _EndOfTraceError(*how, Note(Kind.NO_RETURN_ADDRESS, after.ip))
+                raise _EndOfTraceError(*how, Note(NoteKind.NO_RETURN_ADDRESS, after.ip))
         else:
-            note = Note(_border(symbol) or Kind.EXCEPTION)
+            note = Note(_border(symbol) or NoteKind.EXCEPTION)
             after = self._interrupted(state, entry, cfa, note, _is_beginning(symbol))
         if entry.bp_reg is Register.PREV_SP:
             after = after._replace(bp=self._word(cfa + entry.bp_offset))
         elif entry.bp_reg is Register.BP:
             after = after._replace(bp=self._word(_known_bp(state) + entry.bp_offset))
-        elif kind is Kind.CALL_FOUND and self._instructions.may_change_bp(self._start(state)):
+        elif kind is NoteKind.CALL_FOUND and self._instructions.may_change_bp(self._start(state)):
             after = after._replace(bp=None)
         return after, note
 
@@ -418,7 +425,7 @@ class Unwinder:
         elif register.value in state.registers:
             cfa = state.registers[register.value] + offset
         else:
-            raise _EndOfTraceError(Note(Kind.UNKNOWN_REGISTER, detail=register.value))
+            raise _EndOfTraceError(Note(NoteKind.UNKNOWN_REGISTER, detail=register.value))
         return cfa & _MASK
 
     def _interrupted(
@@ -445,7 +452,7 @@ class Unwinder:
         if selector & 3 == 3:
             raise _EndOfTraceError(note)
         if selector != _KERNEL_CS:
-            raise _EndOfTraceError(note, Note(Kind.BAD_REGISTERS, cfa))
+            raise _EndOfTraceError(note, Note(NoteKind.BAD_REGISTERS, cfa))
         registers = {**state.registers, **saved}
         return _State(saved["rip"], saved["rsp"], saved.get("rbp", state.bp), True, registers)
 
@@ -455,7 +462,7 @@ class Unwinder:
 
 def _known_bp(state: _State) -> int:
     if state.bp is None:
-        raise _EndOfTraceError(Note(Kind.UNKNOWN_REGISTER, detail="rbp"))
+        raise _EndOfTraceError(Note(NoteKind.UNKNOWN_REGISTER, detail="rbp"))
     return state.bp
 
 
@@ -464,13 +471,13 @@ def _is_beginning(symbol: str) -> bool:
     return symbol.partition("+")[0] in _BEGINNINGS
 
 
-def _border(symbol: str) -> Optional[Kind]:
+def _border(symbol: str) -> Optional[NoteKind]:
     """Returns what brings the CPU to a place, if that is an entry into the kernel."""
     name = symbol.partition("+")[0].lower()
     if name.startswith(("entry_", "int80_", "do_syscall", "syscall_")) or "int80" in name:
-        return Kind.SYSTEM_CALL
+        return NoteKind.SYSTEM_CALL
     if not name.startswith(("asm_", "nmi", "end_repeat_nmi", "first_nmi", "error_", "common_int")):
-        return None if "interrupt" not in name else Kind.INTERRUPT
+        return None if "interrupt" not in name else NoteKind.INTERRUPT
     if "nmi" in name or "interrupt" in name or "sysvec" in name or "irq" in name:
-        return Kind.INTERRUPT
-    return Kind.EXCEPTION
+        return NoteKind.INTERRUPT
+    return NoteKind.EXCEPTION

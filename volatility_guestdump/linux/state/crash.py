@@ -29,8 +29,18 @@ _REGISTERS = (
     *("ds", "es", "fs", "gs"),
 )
 
-_ELFCOREHDR = re.compile(r"(?:^|\s)elfcorehdr=(?:[0-9a-zA-Z]+@)?(0[xX][0-9a-fA-F]+|[0-9]+)([KMG]?)")
-_UNITS = {"": 0, "K": 10, "M": 20, "G": 30}
+#: A number as the kernel's memparse takes it (lib/cmdline.c): in base 16, 8 or 10, with a unit.
+_ELFCOREHDR = re.compile(
+    r"(?:^|\s)elfcorehdr=(?:[0-9a-zA-Z]+@)?"
+    r"(?:0[xX](?P<hexadecimal>[0-9a-fA-F]+)|(?P<octal>0[0-7]*)|(?P<decimal>[1-9][0-9]*))"
+    r"(?P<unit>[kKmMgGtTpPeE]?)"
+)
+_BASES = {"hexadecimal": 16, "octal": 8, "decimal": 10}
+_UNITS = " KMGTPE"
+#: A number of 64 bits has no more digits, in base 8 with its leading zero.
+_MAXIMUM_DIGITS = 23
+#: Of a physical address.
+_ADDRESS_BITS = 52
 _EHDR_MAGIC = b"\x7fELF\x02\x01"
 _EHDR_SIZE = 64
 _PHDR = struct.Struct("<IIQQQQQQ")
@@ -88,7 +98,16 @@ def _elfcorehdr(kernel: LinuxKernel) -> Optional[int]:
         match = _ELFCOREHDR.search(command_line(kernel) or "")
     except (AddressError, KernelError):
         return None
-    return None if match is None else int(match[1], 0) << _UNITS[match[2]]
+    return None if match is None else _physical_address(match)
+
+
+def _physical_address(match: "re.Match[str]") -> Optional[int]:
+    """Returns the address that elfcorehdr= names, or None when no memory can be there."""
+    ((kind, digits),) = ((kind, match[kind]) for kind in _BASES if match[kind] is not None)
+    if len(digits) > _MAXIMUM_DIGITS:
+        return None
+    address = int(digits, _BASES[kind]) << 10 * _UNITS.index(match["unit"].upper() or " ")
+    return address if address >> _ADDRESS_BITS == 0 else None
 
 
 def _notes(kernel: LinuxKernel, place: int) -> Iterator[tuple[bytes, bytes]]:

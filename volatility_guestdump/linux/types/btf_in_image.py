@@ -1,0 +1,60 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
+"""Where a kernel's BTF lies in its image."""
+
+import contextlib
+import itertools
+from typing import Optional
+
+from volatility_guestdump.exceptions import AddressError, BtfError
+from volatility_guestdump.linux.finding.image import CODE_ALONE, KernelImage, read_run
+from volatility_guestdump.linux.types.btf import Btf, Kind, btf_headers
+
+#: A kernel's BTF has about 5 MiB.
+_BTF_LIMIT = 64 << 20
+#: What begins like BTF and is none.
+_BTF_ATTEMPTS = 16
+
+#: Where BTF starts and ends: from 5.7 on (90ceddcb4950), and before.
+_BTF_SYMBOLS = (
+    ("__start_BTF", "__stop_BTF"),
+    ("_binary__btf_vmlinux_bin_start", "_binary__btf_vmlinux_bin_end"),
+)
+
+
+def read_btf(kernel: KernelImage) -> Btf:
+    """Reads a kernel's BTF.
+
+    Raises:
+        BtfError: the kernel has none, or it is damaged.
+    """
+    for names in _BTF_SYMBOLS:
+        start, stop = map(kernel.address, names)
+        if start is not None and stop is not None and stop != start:
+            break
+    else:
+        found = _search_btf(kernel) if kernel.lacks_symbols else None
+        if kernel.kallsyms is None:
+            raise BtfError("without symbols no type information (BTF) can be found")
+        if found is None:
+            also = f", and its {CODE_ALONE}" if kernel.has_code_alone else ""
+            raise BtfError(f"the kernel has no type information (BTF){also}")
+        return found
+    if not 0 < stop - start <= _BTF_LIMIT:
+        raise BtfError(f"the kernel's BTF would have {stop - start} bytes")
+    try:
+        return Btf(kernel.read(start, stop - start))
+    except AddressError as error:
+        raise BtfError(f"the kernel's BTF is not in the dump: {error}") from error
+
+
+def _search_btf(kernel: KernelImage) -> Optional[Btf]:
+    """Returns what decodes as BTF in the image, or None: its place is a variable's too."""
+    for run in kernel.runs:
+        image = read_run(kernel, run)
+        for place in itertools.islice(btf_headers(image), _BTF_ATTEMPTS):
+            with contextlib.suppress(BtfError):
+                btf = Btf(image[place : place + _BTF_LIMIT])
+                if btf.find("task_struct", Kind.STRUCT) is not None:
+                    return btf
+    return None
