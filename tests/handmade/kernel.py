@@ -76,6 +76,12 @@ class HandmadeKernel:
         size = self.bits // 8
         self.write(address, b"".join(word.to_bytes(size, "little") for word in words))
 
+    def resize(self, structure: str, size: int) -> None:
+        """Has its types say that a structure has another size."""
+        types: Any = self.require_types()
+        sound = types.size
+        types.size = lambda name: size if name == structure else sound(name)
+
     def require_types(self) -> Types:
         """Returns its types."""
         if self.types is None:

@@ -240,3 +240,19 @@ def test_resident_memory_without_types() -> None:
     kernel.types = BtfTypes(Btf(builder.build()))
     with pytest.raises(TypesError):
         resident(kernel)
+
+
+def test_counters_of_gigabytes() -> None:
+    """Four are read at once: a size that is none is refused before anything is read."""
+    kernel, _ = process(True)
+    kernel.resize("percpu_counter", 0xFFFFFFFF)
+    with pytest.raises(TypesError, match="percpu_counter would have 4294967295 bytes"):
+        resident(kernel)
+
+
+def test_strides_of_gigabytes() -> None:
+    """The next element of an array is not looked for anywhere in memory."""
+    kernel, attempts = meminfo(), Attempts()
+    kernel.resize("hstate", 0xFFFFFFFF)
+    assert memory_use(kernel.kernel, attempts).huge_pages is None
+    assert "hstate would have 4294967295 bytes" in attempts.failures[0].reason

@@ -25,7 +25,7 @@ from volatility_guestdump.linux.stacks.unwind import MAXIMUM_FRAMES, Unwinder
 from volatility_guestdump.linux.state.tasks import Task, Tasks
 from volatility_guestdump.linux.types.btf_types import BtfTypes
 from volatility_guestdump.machine import VCPU
-from volatility_guestdump.report.rows import notes
+from volatility_guestdump.words import notes
 from volatility_guestdump.x86.paging import CR0_PG
 
 STACK = 0xFFFFC90000010000

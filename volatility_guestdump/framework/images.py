@@ -13,6 +13,7 @@ from volatility3.framework.configuration import requirements
 from volatility3.framework.layers import physical
 
 from volatility_guestdump import kernels
+from volatility_guestdump.budget import Budget
 from volatility_guestdump.exceptions import (
     MemoryFileError,
     SourceError,
@@ -38,7 +39,7 @@ from volatility_guestdump.framework.layers import (
 )
 from volatility_guestdump.kept import Kept
 from volatility_guestdump.linux.finding import vmcoreinfo
-from volatility_guestdump.linux.finding.find import maps_an_image, search_kernel
+from volatility_guestdump.linux.finding.find import IMAGE_STEPS, maps_an_image, search_kernel
 from volatility_guestdump.linux.finding.low_memory import last_entries, low_memory_tables
 from volatility_guestdump.linux.finding.search import Traces, search
 from volatility_guestdump.linux.kernel import LinuxKernel
@@ -142,12 +143,16 @@ def hole_by_low_memory(location: str) -> Optional[int]:
     flat = PhysicalMemory(raw.with_hole(file.size, 0), file)
     if next(last_entries(flat), None) is None:
         return None
+    budget, attempts = Budget(2 * IMAGE_STEPS), 0
     for hole in raw.possible_holes(file.size):
         memory = PhysicalMemory(raw.with_hole(file.size, hole), file)
-        if any(map(maps_an_image, low_memory_tables(memory))):
+        if any(maps_an_image(tables, budget) for tables in low_memory_tables(memory)):
             kernel = kernels.linux_kernel(open_raw(location, hole))
             if kernel is not None:
                 return _checked_hole(location, kernel, hole, file)
+            attempts += 1
+        if budget.is_spent or attempts >= _ATTEMPTS:
+            break
     return None
 
 

@@ -29,6 +29,8 @@ _MAXIMUM_HUGE_SIZES = 8
 #: and shared memory. The one between is of pages in swap (include/linux/mm_types_task.h).
 _RESIDENT = (0, 1, 3)
 _RSS_COUNTERS = 4
+#: struct percpu_counter has 40 bytes, with checks of locks some more. All are read at once.
+_LARGEST_COUNTER = 1 << 10
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ class ResidentMemory:
         self._per_cpu: Optional[int] = None
         self._of_thread: Optional[int] = None
         if counters.shape is Shape.ARRAY:
-            self._size = types.size_of("percpu_counter")
+            self._size = types.size_of("percpu_counter", _LARGEST_COUNTER)
             self._count = types.offset("percpu_counter", "count")
             self._per_cpu = types.offset("percpu_counter", "counters")
             self._width = 8

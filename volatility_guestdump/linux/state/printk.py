@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from volatility_guestdump.budget import Budget
 from volatility_guestdump.exceptions import AddressError, KernelError
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.types.protocol import Types
@@ -33,6 +34,12 @@ MAXIMUM_RECORDS = 20_000
 _TEXT_LIMIT = 4096
 #: log_buf_len= takes up to 2 GiB, which with 32 bytes a record has 2^26 descriptors.
 _MAXIMUM_COUNT_BITS = 26
+
+#: What tells of a record has less than a hundred bytes in any kernel. A whole ring is read at once.
+_LARGEST_RECORD = 1 << 10
+#: Records that an old log can have: 32 MiB are the most that a kernel is built with
+#: (CONFIG_LOG_BUF_SHIFT), and few are shorter than 32 bytes.
+_MAXIMUM_WALKED = 1 << 20
 
 _COMMITTED, _FINALIZED = 1, 2
 #: NO_LPOS: the position of an empty text.
@@ -138,6 +145,7 @@ class _Ring:
 
     def __init__(self, kernel: LinuxKernel, types: Types, address: int) -> None:
         self._kernel = kernel
+        self._types = types
         self._word = kernel.bits // 8
         self._descriptor = Structures(kernel, types, "prb_desc")
         self._info = Structures(kernel, types, "printk_info")
@@ -163,7 +171,10 @@ class _Ring:
         there = min(((self._head - self._tail) & ids) + 1, 1 << self._count_bits)
         count = min(there, MAXIMUM_RECORDS)
         first = self._head - count + 1
-        descriptor_size, info_size = self._descriptor.size, self._info.size
+        descriptor_size, info_size = (
+            self._types.size_of(kind.name, _LARGEST_RECORD)
+            for kind in (self._descriptor, self._info)
+        )
         descriptors = self._slots(self._descriptors, first, count, descriptor_size)
         infos = self._slots(self._infos, first, count, info_size)
         records, lost = [], 0
@@ -250,9 +261,13 @@ def _walk_old(
 ) -> Iterator[Record]:
     headers = Structures(kernel, types, "printk_log")
     headers.require_numbers("len", "text_len", "ts_nsec", "facility", "level")
-    header = headers.size
+    header = types.size_of("printk_log", _LARGEST_RECORD)
     walked, wrapped = 0, index < last
+    # The length is the guest's, up to 4 GiB, and a step may be short: both have a limit.
+    steps = Budget(_MAXIMUM_WALKED)
     while index != last and walked <= length and index + header <= length:
+        if not steps.take():
+            raise KernelError(f"the kernel's log has more than {_MAXIMUM_WALKED} records")
         try:
             info = headers.of(kernel.read(start + index, header))
             size = info.integer("len")
@@ -261,6 +276,9 @@ def _walk_old(
                     return
                 wrapped, index = True, 0
                 continue
+            if size < header:
+                # No record is shorter than what tells of it.
+                return
             text = min(info.integer("text_len"), _TEXT_LIMIT, size)
             yield _record(info, kernel.read(start + index + header, text))
         except AddressError:

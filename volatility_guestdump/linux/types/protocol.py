@@ -115,13 +115,20 @@ class Types(Protocol):
         """Whether there is a structure or union of a name."""
         return self.size(structure) is not None
 
-    def size_of(self, structure: str) -> int:
+    def size_of(self, structure: str, largest: int = 1 << 20) -> int:
         """Returns the size of a structure or union in bytes.
 
+        Args:
+            structure: its name.
+            largest: what it can have at most. Who reads so many bytes, or several structures at
+                once, says how many are sound: a damaged type may have gigabytes.
+
         Raises:
-            TypesError: the kernel has no such structure, or its size is not known.
+            TypesError: the kernel has no such structure, its size is not known, or is none.
         """
         size = self.size(structure)
         if size is None:
             raise TypesError(f"the kernel has no struct {structure}")
+        if not 0 <= size <= largest:
+            raise TypesError(f"struct {structure} would have {size} bytes")
         return size
