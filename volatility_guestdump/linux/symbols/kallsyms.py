@@ -73,6 +73,7 @@ from collections.abc import Set as AbstractSet
 from typing import NamedTuple, Optional, Protocol
 
 from volatility_guestdump.exceptions import KallsymsError
+from volatility_guestdump.linux.holes import Holes
 from volatility_guestdump.linux.symbols.kallsyms_names import (
     MARKER_INTERVAL,
     SEPARATOR,
@@ -82,7 +83,6 @@ from volatility_guestdump.linux.symbols.kallsyms_names import (
     Strings,
     number_of_names,
 )
-from volatility_guestdump.pages import Holes
 
 _DIGITS = b"".join(b"%d\0" % digit for digit in range(10))
 #: How many tokens there are.

@@ -32,6 +32,7 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import NamedTuple, Optional
 
 from volatility_guestdump.exceptions import KallsymsError
+from volatility_guestdump.linux.holes import Holes
 from volatility_guestdump.linux.symbols.kallsyms import (
     MINIMUM_SYMBOLS,
     SYMBOL_TYPES,
@@ -50,7 +51,6 @@ from volatility_guestdump.linux.symbols.kallsyms_names import (
     SEPARATOR,
     SEQUENCE_SIZE,
 )
-from volatility_guestdump.pages import Holes
 
 #: Tokens of the longest name: KSYM_NAME_LEN is 512, and its type comes before it.
 _LONGEST_NAME = 513
