@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Callable, Optional, Union
 
+from volatility_guestdump import elf
 from volatility_guestdump.exceptions import AddressError, BtfError, OrcError
 from volatility_guestdump.kept import MadeOnce
 from volatility_guestdump.linux.finding import vmcoreinfo
@@ -42,9 +43,6 @@ _NOTES_LIMIT = 64 << 10
 _STARTS = ("_text", "_stext")
 #: Of the facts of a kernel those that no ISF adds to.
 _NOT_OF_ISF = ("_btf", "_orc")
-
-#: An ELF note NT_GNU_BUILD_ID (3) of "GNU", up to its content; the size of that is not absurd.
-_BUILD_ID = re.compile(rb"\x04\0\0\0(.\0\0\0)\x03\0\0\0GNU\0", re.DOTALL)
 
 
 class LinuxKernel:
@@ -251,15 +249,9 @@ class LinuxKernel:
         if start is None or stop is None or not 0 < stop - start <= _NOTES_LIMIT:
             return None
         try:
-            notes = self.read(start, stop - start)
+            return elf.build_id(self.read(start, stop - start))
         except AddressError:
             return None
-        # Not from note to note: some linkers align one to 8 bytes, and no note says so.
-        for match in _BUILD_ID.finditer(notes):
-            if match.start() % 4 == 0:
-                size = int.from_bytes(match[1], "little")
-                return notes[match.end() : match.end() + size].hex() or None
-        return None
 
     @property
     def btf(self) -> Btf:
