@@ -12,7 +12,7 @@ setuptools.setup(
     ],
     package_data={
         "volatility_guestdump": ["py.typed"],
-        "volatility_guestdump.report": ["*.html", "*.css", "*.json"],
+        "volatility_guestdump.exports": ["*.html", "*.css", "*.json"],
         "volatility_guestdump.symbols": ["*.json"],
     },
     # Volatility imports what lies in its own plugins folder. The module alone goes there; an

@@ -10,6 +10,7 @@ import os
 import random
 import re
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from typing import Any, Callable, Optional
 
 from volatility3.framework import automagic, contexts, exceptions, interfaces, plugins
@@ -33,13 +34,16 @@ from tests.unit import (
     test_unwind,
     test_windows,
 )
+from volatility_guestdump import words
 from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.exceptions import AddressError, GuestDumpError
+from volatility_guestdump.exports import html
 from volatility_guestdump.files.location import file_state
 from volatility_guestdump.files.memory_file import Content, MemoryFile
 from volatility_guestdump.files.physical import PhysicalMemory
 from volatility_guestdump.framework import layers
 from volatility_guestdump.framework.symbol_table import _GuestDumpFormat
+from volatility_guestdump.guest import collect, system
 from volatility_guestdump.kernels import forget
 from volatility_guestdump.linux.finding.find import find_kernel
 from volatility_guestdump.linux.isf.document import IsfView
@@ -49,7 +53,7 @@ from volatility_guestdump.linux.stacks.stacks import Stacks
 from volatility_guestdump.linux.symbols.kallsyms import find_kallsyms
 from volatility_guestdump.machine import PAGE_SIZE, REGISTERS, VCPU, Machine, MemoryRange
 from volatility_guestdump.plugins.guestdump import Backtrace, Info, Registers, Report
-from volatility_guestdump.report import collect, document, facts, html, rows
+from volatility_guestdump.report import compose, document
 from volatility_guestdump.sources import lime
 from volatility_guestdump.sources.avml import AvmlFile
 from volatility_guestdump.sources.debug_guest import GuestFile
@@ -450,10 +454,12 @@ def _look_at(rng: random.Random, kernel: LinuxKernel, guest: Machine) -> None:
         _shown(stack.frames)
         assert stack.task is None or stack.task.comm.isprintable()
     attempts = Attempts()
-    told = facts.linux_facts(guest, kernel, traces, None, attempts)
-    subject = collect.Subject(guest, kernel, traces, told, "", False, kernel.symbolize)
-    found = collect.collect(subject, document.Evidence([], {}, "", ""), attempts)
-    assert len(html.render(found, "")) < _LARGEST_REPORT
+    told = system.linux_facts(guest, kernel, traces, None, attempts)
+    subject = collect.Subject(guest, kernel, traces, told, None, kernel.symbolize)
+    facts = collect.collect(subject, attempts)
+    now = datetime.now(timezone.utc)
+    found = compose.compose(facts, document.Evidence([], {}, "", now))
+    assert len(html.render(found, compose.system_rows(facts), "")) < _LARGEST_REPORT
     # What a decoder raises for damage that nobody has foreseen is a defect of its own.
     for problem in found.problems:
         assert not re.match(r"(.*the first: )?\w+(Error|Exception): ", problem.reason), problem
@@ -479,7 +485,7 @@ def _look_at(rng: random.Random, kernel: LinuxKernel, guest: Machine) -> None:
 
 def _shown(frames: object) -> None:
     for frame in frames:  # type: ignore[attr-defined]
-        assert frame.symbol.isprintable() and rows.notes(frame.notes).isprintable()
+        assert frame.symbol.isprintable() and words.notes(frame.notes).isprintable()
 
 
 #: Name -> target. The cheap ones are run more often.

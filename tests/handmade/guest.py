@@ -11,6 +11,8 @@ from tests.handmade.btf import BtfBuilder
 from tests.handmade.kernel import HandmadeKernel
 from tests.handmade.printk import Entry
 from tests.helpers import IDLE_VCPU, machine
+from volatility_guestdump.guest.collect import Subject
+from volatility_guestdump.guest.facts import KernelFacts, Symbols, TaskCount
 from volatility_guestdump.linux.stacks.frames import Frame, Note, NoteKind
 from volatility_guestdump.linux.stacks.stacks import PanicTask, Stack, Stacks
 from volatility_guestdump.linux.state.modules import Module
@@ -19,8 +21,6 @@ from volatility_guestdump.linux.state.tasks import Task
 from volatility_guestdump.linux.state.timekeeper import Clock
 from volatility_guestdump.linux.types.btf import Btf
 from volatility_guestdump.machine import VCPU, Machine, MemoryRange, Origin
-from volatility_guestdump.report.collect import Subject
-from volatility_guestdump.report.facts import KernelFacts, Symbols, TaskCount
 from volatility_guestdump.text import printable
 from volatility_guestdump.x86.paging import PagingMode
 
@@ -171,8 +171,7 @@ def guest(text: str = "x", counts: Counts = _FEW) -> Subject:
         kernel.kernel,
         cast(Stacks, cast(Any, stacks)),
         _facts(name, vcpus, tasks),
-        "",
-        False,
+        None,
         lambda address: name,
     )
 

@@ -5,12 +5,15 @@
 from collections.abc import Mapping
 from typing import Any, Optional, cast
 
-from tests.handmade.btf import BtfBuilder
+from tests.handmade.btf import SIGNED, BtfBuilder
 from volatility_guestdump.exceptions import AddressError, BtfError
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.types.btf import Btf
+from volatility_guestdump.linux.types.btf_types import BtfTypes
+from volatility_guestdump.linux.types.protocol import Types
 
-#: Structure -> (its size, member -> (offset, size)). A member of size 0 is an array of 16 bytes.
+#: Structure -> (its size, member -> (offset, size)). A member of size 0 is an array of 16 bytes;
+#: an integer with a sign has its size below zero.
 Layout = Mapping[str, tuple[int, Mapping[str, tuple[int, int]]]]
 
 
@@ -24,6 +27,7 @@ def types(layout: Layout, pointers: Optional[Mapping[str, str]] = None) -> Btf:
     """
     builder = BtfBuilder()
     numbers = {size: builder.int_(f"u{8 * size}", size) for size in (1, 2, 4, 8)}
+    numbers.update({-size: builder.int_(f"s{8 * size}", size, SIGNED) for size in (4, 8)})
     numbers[0] = builder.array(numbers[1], 16)
     known: dict[str, int] = {}
     for name, (size, members) in layout.items():
@@ -53,7 +57,7 @@ class HandmadeKernel:
     panic_cpu: Optional[int] = -1
 
     def __init__(self, btf: Optional[Btf] = None, **symbols: int) -> None:
-        self.types = btf
+        self.types: Optional[Types] = None if btf is None else BtfTypes(btf)
         self.symbols = symbols
         self.bytes: dict[int, int] = {}
         self.tables = self
@@ -72,9 +76,14 @@ class HandmadeKernel:
         size = self.bits // 8
         self.write(address, b"".join(word.to_bytes(size, "little") for word in words))
 
-    @property
-    def btf(self) -> Btf:
-        """Its types."""
+    def resize(self, structure: str, size: int) -> None:
+        """Has its types say that a structure has another size."""
+        types: Any = self.require_types()
+        sound = types.size
+        types.size = lambda name: size if name == structure else sound(name)
+
+    def require_types(self) -> Types:
+        """Returns its types."""
         if self.types is None:
             raise BtfError("there are no types")
         return self.types

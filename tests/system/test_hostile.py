@@ -68,8 +68,8 @@ def test_names_do_not_reach_the_terminal_as_they_are(
     # The token of a letter that linux_banner does not have.
     tokens = kernel.read(token, 4096).split(b"\0")
     letter = token + sum(len(one) + 1 for one in tokens[: ord("w")])
-    btf, init_task = kernel.btf, kernel.address("init_task") or 0
-    link, comm = btf.offset("task_struct", "tasks"), btf.offset("task_struct", "comm")
+    types, init_task = kernel.require_types(), kernel.address("init_task") or 0
+    link, comm = types.offset("task_struct", "tasks"), types.offset("task_struct", "comm")
     # The first of all tasks is init.
     init = kernel.pointer(init_task + link) - link
     given = changed(
@@ -137,7 +137,9 @@ def test_tasks_in_a_circle(
     vol: Vol, guest: Guest, kernel: LinuxKernel, tmp_path: pathlib.Path
 ) -> None:
     """A list that leads back into itself, and never to its head, ends."""
-    link = (kernel.address("init_task") or 0) + kernel.btf.offset("task_struct", "tasks")
+    link = (kernel.address("init_task") or 0) + kernel.require_types().offset(
+        "task_struct", "tasks"
+    )
     first = kernel.pointer(link)
     given = changed(guest, kernel, tmp_path, {first: first.to_bytes(8, "little")})
     found = rows(vol("-r", "json", "-f", given, "guestdump.Backtrace", "--tasks"))

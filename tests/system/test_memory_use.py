@@ -42,7 +42,7 @@ def test_resident_memory(name: str) -> None:
     machine = guest_machine(real_guest(name))
     kernel = kernels.linux_kernel(machine)
     assert kernel is not None
-    types = kernel.btf
+    types = kernel.require_types()
     resident = ResidentMemory(kernel, types, Cpus(kernel, types, machine.vcpus).offsets)
     mm, pgd = types.offset("task_struct", "mm"), types.offset("mm_struct", "pgd")
     levels = 5 if name == "la57" else 4

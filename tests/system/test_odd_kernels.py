@@ -6,16 +6,15 @@ import pytest
 
 from tests.conftest import Vol
 from tests.helpers import guest_machine, guests, info, real_guest, rows
-from volatility_guestdump import kernels
+from volatility_guestdump import kernels, words
 from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.exceptions import KernelError
+from volatility_guestdump.guest import system
 from volatility_guestdump.linux.isf.document import IsfView
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.stacks.stacks import Stacks
 from volatility_guestdump.linux.symbols.kallsyms import Kallsyms
 from volatility_guestdump.machine import Machine
-from volatility_guestdump.report import facts
-from volatility_guestdump.report import rows as report_rows
 
 
 def _machine(name: str) -> Machine:
@@ -57,16 +56,14 @@ def test_symbols_of_code_alone(name: str) -> None:
     part = _with_code_alone(whole)
     assert part.has_code_alone and not whole.has_code_alone
     assert part.kaslr_shift == whole.kaslr_shift
-    assert part.types is not None and len(part.types) == len(whole.btf)
+    assert part.types is not None and len(part.btf) == len(whole.btf)
     for vcpu in machine.vcpus:
         frames = Stacks(part, machine.vcpus).of_vcpu(vcpu).frames
         assert frames == Stacks(whole, machine.vcpus).of_vcpu(vcpu).frames
     with pytest.raises(KernelError, match="symbol table has code alone"):
         IsfView(part)
     stacks = Stacks(part, machine.vcpus)
-    shown = dict(
-        report_rows.kernel_rows(facts.linux_facts(machine, part, stacks, None, Attempts()))
-    )
+    shown = dict(words.kernel_rows(system.linux_facts(machine, part, stacks, None, Attempts())))
     assert shown["Symbols"] == (
         "kallsyms and BTF in the dump: the kernel's symbol table has code alone "
         "(CONFIG_KALLSYMS_ALL is not set); plugins need an ISF for this banner"

@@ -9,9 +9,9 @@ import pytest
 from tests.helpers import guest_machine, guests, real_guest
 from volatility_guestdump import kernels
 from volatility_guestdump.attempts import Attempts
+from volatility_guestdump.guest.system import linux_facts
 from volatility_guestdump.linux.stacks.frames import NoteKind
 from volatility_guestdump.linux.stacks.stacks import Stack, Stacks
-from volatility_guestdump.report.facts import linux_facts
 
 
 def stacks(name: str) -> tuple[list[Stack], Stacks]:

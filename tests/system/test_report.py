@@ -92,8 +92,11 @@ def test_what_happened(vol: Vol, tmp_path: pathlib.Path, name: str) -> None:
     assert found["headline"]["kind"] == KINDS[name]
     assert made.rows[0] == ("Headline", KINDS[name], found["headline"]["text"])
     assert not made.problems and len(made.text) < LARGEST
-    system = {item["name"]: item["value"] for item in found["system"]}
-    assert system["Taint"].startswith(f"{truth['system']['tainted']} (")
+    system = found["system"]
+    assert system["taint"]["value"] == truth["system"]["tainted"]
+    assert system["host_name"] == truth["system"]["hostname"]
+    assert system["memory_size"] == found["memory"]["size"]
+    assert system["memory_file"]["state"] == "complete"
     assert len(found["vcpus"]) == len(truth["vcpus"]) and not found["vcpus_not_shown"]
     for vcpu, mode in zip(found["vcpus"], truth["vcpu_modes"]):
         assert mode != "user" or vcpu["state"] == "user"

@@ -8,8 +8,8 @@ from tests.conftest import Vol
 from tests.helpers import guest_machine, guests, real_guest, rows
 from volatility_guestdump import kernels
 from volatility_guestdump.attempts import Attempts
+from volatility_guestdump.guest.system import linux_facts
 from volatility_guestdump.linux.stacks.stacks import Stack, Stacks
-from volatility_guestdump.report.facts import linux_facts
 
 #: Control characters that act on a terminal, and marks that turn the direction of text.
 ACTING = {*map(chr, range(32)), *map(chr, range(0x7F, 0xA0)), "\u202e"} - {"\n", "\t"}

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.handmade.btf import BOOL, CHAR, SIGNED, BtfBuilder, header
-from volatility_guestdump.exceptions import BtfError
+from volatility_guestdump.exceptions import BtfError, TypesError
 from volatility_guestdump.linux.types.btf import COMPOSITES, ENUMS, Btf, Integer, Kind, Member
+from volatility_guestdump.linux.types.btf_types import BtfTypes
 
 HEADER = 24
 
@@ -107,9 +108,9 @@ def test_names() -> None:
     assert btf.find("pair", Kind.UNION) == second
     assert btf.find("pair", *COMPOSITES) == number["STRUCT"]
     assert btf.find("pair", Kind.ENUM) is None is btf.find("nothing", Kind.ENUM)
-    assert btf.size_of("pair") == 16
-    with pytest.raises(BtfError):
-        btf.size_of("int")
+    assert BtfTypes(btf).size_of("pair") == 16
+    with pytest.raises(TypesError):
+        BtfTypes(btf).size_of("int")
 
 
 def test_resolving() -> None:
@@ -189,10 +190,10 @@ def test_members_by_path() -> None:
     builder.struct("outer", 64, [("first", number, 0), ("m", middle, 128), ("", last, 320)])
     btf = Btf(builder.build())
     paths = {"first": 0, "m": 16, "m.x": 24, "m.y": 28, "x": 40, "y": 44}
-    assert {path: btf.offset("outer", path) for path in paths} == paths
+    assert {path: BtfTypes(btf).offset("outer", path) for path in paths} == paths
     for structure, path in (("outer", "z"), ("outer", "first.x"), ("m.y", "x"), ("none", "x")):
-        with pytest.raises(BtfError):
-            btf.offset(structure, path)
+        with pytest.raises(TypesError):
+            BtfTypes(btf).offset(structure, path)
 
 
 def test_sections() -> None:
@@ -373,7 +374,7 @@ def test_numbers_out_of_range() -> None:
         with pytest.raises(BtfError):
             btf.resolve(number)
     with pytest.raises(BtfError):
-        btf.offset("s", "x.y")
+        BtfTypes(btf).offset("s", "x.y")
 
 
 def test_circles() -> None:
@@ -390,8 +391,8 @@ def test_circles() -> None:
     for number in (circle, circle + 1, itself):
         with pytest.raises(BtfError):
             btf.resolve(number)
-    with pytest.raises(BtfError):
-        btf.offset("s", "x")
+    with pytest.raises(TypesError):
+        BtfTypes(btf).offset("s", "x")
     assert btf.array(btf.resolve(array)) == (array, 3)
 
 
@@ -399,8 +400,8 @@ def test_twice_inside_itself() -> None:
     """A name that is not there is not looked for in the same structure again and again."""
     builder = BtfBuilder()
     builder.struct("s", 4, [("", builder.next, 0), ("", builder.next, 0)])
-    with pytest.raises(BtfError):
-        Btf(builder.build()).offset("s", "x")
+    with pytest.raises(TypesError):
+        BtfTypes(Btf(builder.build())).offset("s", "x")
 
 
 def test_what_is_taken_for_an_array_and_is_none() -> None:

@@ -5,6 +5,7 @@
 import dataclasses
 import json
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from typing import Any, cast
 
 import jsonschema
@@ -13,23 +14,45 @@ import pytest
 from tests.handmade.guest import HOSTILE, Counts, GuestStacks, guest
 from tests.packages import ROOT
 from volatility_guestdump.attempts import Attempts
+from volatility_guestdump.exports import html
+from volatility_guestdump.guest import collect, system, traces
+from volatility_guestdump.guest.collect import Subject
+from volatility_guestdump.guest.facts import (
+    FileState,
+    GuestFacts,
+    KernelFacts,
+    NoLinux,
+    PieceKind,
+    TaskCount,
+    VcpuState,
+)
+from volatility_guestdump.linux.stacks.frames import NoteKind
 from volatility_guestdump.linux.state.printk import Log, Record
 from volatility_guestdump.machine import MemoryRange
-from volatility_guestdump.report import collect, document, facts, html, incident, traces
-from volatility_guestdump.report.collect import Subject
-from volatility_guestdump.report.facts import KernelFacts
+from volatility_guestdump.report import compose, document, incident
 from volatility_guestdump.x86 import registers
 
-SCHEMA = json.loads((ROOT / "volatility_guestdump/report/report.schema.json").read_text("utf-8"))
-EVIDENCE = document.Evidence([], {"Python": "3"}, "vol -f debug.guest", "2026-11-26 03:00:00 UTC")
+SCHEMA = json.loads((ROOT / "volatility_guestdump/exports/report.schema.json").read_text("utf-8"))
+NOW = datetime(2026, 11, 26, 3, tzinfo=timezone.utc)
+EVIDENCE = document.Evidence([], {"Python": "3"}, "vol -f debug.guest", NOW)
 LARGEST = 10_000_000
 
 
 def report(subject: Subject) -> document.Report:
     """Returns the report of a guest, which is as the schema says."""
-    found = collect.collect(subject, EVIDENCE, Attempts())
+    found = compose.compose(facts(subject), EVIDENCE)
     validate(found)
     return found
+
+
+def facts(subject: Subject) -> GuestFacts:
+    """Returns what is known of a guest."""
+    return collect.collect(subject, Attempts())
+
+
+def system_rows(subject: Subject) -> list[tuple[str, str]]:
+    """Returns what a report says of a guest's system in words."""
+    return compose.system_rows(facts(subject))
 
 
 def validate(found: document.Report) -> None:
@@ -48,17 +71,86 @@ def test_the_schema() -> None:
         del part["more"]
 
 
+def _described(schema: Any, place: str) -> Iterator[tuple[str, str]]:
+    """Yields each thing that a schema gives a name or allows as an alternative: place, description.
+
+    What only says that something else may be there instead of null is described beside it.
+    """
+    if isinstance(schema, list):
+        for part in schema:
+            yield from _described(part, place)
+    if not isinstance(schema, dict):
+        return
+    for group in ("properties", "patternProperties", "$defs"):
+        for name, part in schema.get(group, {}).items():
+            yield f"{place}/{name}", part.get("description", "")
+            yield from _described(part, f"{place}/{name}")
+    for name in ("items", "anyOf", "additionalProperties"):
+        yield from _described(schema.get(name), place)
+
+
+def test_every_description_in_the_schema_says_something() -> None:
+    """What it is in a sentence, and when it is null if it may be."""
+    found = list(_described(SCHEMA, ""))
+    assert len(found) > 120
+    for place, description in found:
+        assert len(description.split()) > 3 and description[-1] in ".)", place
+        assert description[0].isupper(), place
+
+    def nullable(schema: Any, place: str) -> Iterator[tuple[str, Any]]:
+        for name, part in schema.get("properties", {}).items():
+            types = part.get("type", ())
+            if "null" in (types if isinstance(types, list) else ()) or (
+                {"type": "null"} in part.get("anyOf", ()) or None in part.get("enum", ())
+            ):
+                yield f"{place}/{name}", part
+            for inner in (part, *part.get("anyOf", ()), part.get("items", {})):
+                yield from nullable(inner, f"{place}/{name}")
+
+    may = [*nullable(SCHEMA, ""), *nullable(SCHEMA["$defs"]["frame"], "frame")]
+    assert len(may) > 40
+    assert [place for place, part in may if "null" not in part["description"].lower()] == []
+
+
+def test_kinds_in_the_schema() -> None:
+    """They are those that there are, for a reader of the schema to look through."""
+
+    def kinds(*path: str) -> set[Any]:
+        part: Any = SCHEMA
+        for name in path:
+            part = part[name]
+        return set(part["enum"])
+
+    notes = kinds("$defs", "frame", "properties", "notes", "items", "properties", "kind")
+    assert notes == {kind.name.lower().replace("_", " ") for kind in NoteKind}
+    system = ("properties", "system", "properties")
+    assert kinds(*system, "no_linux") == {None, *(each.value for each in NoLinux)}
+    vcpu = ("properties", "vcpus", "items", "properties", "state")
+    assert kinds(*vcpu) == {each.value for each in VcpuState}
+    piece = ("properties", "memory", "properties", "ranges", "items", "properties", "kind")
+    assert kinds(*piece) == {each.value for each in PieceKind}
+    file = SCHEMA["properties"]["system"]["properties"]["memory_file"]["anyOf"][0]
+    assert set(file["properties"]["state"]["enum"]) == {each.value for each in FileState}
+    compared = SCHEMA["properties"]["panic"]["anyOf"][0]["properties"]["comparison"]
+    assert set(compared["properties"]["incomparable"]["enum"]) == {
+        *(None, "not Linux"),
+        *(each.value for each in traces.Incomparable),
+    }
+
+
 def test_every_section() -> None:
     """Each has what is there."""
     found = report(guest())
     assert found.headline.kind == "panic" and found.headline.text.startswith(
         "Kernel panic - not syncing: x. Task x (pid 1) on vCPU 0, in x+0x1, 1 h 23 min 20 s after"
     )
-    system = {item.name: item.value for item in found.system}
-    assert system["Taint"] == "4097 (proprietary module, out-of-tree module)"
-    assert system["Tasks"] == "20 (2 in uninterruptible sleep)"
-    assert found.panic is not None
-    assert (found.panic.message, found.panic.task) == ("x", "vCPU 0: x (pid 1), panic+0x118")
+    rows = dict(system_rows(guest()))
+    assert rows["Taint"] == "4097 (proprietary module, out-of-tree module)"
+    assert rows["Tasks"] == "20 (2 in uninterruptible sleep)"
+    assert found.panic is not None and found.panic.message == "x"
+    assert found.panic.task == document.PanicTask(
+        0, 0, 1, "x", "panic+0x118", "vCPU 0: x (pid 1), panic+0x118"
+    )
     assert [frame.symbol for frame in found.panic.log_frames] == ["panic+0x118", "caller+0x5 [x]"]
     assert [frame.in_log for frame in found.panic.frames] == [True, False, False, False]
     assert [(vcpu.number, vcpu.state, vcpu.top) for vcpu in found.vcpus] == [
@@ -80,11 +172,24 @@ def test_every_section() -> None:
     assert counters is not None and counters["free"] == 1000 * 4096
     assert counters["anonymous"] == 2002 * 4096 and counters["swap_total"] is None
     assert found.modules is not None
+    out_of_tree = document.Taint(1 << 12, [document.TaintFlag("O", "out-of-tree module")])
+    untainted = (False, document.Taint(0, []))
     assert [(module.out_of_tree, module.taint) for module in found.modules] == [
-        (True, "O out-of-tree module"),
-        (False, ""),
-        (False, ""),
+        *((True, out_of_tree), untainted, untainted),
     ]
+
+
+def test_typed_values() -> None:
+    """Numbers are numbers, times are ISO 8601, addresses are hexadecimal."""
+    system = report(guest()).as_json()["system"]
+    assert (system["vcpus"], system["memory_size"]) == (2, (1 << 29) + (1 << 28))
+    assert system["memory_file"]["state"] == "complete" and system["memory_file"]["missing"] == 0
+    assert (system["time"], system["uptime"]) == ("2026-11-26T00:00:00Z", 5000.0)
+    assert system["load_average"] == [0.5, 0.25, 0.0] and system["page_table_isolation"] is False
+    assert system["taint"]["value"] == 4097
+    assert [flag["letter"] for flag in system["taint"]["flags"]] == ["P", "O"]
+    assert (system["virtual_base"], system["kaslr_shift"]) == ("0xffffffff81000000", "0x0")
+    assert system["symbols"]["types"] is True and system["no_linux"] is None
 
 
 class _AnyError(Exception):
@@ -103,13 +208,13 @@ BREAKS: dict[tuple[Any, str], tuple[str, set[str]]] = {
     (traces, "compare"): ("Panic", {"panic"}),
     (collect, "memory_use"): ("Memory counters", {"memory"}),
     (collect, "_missing"): ("Memory", {"memory"}),
-    (collect, "taint_names"): ("Modules", {"modules"}),
+    (compose, "_module"): ("Modules", {"modules"}),
     (collect, "ResidentMemory"): ("Memory of tasks", {"tasks"}),
     (GuestStacks, "last_ran"): ("Tasks", {"tasks"}),
     (incident, "linux_headline"): ("Headline", {"headline"}),
     (registers, "decode"): ("vCPU 0", {"vcpus"}),
     (GuestStacks, "of_vcpu"): ("vCPU 0", {"vcpus", "panic", "headline"}),
-    (facts, "machine_facts"): ("System", {"system"}),
+    (system, "_memory_file"): ("Memory file", {"system"}),
 }
 
 
@@ -126,7 +231,7 @@ def test_an_error_costs_its_section(owner: Any, name: str, monkeypatch: pytest.M
     assert {key for key in before if before[key] != after[key]} <= differ | {"problems"}
     named = {problem.section: problem.reason for problem in found.problems}
     assert "?[2Jbroken" in named[section]
-    assert "_AnyError: ?[2Jbroken" in html.render(found, "x")
+    assert "_AnyError: ?[2Jbroken" in html.render(found, [], "x")
 
 
 class _Torn:
@@ -149,7 +254,7 @@ def test_nothing_can_be_read() -> None:
     assert {problem.section for problem in found.problems} >= {
         *("Kernel log", "Panic", "Tasks", "Modules", "Memory counters", "vCPU 0")
     }
-    assert html.render(found, "x")
+    assert html.render(found, system_rows(subject), "x")
 
 
 def test_single_tasks_and_modules_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,19 +309,19 @@ def test_none_hangs_among_some_of_the_tasks(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_list_of_tasks_that_is_broken() -> None:
     """Their number is not said to be that of all."""
     subject = guest()
-    kernel = dataclasses.replace(subject.kernel, tasks=facts.TaskCount(20, 2, whole=False))
-    system = report(dataclasses.replace(subject, kernel=kernel)).system
-    assert document.Item("Tasks", "at least 20 (2 in uninterruptible sleep)") in system
+    kernel = dataclasses.replace(subject.kernel, tasks=TaskCount(20, 2, whole=False))
+    rows = system_rows(dataclasses.replace(subject, kernel=kernel))
+    assert ("Tasks", "at least 20 (2 in uninterruptible sleep)") in rows
 
 
 def test_other_guests() -> None:
     """Windows, no kernel and no registers are told, and what they do not have is not made up."""
     bare = dataclasses.replace(guest(), linux=None, stacks=None, kernel=KernelFacts())
-    found = report(dataclasses.replace(bare, no_kernel="the guest's memory is missing"))
+    found = report(dataclasses.replace(bare, no_linux=NoLinux.MEMORY_MISSING))
     assert "the guest's memory is missing" in found.headline.text
     assert found.problems[0].section == "Kernel"
     windows = KernelFacts(system="Windows 10.0.20348 (x64)", panic="0xd1 DRIVER_IRQL (0x1)")
-    found = report(dataclasses.replace(bare, kernel=windows, is_windows=True))
+    found = report(dataclasses.replace(bare, kernel=windows, no_linux=NoLinux.OTHER_SYSTEM))
     assert found.headline == document.Headline(
         "bug check", "Windows bug check 0xd1 DRIVER_IRQL (0x1)."
     )
@@ -255,7 +360,8 @@ def test_a_report_has_bounds(text: str, monkeypatch: pytest.MonkeyPatch) -> None
     counts = Counts(vcpus=700, frames=150, tasks=5000, waiting=1500, records=1, modules=4500)
     log = Log([Record(1, 0, 6, "", (long,) * (number % 9)) for number in range(1, 20_000)], 3, 4)
     monkeypatch.setattr(collect, "read_log", lambda kernel: log)
-    found = report(guest(long, counts))
+    subject = guest(long, counts)
+    found = report(subject)
     assert found.log is not None and found.tasks is not None and found.modules is not None
     # All of it is counted.
     assert len(found.vcpus) + found.vcpus_not_shown == counts.vcpus and found.vcpus
@@ -264,7 +370,10 @@ def test_a_report_has_bounds(text: str, monkeypatch: pytest.MonkeyPatch) -> None
     shown = sum(group.count for group in found.tasks.uninterruptible)
     assert shown and shown + found.tasks.not_shown == counts.waiting - 1
     assert found.modules and "Modules" in {problem.section for problem in found.problems}
-    for written in (json.dumps(found.as_json(), indent=1), html.render(found, long)):
+    for written in (
+        json.dumps(found.as_json(), indent=1),
+        html.render(found, system_rows(subject), long),
+    ):
         assert len(written.encode("utf-8", "replace")) < LARGEST
 
 

@@ -12,12 +12,15 @@ from typing import Optional
 import pytest
 
 from tests.handmade.guest import HOSTILE, guest
-from tests.unit.test_collect import SCHEMA, report
+from tests.unit.test_collect import EVIDENCE, SCHEMA, report, system_rows
+from volatility_guestdump.exports import html
+from volatility_guestdump.guest.collect import Subject, _missing
+from volatility_guestdump.guest.facts import MemoryFacts, Piece, PieceKind
 from volatility_guestdump.linux.state.memory_use import MemoryUse
 from volatility_guestdump.linux.state.tasks import STATES
 from volatility_guestdump.machine import MemoryRange
-from volatility_guestdump.report import document, html
-from volatility_guestdump.report.collect import _missing, _range
+from volatility_guestdump.report import document
+from volatility_guestdump.report.compose import _memory
 from volatility_guestdump.text import printable
 
 #: Elements without an end.
@@ -74,9 +77,14 @@ class Parsed(HTMLParser):
         raise AssertionError(data)
 
 
+def page(subject: Subject, title: str) -> str:
+    """Returns the HTML of a guest."""
+    return html.render(report(subject), system_rows(subject), title)
+
+
 def parsed(text: str) -> Parsed:
     """Returns the HTML of a guest in which everything is called by a text."""
-    return Parsed(html.render(report(guest(text)), text))
+    return Parsed(page(guest(text), text))
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -93,7 +101,7 @@ def test_hostile_text_is_text(name: str) -> None:
 @pytest.mark.parametrize("text", ["x", *HOSTILE.values()])
 def test_nothing_is_asked_of_anybody(text: str) -> None:
     """There is no script, and nothing that makes a browser fetch something."""
-    source = html.render(report(guest(text)), text)
+    source = page(guest(text), text)
     found = Parsed(source)
     assert {tag for tag, _ in found.elements} <= {
         *("html", "head", "meta", "title", "style", "body", "header", "main", "section", "nav"),
@@ -132,9 +140,11 @@ def test_the_policy() -> None:
 
 def test_what_there_is() -> None:
     """Headline, comparison, log with its stamps, and what could not be shown are there."""
-    made = report(guest("db1"))
+    subject = guest("db1")
+    made = report(subject)
     problem = document.Problem("Kernel log", "a page is missing")
-    source = html.render(dataclasses.replace(made, problems=[problem]), "debug.guest")
+    made = dataclasses.replace(made, problems=[problem])
+    source = html.render(made, system_rows(subject), "debug.guest")
     texts = Parsed(source).texts
     assert texts[0] == "debug.guest: report" and made.headline.text in texts
     for text in ("not in the log", "[ 0.000000]", "9: db1", ": a page is missing", "kernel"):
@@ -145,10 +155,11 @@ def test_what_there_is() -> None:
 def test_nothing_is_there() -> None:
     """Each section says so."""
     empty = document.Report(
-        *(document.Headline("unknown", "What happened is not known."), [], None, [], 0, None, None),
-        *(document.Memory(0, [], 0, None), None, document.Evidence([], {}, "", ""), []),
+        document.Headline("unknown", "What happened is not known."),
+        document.System("raw", None, None, None),
+        *(None, [], 0, None, None, document.Memory(0, [], 0, None), None, EVIDENCE, []),
     )
-    texts = " ".join(Parsed(html.render(empty, "x")).texts)
+    texts = " ".join(Parsed(html.render(empty, [], "x")).texts)
     for said in (
         *("None is known.", "There are no registers.", "There is none that can be read."),
         *("They are not known.", "No range of memory is known.", "It is not known.", "Nothing."),
@@ -159,11 +170,11 @@ def test_nothing_is_there() -> None:
 def memory(*runs: tuple[int, int], available: tuple[tuple[int, int], ...] = ()) -> document.Memory:
     """Returns memory of ranges (start, end), of which some may be missing."""
     there = [MemoryRange(start, end - start, 0) for start, end in available]
-    ranges = []
+    pieces = []
     for start, end in runs:
-        ranges.append(_range("memory", start, end))
-        ranges += _missing(MemoryRange(start, end - start, 0), there)
-    return document.Memory(sum(end - start for start, end in runs), ranges, 0, None)
+        pieces.append(Piece(PieceKind.MEMORY, start, end - start))
+        pieces += _missing(MemoryRange(start, end - start, 0), there)
+    return _memory(MemoryFacts(sum(end - start for start, end in runs), pieces, None))
 
 
 def test_the_picture_of_memory() -> None:

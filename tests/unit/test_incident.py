@@ -10,15 +10,27 @@ from typing import Any, Optional
 import pytest
 
 from tests.helpers import IDLE_VCPU
+from volatility_guestdump.guest.facts import (
+    GuestFacts,
+    Kdump,
+    KernelFacts,
+    MachineFacts,
+    MemoryFacts,
+    PanicFacts,
+    TaskFacts,
+    VcpuFacts,
+    VcpuState,
+    WaitingGroup,
+)
+from volatility_guestdump.guest.traces import Comparison
 from volatility_guestdump.linux.stacks.frames import Frame, Note, NoteKind
 from volatility_guestdump.linux.stacks.stacks import PanicTask
-from volatility_guestdump.linux.state.printk import Record
+from volatility_guestdump.linux.state.printk import Log, Record
 from volatility_guestdump.linux.state.system import SystemFacts
 from volatility_guestdump.linux.state.tasks import Task
 from volatility_guestdump.linux.state.timekeeper import Clock
 from volatility_guestdump.machine import VCPU
 from volatility_guestdump.report import document, incident
-from volatility_guestdump.report.facts import Kdump, KernelFacts
 
 SECOND = 1_000_000_000
 NOW = 1000
@@ -42,24 +54,38 @@ def record(text: str, seconds: float = NOW, facility: int = 0) -> Record:
 
 def group(
     seconds: Optional[int] = 100, count: int = 1, top: str = "__schedule+0x1", pid: int = 93
-) -> document.TaskGroup:
+) -> WaitingGroup:
     """Returns tasks in uninterruptible sleep."""
-    frame = document.Frame("0x1", top, "")
-    return document.TaskGroup(count, range(pid, pid + count), ["fsfreeze"], seconds, [frame])
+    tasks = [Task(number, number, number, "fsfreeze", "D") for number in range(pid, pid + count)]
+    return WaitingGroup(tasks, seconds, [Frame(1, 1, top)])
 
 
-def vcpu(number: int, state: str, top: str = "schedule+0x1") -> document.Vcpu:
+def vcpu(number: int, state: str, top: str = "schedule+0x1") -> VcpuFacts:
     """Returns what a vCPU does."""
-    return document.Vcpu(number, state, 40 + number, "dd", top, (), ())
+    task = Task(1, 40 + number, 40 + number, "dd")
+    return VcpuFacts(number, VcpuState(state), task, top, (), ())
 
 
 def headline(kernel: KernelFacts = KERNEL, **known: Any) -> document.Headline:
     """Returns the headline of a guest that is idle, but for what is given."""
-    evidence = incident.Evidence(
-        kernel, False, (), (record("booted", 1),), (), [vcpu(0, "idle")], 1
+    vcpus = known.get("vcpus", [vcpu(0, "idle")])
+    waiting = known.get("waiting", ())
+    frames = known.get("panic_frames")
+    return incident.linux_headline(
+        GuestFacts(
+            MachineFacts("6", known.get("vcpu_count", len(vcpus)) or None, 0, (), None),
+            kernel,
+            None,
+            known.get("panicked", False),
+            None if frames is None else PanicFacts(frames, (), Comparison()),
+            vcpus,
+            Log(known.get("records", (record("booted", 1),)), 0, 0),
+            None if waiting is None else TaskFacts(9, {}, waiting, ()),
+            "",
+            MemoryFacts(0, (), None),
+            None,
+        )
     )
-    known.setdefault("vcpu_count", len(known.get("vcpus", evidence.vcpus)))
-    return incident.linux_headline(dataclasses.replace(evidence, **known))
 
 
 def text(kernel: KernelFacts = KERNEL, **known: Any) -> str:
@@ -250,7 +276,7 @@ def test_tasks_that_are_not_known() -> None:
         ([vcpu(n, "user") for n in range(9)], "user mode", "6 more vCPUs were not idle either."),
     ],
 )
-def test_a_guest_at_rest(vcpus: Sequence[document.Vcpu], kind: str, said: str) -> None:
+def test_a_guest_at_rest(vcpus: Sequence[VcpuFacts], kind: str, said: str) -> None:
     """What the vCPUs did is told."""
     found = headline(vcpus=vcpus)
     assert found.kind == kind and said in found.text and found.text.startswith("No panic. ")

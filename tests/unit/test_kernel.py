@@ -108,7 +108,7 @@ def test_where_btf_is(names: tuple[str, str]) -> None:
     """Its symbols had other names before 5.7."""
     btf = BtfBuilder()
     btf.struct("task_struct", 4096)
-    assert kernel(btf.build(), *names).btf.size_of("task_struct") == 4096
+    assert kernel(btf.build(), *names).require_types().size_of("task_struct") == 4096
 
 
 @pytest.mark.parametrize("names", [(), ("__start_BTF",), ("a", "b")])

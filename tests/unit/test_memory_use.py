@@ -11,10 +11,11 @@ import pytest
 from tests.handmade.btf import BtfBuilder
 from tests.handmade.kernel import HandmadeKernel
 from volatility_guestdump.attempts import Attempts
-from volatility_guestdump.exceptions import AddressError, BtfError
+from volatility_guestdump.exceptions import AddressError, TypesError
 from volatility_guestdump.linux.state.memory_use import MemoryUse, ResidentMemory, memory_use
 from volatility_guestdump.linux.state.tasks import Task
 from volatility_guestdump.linux.types.btf import Btf
+from volatility_guestdump.linux.types.btf_types import BtfTypes
 from volatility_guestdump.machine import PAGE_SIZE
 
 ZONES, NODES, STATES, VARIABLES = 0x1000, 0x2000, 0x3000, 0x4000
@@ -194,7 +195,7 @@ def process(
 
 def resident(kernel: HandmadeKernel) -> ResidentMemory:
     """Returns what reads the counters of processes."""
-    return ResidentMemory(kernel.kernel, kernel.btf, CPUS)
+    return ResidentMemory(kernel.kernel, kernel.require_types(), CPUS)
 
 
 @pytest.mark.parametrize(("per_cpu", "exact"), [(False, 1207), (True, 1207 + 3 * 7)])
@@ -236,6 +237,22 @@ def test_resident_memory_without_types() -> None:
     kernel, _ = process(False)
     builder = BtfBuilder()
     builder.int_("int", 4)
-    kernel.types = Btf(builder.build())
-    with pytest.raises(BtfError):
+    kernel.types = BtfTypes(Btf(builder.build()))
+    with pytest.raises(TypesError):
         resident(kernel)
+
+
+def test_counters_of_gigabytes() -> None:
+    """Four are read at once: a size that is none is refused before anything is read."""
+    kernel, _ = process(True)
+    kernel.resize("percpu_counter", 0xFFFFFFFF)
+    with pytest.raises(TypesError, match="percpu_counter would have 4294967295 bytes"):
+        resident(kernel)
+
+
+def test_strides_of_gigabytes() -> None:
+    """The next element of an array is not looked for anywhere in memory."""
+    kernel, attempts = meminfo(), Attempts()
+    kernel.resize("hstate", 0xFFFFFFFF)
+    assert memory_use(kernel.kernel, attempts).huge_pages is None
+    assert "hstate would have 4294967295 bytes" in attempts.failures[0].reason

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from volatility_guestdump.linux.stacks.frames import Note, NoteKind
-from volatility_guestdump.report.rows import notes
+from volatility_guestdump.words import notes
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "backtrace.md"
 

@@ -307,7 +307,7 @@ def test_types_without_symbols(decoy: bytes) -> None:
     """BTF is found by its header, among what only begins like it."""
     image = bytes(0x1000) + decoy + bytes(-len(decoy) % 8) + btf_of_a_kernel() + bytes(0x1000)
     kernel = kernel_at(CODE, image)
-    assert kernel.btf.size_of("task_struct") == 4096
+    assert kernel.require_types().size_of("task_struct") == 4096
 
 
 @pytest.mark.parametrize("variable", [True, False])

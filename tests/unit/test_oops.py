@@ -4,9 +4,9 @@
 
 import pytest
 
+from volatility_guestdump.guest.traces import culprit, oops
 from volatility_guestdump.linux.stacks.frames import Frame, Note, NoteKind
 from volatility_guestdump.linux.state.printk import Record
-from volatility_guestdump.report.traces import culprit, oops
 
 PANIC = "Kernel panic - not syncing: Fatal exception"
 

@@ -10,7 +10,8 @@ from tests.handmade import printk as handmade
 from tests.handmade.btf import BtfBuilder
 from tests.handmade.kernel import HandmadeKernel
 from tests.handmade.printk import Entry, with_log
-from volatility_guestdump.exceptions import AddressError, KernelError
+from volatility_guestdump.exceptions import AddressError, KernelError, TypesError
+from volatility_guestdump.linux.state import printk
 from volatility_guestdump.linux.state.printk import MAXIMUM_RECORDS, Log, Record, read_log
 from volatility_guestdump.linux.types.btf import Btf
 
@@ -155,3 +156,60 @@ def test_noise(data: st.DataObject, old: bool, bits: int) -> None:
         return
     assert len(log.records) <= MAXIMUM_RECORDS and log.lost >= 0 and log.earlier >= 0
     assert all(line.isprintable() or not line for record in log.records for line in record.lines)
+
+
+@pytest.mark.parametrize("structure", ["prb_desc", "printk_info"])
+def test_a_ring_whose_elements_would_have_a_megabyte(structure: str) -> None:
+    """20,000 of them are 19 GiB of zeros, where nothing is mapped: they are refused."""
+    kernel = with_log([Entry(b"x")])
+    kernel.resize(structure, 1 << 20)
+    reads = counted(kernel)
+    with pytest.raises(TypesError, match=f"{structure} would have 1048576 bytes"):
+        read_log(kernel.kernel)
+    assert sum(reads) < 1000
+
+
+@pytest.mark.parametrize("size", [1, 23])
+def test_an_old_log_of_4_gib_of_short_records(size: int) -> None:
+    """None is shorter than what tells of it: four billion steps are one."""
+    kernel = with_log([Entry(b"first"), Entry(b"second")], old=True)
+    place = kernel.symbols["log_buf_len"]
+    kernel.write(place, b"\xff\xff\xff\xff")
+    index = -(-(handmade.OLD_HEADER + 5 + 5) // 4) * 4
+    kernel.write(handmade.TEXT + index + 16, size.to_bytes(2, "little"))
+    reads = counted(kernel)
+    assert texts(read_log(kernel.kernel)) == ["first"] and len(reads) < 20
+
+
+def test_an_old_log_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its length is the guest's word; the number of records has a limit."""
+    monkeypatch.setattr(printk, "_MAXIMUM_WALKED", 1000)
+    kernel = with_log([Entry(b"first")], old=True)
+    for name in ("log_buf_len", "log_next_idx"):
+        kernel.write(kernel.symbols[name], b"\xff\xff\xff\xff")
+    reads, sound = counted(kernel), kernel.read
+    head = sound(handmade.TEXT, handmade.OLD_HEADER)
+
+    def read(address: int, length: int) -> bytes:
+        if address >= handmade.TEXT:
+            reads.append(length)
+            return head.ljust(length, b"x")[:length]
+        return sound(address, length)
+
+    kernel.read = read  # type: ignore[method-assign]
+    with pytest.raises(KernelError, match="more than 1000 records"):
+        read_log(kernel.kernel)
+    assert len(reads) <= 2 * 1000 + 20
+
+
+def counted(kernel: HandmadeKernel) -> list[int]:
+    """Returns what has the length of each read from now on."""
+    reads: list[int] = []
+    sound = kernel.read
+
+    def read(address: int, length: int) -> bytes:
+        reads.append(length)
+        return sound(address, length)
+
+    kernel.read = read  # type: ignore[method-assign]
+    return reads

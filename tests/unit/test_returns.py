@@ -19,7 +19,7 @@ GRAPH, HOOK = 0xA000, 0xB000
 #: struct ftrace_ret_stack with a time, as up to 6.12, and without.
 TIMED = {"ret": (0, 8), "func": (8, 8), "calltime": (16, 8), "retp": (24, 8)}
 UNTIMED = {"ret": (0, 8), "func": (8, 8), "retp": (16, 8)}
-TASK_STRUCT = {"curr_ret_stack": (0, 4), "ret_stack": (8, 8)}
+TASK_STRUCT = {"curr_ret_stack": (0, -4), "ret_stack": (8, 8)}
 
 
 def returns(kernel: HandmadeKernel) -> ReplacedReturns:

@@ -93,25 +93,30 @@ def test_plugins_are_on_top(name: str) -> None:
     [
         # The root is imported with everything, so it imports nothing but the version.
         ("__init__.py", ("version",)),
-        # What all may use: errors and attempts, text, data files, what is kept, and the machine.
+        # What all may use: errors, attempts, budgets, text, data files, what is kept, the machine.
         ("version.py", ()),
         ("exceptions.py", ()),
         ("attempts.py", ("exceptions", "text")),
+        ("budget.py", ()),
         ("text.py", ()),
         ("kept.py", ()),
         ("resources.py", ()),
         ("machine.py", ("exceptions",)),
-        ("sources/", ("exceptions", "kept", "machine", "resources", "text", "sources/")),
+        ("elf.py", ("exceptions",)),
+        ("sources/", ("elf", "exceptions", "kept", "machine", "resources", "text", "sources/")),
         ("files/", ("exceptions", "kept", "machine", "resources", "text", "files/")),
-        ("x86/", ("exceptions", "kept", "machine", "text", "x86/")),
+        ("x86/", ("budget", "exceptions", "kept", "machine", "text", "x86/")),
         (
             "linux/",
             (
-                *("attempts", "exceptions", "kept", "machine", "resources", "text", "version"),
-                *("linux/", "x86/"),
+                *("attempts", "budget", "elf", "exceptions", "kept", "machine", "resources"),
+                *("text", "version", "linux/", "x86/"),
             ),
         ),
-        ("windows/", ("exceptions", "kept", "machine", "resources", "text", "x86/", "windows/")),
+        (
+            "windows/",
+            ("budget", "exceptions", "kept", "machine", "resources", "text", "x86/", "windows/"),
+        ),
         (
             "kernels.py",
             ("exceptions", "kept", "machine", "text", "x86/", "linux/", "windows/"),
@@ -119,17 +124,25 @@ def test_plugins_are_on_top(name: str) -> None:
         (
             "dumps/",
             (
-                *("dumps/", "exceptions", "files/", "kept", "kernels", "linux/", "machine"),
-                *("sources/", "x86/"),
+                *("budget", "dumps/", "exceptions", "files/", "kept", "kernels", "linux/"),
+                *("machine", "sources/", "x86/"),
             ),
         ),
         (
-            "report/",
+            "guest/",
             (
-                *("attempts", "exceptions", "files/", "kernels", "linux/", "machine", "report/"),
-                *("text", "windows/", "x86/"),
+                *("attempts", "exceptions", "files/", "kernels", "linux/", "machine", "text"),
+                *("windows/", "x86/", "guest/"),
             ),
         ),
+        # Facts come without words; whoever shows them takes these.
+        ("words.py", ("guest/", "linux/")),
+        (
+            "report/",
+            ("attempts", "files/", "guest/", "linux/", "machine", "words", "report/"),
+        ),
+        # They write to streams: no path, no kernel, and nothing but what a report says.
+        ("exports/", ("report/", "words", "exports/")),
     ],
 )
 def test_what_is_below_knows_nothing_of_what_is_above(name: str, known: tuple[str, ...]) -> None:

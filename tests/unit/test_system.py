@@ -8,8 +8,9 @@ from typing import Optional
 
 import pytest
 
-from tests.handmade.btf import BtfBuilder
+from tests.handmade.btf import SIGNED, BtfBuilder
 from tests.handmade.kernel import HandmadeKernel
+from volatility_guestdump import words
 from volatility_guestdump.attempts import Attempts, Failure
 from volatility_guestdump.exceptions import AddressError, KernelError
 from volatility_guestdump.linux.state.system import (
@@ -20,7 +21,6 @@ from volatility_guestdump.linux.state.system import (
 )
 from volatility_guestdump.linux.state.timekeeper import Clock, read_clock
 from volatility_guestdump.linux.types.btf import Btf
-from volatility_guestdump.report import rows
 
 PLACE = 0xFFFF0000
 SECOND = 1_000_000_000
@@ -30,9 +30,10 @@ NOW = 1_790_000_000
 def types(data: bool = False, counter: Optional[tuple[str, int]] = ("seqcount", 4)) -> Btf:
     """Returns the types of what is read, with members in an order that no kernel has."""
     made = BtfBuilder()
-    u32, u64 = made.int_("unsigned int", 4), made.int_("long long", 8)
+    u32, u64 = made.int_("unsigned int", 4), made.int_("long long unsigned int", 8)
+    s64 = made.int_("long long int", 8, SIGNED)
     base = made.struct("tk_read_base", 16, [("xtime_nsec", u64, 0), ("shift", u32, 64)])
-    time = made.struct("timespec64", 16, [("tv_nsec", u64, 0), ("tv_sec", u64, 64)])
+    time = made.struct("timespec64", 16, [("tv_nsec", s64, 0), ("tv_sec", s64, 64)])
     keeper = made.struct(
         "timekeeper",
         56,
@@ -40,8 +41,8 @@ def types(data: bool = False, counter: Optional[tuple[str, int]] = ("seqcount", 
             ("xtime_sec", u64, 0),
             ("tkr_mono", base, 64),
             ("wall_to_monotonic", time, 192),
-            ("offs_real", u64, 320),
-            ("offs_boot", u64, 384),
+            ("offs_real", s64, 320),
+            ("offs_boot", s64, 384),
         ],
     )
     if data:
@@ -175,16 +176,16 @@ def test_a_command_line_without_end() -> None:
 
 def test_taint_in_words() -> None:
     """Each bit has its words; those of later kernels are given by number."""
-    assert rows.taint(4097) == "4097 (proprietary module, out-of-tree module)"
-    assert rows.taint(1 << 40) == f"{1 << 40} (bit 40)"
-    assert rows.taint(0) == "0 (not tainted)"
+    assert words.taint(4097) == "4097 (proprietary module, out-of-tree module)"
+    assert words.taint(1 << 40) == f"{1 << 40} (bit 40)"
+    assert words.taint(0) == "0 (not tainted)"
     assert taint_names(1 << 40) == [("?", "bit 40")]
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
+    ("seconds", "said"),
     [(0, "0 s"), (59.9, "59 s"), (60, "1 min 0 s"), (93784, "1 d 2 h 3 min 4 s")],
 )
-def test_durations(seconds: float, words: str) -> None:
+def test_durations(seconds: float, said: str) -> None:
     """Durations have the units that they need."""
-    assert rows.duration(timedelta(seconds=seconds)) == words
+    assert words.duration(timedelta(seconds=seconds)) == said

@@ -3,16 +3,17 @@
 """Tasks, CPUs and modules, in memory made by hand."""
 
 import struct
-from typing import Any, NamedTuple, Optional, cast
+from collections.abc import Mapping
+from typing import Any, Optional, cast
 
 import pytest
 
 from tests.helpers import IDLE_VCPU
-from volatility_guestdump.exceptions import AddressError, BtfError
+from volatility_guestdump.exceptions import AddressError
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.state.modules import Modules
 from volatility_guestdump.linux.state.tasks import Cpus, Task, Tasks
-from volatility_guestdump.linux.types.btf import Btf
+from volatility_guestdump.linux.types.protocol import Field, Shape, Types
 from volatility_guestdump.machine import VCPU
 from volatility_guestdump.x86.paging import CR0_PG, PagingMode
 
@@ -50,15 +51,22 @@ OFFSETS = {
 }
 
 
-class Member(NamedTuple):
-    """A member of a structure."""
+#: Of members that are no pointers and no integers of four bytes, what they are.
+SHAPES = {
+    "tasks": (Shape.STRUCTURE, 16),
+    "thread_node": (Shape.STRUCTURE, 16),
+    "thread_head": (Shape.STRUCTURE, 16),
+    "list": (Shape.STRUCTURE, 16),
+    "core_layout": (Shape.STRUCTURE, 16),
+    "init_layout": (Shape.STRUCTURE, 16),
+    "comm": (Shape.ARRAY, 16),
+    "name": (Shape.ARRAY, 56),
+}
+POINTERS = ("signal", "mm", "thread.sp", "stack", "pgd", "kallsyms", "base", "symtab", "strtab")
 
-    bit_offset: int
-    type: int = 0
 
-
-class FakeBtf:
-    """The offsets of members, and no more.
+class FakeTypes(Types):
+    """Members, and no more.
 
     Args:
         missing: members of task_struct that this kernel does not have.
@@ -67,27 +75,22 @@ class FakeBtf:
     def __init__(self, *missing: str) -> None:
         self.missing = missing
 
-    def offset(self, structure: str, member: str) -> int:
-        """Returns where a member lies."""
-        if (structure, member) not in OFFSETS or member in self.missing:
-            raise BtfError(f"no {structure}.{member}")
-        return OFFSETS[structure, member]
-
-    def member(self, structure: str, name: str) -> Member:
+    def look_up(self, structure: str, path: str) -> Optional[Field]:
         """Returns a member."""
-        return Member(8 * self.offset(structure, name))
+        if (structure, path) not in OFFSETS or path in self.missing:
+            return None
+        if path in POINTERS:
+            return Field(8 * OFFSETS[structure, path], Shape.POINTER)
+        shape, size = SHAPES.get(path, (Shape.INTEGER, 4))
+        return Field(8 * OFFSETS[structure, path], shape, size, signed=path == "pid")
 
-    def resolve(self, number: int) -> int:
-        """Returns a type."""
-        return number
-
-    def size(self, number: int) -> int:
-        """Returns the size of a type."""
-        return 4
-
-    def find(self, name: str, kind: Any) -> Optional[int]:
-        """No type has a name."""
+    def size(self, structure: str) -> Optional[int]:
+        """No size is known."""
         return None
+
+    def constants(self, enumeration: str) -> Mapping[str, int]:
+        """No enum is known."""
+        return {}
 
 
 class FakeTables:
@@ -138,8 +141,8 @@ class FakeKernel:
 
 def tasks_of(kernel: FakeKernel, whole: bool = True) -> list[int]:
     """Returns the numbers of all tasks, and asserts whether these are said to be all."""
-    btf = cast(Btf, cast(Any, FakeBtf()))
-    tasks = Tasks(cast(LinuxKernel, cast(Any, kernel)), btf)
+    types = FakeTypes()
+    tasks = Tasks(cast(LinuxKernel, cast(Any, kernel)), types)
     found = [task.pid for task in tasks]
     assert bool(tasks.broken) != whole
     return found
@@ -191,7 +194,7 @@ def test_what_is_damaged(place: int, value: Optional[int], found: list[int], dam
     kernel = with_tasks()
     if value is not None:
         kernel.put(BASE + place, value)
-    tasks = Tasks(cast(LinuxKernel, cast(Any, kernel)), cast(Btf, cast(Any, FakeBtf())))
+    tasks = Tasks(cast(LinuxKernel, cast(Any, kernel)), FakeTypes())
     assert [task.pid for task in tasks] == found
     assert damage in tasks.broken and bool(damage) == bool(tasks.broken)
 
@@ -214,7 +217,7 @@ def test_more_tasks_than_there_can_be(
 ) -> None:
     """Those that are left out are missing, and nothing is said of where the list leads."""
     monkeypatch.setattr("volatility_guestdump.linux.state.tasks._MAXIMUM_TASKS", limit)
-    tasks = Tasks(cast(LinuxKernel, cast(Any, with_tasks())), cast(Btf, cast(Any, FakeBtf())))
+    tasks = Tasks(cast(LinuxKernel, cast(Any, with_tasks())), FakeTypes())
     assert [task.pid for task in tasks] == found
     assert ("more than" in tasks.broken) == (len(found) < 3) == bool(tasks.broken)
 
@@ -227,7 +230,7 @@ def one_task(*missing: str, **symbols: int) -> tuple[FakeKernel, Tasks, Task]:
         symbols: of the kernel.
     """
     kernel = FakeKernel(**symbols)
-    tasks = Tasks(cast(LinuxKernel, cast(Any, kernel)), cast(Btf, cast(Any, FakeBtf(*missing))))
+    tasks = Tasks(cast(LinuxKernel, cast(Any, kernel)), FakeTypes(*missing))
     return kernel, tasks, Task(BASE, 1, 1, "one")
 
 
@@ -266,13 +269,14 @@ def test_states(state: int, exit_state: int, shown: str) -> None:
 def test_a_state_that_is_no_integer() -> None:
     """A damaged type may say that a state has gigabytes: it is not known then."""
 
-    class Huge(FakeBtf):
-        def size(self, number: int) -> int:
-            return 1 << 32
+    class Huge(FakeTypes):
+        def look_up(self, structure: str, path: str) -> Optional[Field]:
+            found = super().look_up(structure, path)
+            return found and (found._replace(size=1 << 32) if path == "exit_state" else found)
 
     kernel = with_tasks()
-    btf = cast(Btf, cast(Any, Huge()))
-    assert [each.state for each in Tasks(cast(LinuxKernel, cast(Any, kernel)), btf)] == [""] * 3
+    types = Huge()
+    assert [each.state for each in Tasks(cast(LinuxKernel, cast(Any, kernel)), types)] == [""] * 3
 
 
 def test_members_that_lie_far_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,8 +291,8 @@ def test_members_that_lie_far_apart(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(kernel, "read", counting)
     monkeypatch.setitem(OFFSETS, ("task_struct", "exit_state"), 500 << 20)
-    btf = cast(Btf, cast(Any, FakeBtf()))
-    assert list(Tasks(cast(LinuxKernel, cast(Any, kernel)), btf)) == []
+    types = FakeTypes()
+    assert list(Tasks(cast(LinuxKernel, cast(Any, kernel)), types)) == []
     assert most <= 16
 
 
@@ -362,7 +366,7 @@ def cpus_of(page_maps: list[int], **registers: int) -> Cpus:
             kernel.put(area + 8 + 64, area + 0x80)
             kernel.put(area + 0x80, page_map + 0xFFFF888000000000)
     vcpus = [VCPU(number, {**IDLE_VCPU, "gs_base": 1}) for number in range(len(page_maps))]
-    return Cpus(cast(LinuxKernel, cast(Any, kernel)), cast(Btf, cast(Any, FakeBtf())), vcpus)
+    return Cpus(cast(LinuxKernel, cast(Any, kernel)), FakeTypes(), vcpus)
 
 
 @pytest.mark.parametrize(
@@ -392,12 +396,12 @@ def test_a_cpu_that_was_not_started() -> None:
     assert cpus_of([0x2000]).number(vcpu) is None
 
 
-class WithoutSmp(FakeBtf):
+class WithoutSmp(FakeTypes):
     """The types of a kernel for one CPU."""
 
-    def member(self, structure: str, name: str) -> Member:
-        """There is no task_struct.on_cpu."""
-        raise BtfError(f"the kernel has no {structure}.{name}")
+    def look_up(self, structure: str, path: str) -> Optional[Field]:
+        """Returns a member, but not task_struct.on_cpu."""
+        return None if path == "on_cpu" else super().look_up(structure, path)
 
 
 def test_a_kernel_for_one_cpu() -> None:
@@ -406,28 +410,28 @@ def test_a_kernel_for_one_cpu() -> None:
     two, variable = BASE + 0x200, BASE + 0x500
     kernel.symbols["current_task"] = variable
     kernel.put(variable, two)
-    linux, btf = cast(LinuxKernel, cast(Any, kernel)), cast(Btf, cast(Any, WithoutSmp()))
-    tasks = Tasks(linux, btf)
+    linux, types = cast(LinuxKernel, cast(Any, kernel)), WithoutSmp()
+    tasks = Tasks(linux, types)
     assert [(task.pid, tasks.is_running(task)) for task in tasks] == [
         *((1, False), (2, True), (3, False))
     ]
     # The base of gs is where the stack protector's canary lies.
     vcpu = VCPU(0, {**IDLE_VCPU, "cr0": CR0_PG, "cr3": 0x2000, "gs_base": BASE + 0x3000})
-    cpus = Cpus(linux, btf, [vcpu])
+    cpus = Cpus(linux, types, [vcpu])
     assert (cpus.number(vcpu), cpus.current_task(vcpu)) == (0, two)
 
 
 def test_a_kernel_for_one_cpu_that_does_not_name_its_task() -> None:
     """Then it is not known which task runs, and all are listed."""
     kernel = with_tasks()
-    btf = cast(Btf, cast(Any, WithoutSmp()))
-    tasks = Tasks(cast(LinuxKernel, cast(Any, kernel)), btf)
+    types = WithoutSmp()
+    tasks = Tasks(cast(LinuxKernel, cast(Any, kernel)), types)
     assert not any(tasks.is_running(task) for task in tasks)
 
 
 def modules_of(kernel: FakeKernel) -> Modules:
     """Returns the modules of a kernel."""
-    return Modules(cast(LinuxKernel, cast(Any, kernel)), cast(Btf, cast(Any, FakeBtf())))
+    return Modules(cast(LinuxKernel, cast(Any, kernel)), FakeTypes())
 
 
 def with_modules() -> FakeKernel:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 
+from volatility_guestdump import words
+from volatility_guestdump.guest import traces
 from volatility_guestdump.linux.stacks.frames import Frame
 from volatility_guestdump.linux.state.printk import Record
-from volatility_guestdump.report import traces
 
 PANIC = """\
 sysrq: Trigger a crash
@@ -153,7 +154,7 @@ SAME = ("panic+0x118", "sysrq_handle_crash+0x16 [crash me]", "native_safe_halt+0
 
 
 @pytest.mark.parametrize(
-    ("symbols", "log", "in_log", "in_stack", "words"),
+    ("symbols", "log", "in_log", "in_stack", "said"),
     [
         # Above the call of panic() the two differ by nature.
         (
@@ -180,9 +181,9 @@ def test_a_stack_against_the_trace(
     log: Sequence[str],
     in_log: Sequence[bool],
     in_stack: Sequence[bool],
-    words: str,
+    said: str,
 ) -> None:
     """What is in one of the two alone is marked, and both are told apart from no comparison."""
     found = traces.compare(stack(*symbols), log)
     assert (list(found.in_log), list(found.in_stack)) == (list(in_log), list(in_stack))
-    assert found.words == words
+    assert words.comparison(found) == said

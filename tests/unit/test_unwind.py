@@ -23,8 +23,9 @@ from volatility_guestdump.linux.stacks.orc_in_image import read_orc
 from volatility_guestdump.linux.stacks.returns import ReplacedReturns
 from volatility_guestdump.linux.stacks.unwind import MAXIMUM_FRAMES, Unwinder
 from volatility_guestdump.linux.state.tasks import Task, Tasks
+from volatility_guestdump.linux.types.btf_types import BtfTypes
 from volatility_guestdump.machine import VCPU
-from volatility_guestdump.report.rows import notes
+from volatility_guestdump.words import notes
 from volatility_guestdump.x86.paging import CR0_PG
 
 STACK = 0xFFFFC90000010000
@@ -43,7 +44,6 @@ class FakeKernel:
     types: Any = None
     modules: Any = None
     generated: Any = None
-    btf: Any = None
 
     def __init__(
         self, functions: Mapping[str, tuple[int, int, int]], with_orc: bool = True
@@ -68,6 +68,10 @@ class FakeKernel:
                 "__start_orc_unwind": orc.TABLE + 0x100000,
                 "__stop_orc_unwind": orc.TABLE + 0x100000 + len(entries),
             }
+
+    def require_types(self) -> Any:
+        """Returns the kernel's types."""
+        return self.types
 
     def address(self, symbol: str) -> Optional[int]:
         """Returns the address of a symbol."""
@@ -768,8 +772,7 @@ class SleepingTasks:
 def sleeping(kernel: FakeKernel, bounds: Optional[range], pointer: int) -> list[Frame]:
     """Returns the frames of a task that waits."""
     frame = {"bp": (0, 8), "ret_addr": (8, 8)}
-    kernel.types = types({"inactive_task_frame": (16, frame)})
-    kernel.btf = kernel.types
+    kernel.types = BtfTypes(types({"inactive_task_frame": (16, frame)}))
     tasks = cast(Tasks, cast(Any, SleepingTasks(bounds, pointer)))
     unwinder = Unwinder(cast(LinuxKernel, cast(Any, kernel)))
     return list(unwinder.of_task(tasks, Task(0x5000, 7, 7, "sleeper")))

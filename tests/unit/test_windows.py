@@ -18,10 +18,11 @@ from tests.helpers import info, machine, write_pair
 from tests.unit.test_paging import FIVE, FOUR, LEGACY, PAE, Memory, vcpu
 from volatility_guestdump.exceptions import AddressError
 from volatility_guestdump.machine import VCPU
+from volatility_guestdump.windows import find
 from volatility_guestdump.windows.find import find_kernel
 from volatility_guestdump.windows.kernel import WindowsKernel
 from volatility_guestdump.windows.pe import Image, Pdb, read_kernel
-from volatility_guestdump.x86.paging import PagingMode
+from volatility_guestdump.x86.paging import PageTables, PagingMode
 
 PAGE = 4096
 BASE = 0xFFFFF80041A00000
@@ -327,3 +328,39 @@ def test_nothing_to_find() -> None:
     assert find_kernel(machine(guest.read, [])) is None
     guest.data[find_place(guest, BASE) + handmade.NT_HEADERS] = 0
     assert find_kernel(machine(guest.read, [guest.vcpu()])) is None
+
+
+def test_tables_below_handlers_that_are_all_there_and_map_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All roots together have one budget, and all handlers of one look at an entry once."""
+    monkeypatch.setattr(find, "_STEPS", 1 << 16)
+    walks: list[int] = []
+    walk = PageTables._walk
+
+    def counted(tables: PageTables, address: int) -> tuple[Optional[int], int]:
+        walks.append(address)
+        return walk(tables, address)
+
+    monkeypatch.setattr(PageTables, "_walk", counted)
+    gates = b"".join(
+        struct.pack("<HHHHII", place & 0xFFFF, 8, 0x8E00, place >> 16 & 0xFFFF, place >> 32, 0)
+        for place in (0xFFFFF80060000000 + number * PAGE for number in range(32))
+    )
+
+    def read(address: int, length: int) -> bytes:
+        # All entries of each table lead to the next; but for that of the IDT the last is empty.
+        level, offset = address >> 40 & 7, address % PAGE
+        table = ((level + 1) << 40 | 3).to_bytes(8, "little") * 512
+        if level == 3:
+            table = (4 << 40 | 3).to_bytes(8, "little") + bytes(PAGE - 8)
+        if level == 4:
+            table = gates.ljust(PAGE, b"\0")
+        return table[offset : offset + length]
+
+    cpu = {"cr4": 0x20, "efer": 1 << 10, "idt_base": 0xFFFFF80000000000, "gs_base": 0}
+    for count, limit in ((1, (64 << 20) // PAGE + 600), (4096, (1 << 16) + 40 * 4096)):
+        walks.clear()
+        vcpus = [vcpu(**cpu, cr3=2 * PAGE * number) for number in range(count)]
+        assert find_kernel(machine(read, vcpus)) is None
+        assert (64 << 20) // PAGE <= len(walks) <= limit

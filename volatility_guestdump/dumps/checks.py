@@ -9,22 +9,22 @@ from volatility_guestdump.files.location import display_name
 from volatility_guestdump.machine import Machine
 from volatility_guestdump.x86.paging import PagingMode, find_paging
 
-#: The most lines that say of one file what of it is left out.
-_LINES = 4
+#: The most oddities of one file that are said.
+_ODDITIES = 4
 
 
-def remarks(machine: Machine, left_out: Sequence[str] = ()) -> Iterator[str]:
-    """Yields what is missing, and that memory does not fit the registers.
+def remarks(machine: Machine, oddities: Sequence[str] = ()) -> Iterator[str]:
+    """Yields what is odd or missing, and that memory does not fit the registers.
 
     Args:
         machine: that is looked at.
-        left_out: of which vCPUs registers are left out, and why: "vCPU 1: it has no rip".
+        oddities: what of the file that describes it is not as it should be.
     """
-    name = display_name(machine.origin.location)
-    for reason in left_out[:_LINES]:
-        yield f"Registers in {name} that are left out, of {reason}"
-    if len(left_out) > _LINES:
-        yield f"So are those of {len(left_out) - _LINES} more vCPUs"
+    if oddities:
+        shown = "; ".join(oddities[:_ODDITIES])
+        more = f"; and {len(oddities) - _ODDITIES} more" if len(oddities) > _ODDITIES else ""
+        name = display_name(machine.origin.location)
+        yield f"{name} is not as it should be: {shown}{more}"
     yield from _size(machine)
     yield from _match(machine)
 

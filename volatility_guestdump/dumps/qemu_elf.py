@@ -47,7 +47,7 @@ class QemuElfCore(Format):
 
     def remarks(self, parts: Parts, machine: Machine, session: Session) -> Iterator[str]:
         """Yields the usual remarks."""
-        yield from checks.remarks(machine, open_core(parts.location, session).left_out)
+        yield from checks.remarks(machine, open_core(parts.location, session).oddities)
 
 
 def open_core(location: str, session: Session) -> QemuElf:

@@ -5,13 +5,14 @@
 from typing import Optional
 
 from volatility_guestdump import kernels
+from volatility_guestdump.budget import Budget
 from volatility_guestdump.dumps.format import Format, OneFile, Parts, Request, Stage, one_file
 from volatility_guestdump.dumps.session import Session
 from volatility_guestdump.files.location import display_name
 from volatility_guestdump.files.memory_file import MemoryFile
 from volatility_guestdump.files.physical import PhysicalMemory
 from volatility_guestdump.linux.finding import vmcoreinfo
-from volatility_guestdump.linux.finding.find import maps_an_image, search_kernel
+from volatility_guestdump.linux.finding.find import IMAGE_STEPS, maps_an_image, search_kernel
 from volatility_guestdump.linux.finding.low_memory import last_entries, low_memory_tables
 from volatility_guestdump.linux.finding.search import Hits, search
 from volatility_guestdump.linux.kernel import LinuxKernel
@@ -66,12 +67,16 @@ class Raw(Format):
         flat = PhysicalMemory(raw.with_hole(file.size, 0), file)
         if next(last_entries(flat), None) is None:
             return None
+        budget, attempts = Budget(2 * IMAGE_STEPS), 0
         for hole in raw.possible_holes(file.size):
             memory = PhysicalMemory(raw.with_hole(file.size, hole), file)
-            if any(map(maps_an_image, low_memory_tables(memory))):
+            if any(maps_an_image(tables, budget) for tables in low_memory_tables(memory)):
                 kernel = kernels.linux_kernel(self._machine(hole, request))
                 if kernel is not None:
                     return _checked_hole(kernel, hole, file, request)
+                attempts += 1
+            if budget.is_spent or attempts >= _ATTEMPTS:
+                break
         return None
 
     def _machine(self, hole: int, request: Request) -> Machine:

@@ -76,7 +76,7 @@ class _LayerMemory:
 
 #: The attribute of Volatility's own layers that has their machine. It reads the layer: from a table
 #: beside them, even one whose keys are weak, no layer would ever be freed.
-_ADAPTED = "_guestdump_machine"
+_ADAPTED = "guestdump_machine"
 
 #: Class of a layer of Volatility's -> what it is of, in words.
 _FORMATS = {

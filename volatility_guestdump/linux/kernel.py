@@ -2,15 +2,16 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What a Linux kernel in a guest's memory says of itself.
 
-Its symbols (kallsyms), types (BTF), unwinding tables (ORC) and modules are each read once, and
-shared by all that ask. How a kernel is found is the subject of `find`.
+Its symbols (kallsyms), types (BTF, or an ISF that is handed in), unwinding tables (ORC) and modules
+are each read once, and shared by all that ask. How a kernel is found is the subject of `find`.
 """
 
 import functools
 import re
 from collections.abc import Sequence
-from typing import Optional, Union
+from typing import Callable, Optional, Union
 
+from volatility_guestdump import elf
 from volatility_guestdump.exceptions import AddressError, BtfError, OrcError
 from volatility_guestdump.kept import MadeOnce
 from volatility_guestdump.linux.finding import vmcoreinfo
@@ -24,6 +25,9 @@ from volatility_guestdump.linux.state.modules import Modules
 from volatility_guestdump.linux.symbols.kallsyms import Kallsyms
 from volatility_guestdump.linux.types.btf import Btf
 from volatility_guestdump.linux.types.btf_in_image import read_btf
+from volatility_guestdump.linux.types.btf_types import BtfTypes
+from volatility_guestdump.linux.types.isf import Isf
+from volatility_guestdump.linux.types.protocol import Types
 from volatility_guestdump.machine import PAGE_SIZE, VCPU
 from volatility_guestdump.text import printable
 from volatility_guestdump.x86.paging import PTI_USER_HALF, PageTables
@@ -35,8 +39,10 @@ _USUAL_PHYSICAL_START = 0x1000000
 
 _NOTES_LIMIT = 64 << 10
 
-#: An ELF note NT_GNU_BUILD_ID (3) of "GNU", up to its content; the size of that is not absurd.
-_BUILD_ID = re.compile(rb"\x04\0\0\0(.\0\0\0)\x03\0\0\0GNU\0", re.DOTALL)
+#: Where the image starts; symbol tables of code alone have it too.
+_STARTS = ("_text", "_stext")
+#: Of the facts of a kernel those that no ISF adds to.
+_NOT_OF_ISF = ("_btf", "_orc")
 
 
 class LinuxKernel:
@@ -74,6 +80,7 @@ class LinuxKernel:
         self.kallsyms = kallsyms
         self.kallsyms_error = kallsyms_error
         self.found_by = found_by
+        self._load_isf: Optional[Callable[[], Optional[Isf]]] = None
 
     @property
     def bits(self) -> int:
@@ -82,7 +89,10 @@ class LinuxKernel:
 
     def address(self, symbol: str) -> Optional[int]:
         """Returns the address of a symbol in the running kernel, or None."""
-        return self.kallsyms.address(symbol) if self.kallsyms else None
+        if self.kallsyms is None:
+            return None
+        found = self.kallsyms.address(symbol)
+        return self._address_in_isf(symbol) if found is None and self.lacks_symbols else found
 
     def read(self, address: int, length: int) -> bytes:
         """Reads the kernel's virtual memory.
@@ -115,9 +125,15 @@ class LinuxKernel:
     def has_code_alone(self) -> bool:
         """Whether its symbols are those of code alone: CONFIG_KALLSYMS_ALL is not set then.
 
-        Plugins start from variables.
+        Plugins start from variables. Where symbols are lost that of the first task may be one.
         """
-        return self.kallsyms is not None and "init_task" not in self.kallsyms.index
+        kallsyms = self.kallsyms
+        return kallsyms is not None and not kallsyms.lost and "init_task" not in kallsyms.index
+
+    @property
+    def lacks_symbols(self) -> bool:
+        """Whether the kernel may have symbols that its symbol table does not tell."""
+        return self.kallsyms is not None and (self.has_code_alone or self.kallsyms.lost > 0)
 
     def locate(self, address: int) -> Optional[Place]:
         """Returns where an address in the kernel's image is, else None."""
@@ -233,19 +249,13 @@ class LinuxKernel:
         if start is None or stop is None or not 0 < stop - start <= _NOTES_LIMIT:
             return None
         try:
-            notes = self.read(start, stop - start)
+            return elf.build_id(self.read(start, stop - start))
         except AddressError:
             return None
-        # Not from note to note: some linkers align one to 8 bytes, and no note says so.
-        for match in _BUILD_ID.finditer(notes):
-            if match.start() % 4 == 0:
-                size = int.from_bytes(match[1], "little")
-                return notes[match.end() : match.end() + size].hex() or None
-        return None
 
     @property
     def btf(self) -> Btf:
-        """The kernel's types, read once.
+        """The kernel's own types, read once.
 
         Raises:
             BtfError: the kernel has none, or they are damaged.
@@ -255,9 +265,60 @@ class LinuxKernel:
         return self._btf
 
     @functools.cached_property
-    def types(self) -> Optional[Btf]:
-        """The kernel's types, or None when there are none that can be read; see `btf`."""
-        return None if isinstance(self._btf, BtfError) else self._btf
+    def types(self) -> Optional[Types]:
+        """The kernel's types: its BTF, or an ISF's; None when neither can be read."""
+        if not isinstance(self._btf, BtfError):
+            return BtfTypes(self._btf)
+        return None if self._isf is None else self._isf.types
+
+    def require_types(self) -> Types:
+        """Returns the kernel's types.
+
+        Raises:
+            BtfError: there are none; it says why the kernel's own cannot be read.
+        """
+        return self.types or BtfTypes(self.btf)
+
+    def offer_isf(self, load: Callable[[], Optional[Isf]]) -> None:
+        """Says where there may be an ISF of this very kernel.
+
+        It is loaded where the kernel has no BTF, or has symbols of code alone.
+
+        Args:
+            load: loads it; returns None when there is none.
+        """
+        if self._load_isf is None:
+            self._load_isf = load
+            # What was not known without it is asked for again.
+            for name in [name for name in vars(self) if name not in _NOT_OF_ISF]:
+                if isinstance(vars(type(self)).get(name), functools.cached_property):
+                    del vars(self)[name]
+
+    @functools.cached_property
+    def _isf(self) -> Optional[Isf]:
+        return None if self._load_isf is None else self._load_isf()
+
+    def _address_in_isf(self, symbol: str) -> Optional[int]:
+        """Returns the address of a symbol that kallsyms does not have, by the ISF's."""
+        if self._isf_base is None or self._isf is None:
+            return None
+        linked, (start, shift) = self._isf.address(symbol), self._isf_base
+        if linked is None:
+            return None
+        # Below the image are addresses that KASLR does not move, as those of per-CPU variables
+        # are up to 6.14 on x86-64.
+        return linked + shift if linked >= start else linked
+
+    @functools.cached_property
+    def _isf_base(self) -> Optional[tuple[int, int]]:
+        """The address that the image was linked to by the ISF, and how far it is from there."""
+        if self._isf is None or self.kallsyms is None:
+            return None
+        for name in _STARTS:
+            linked, address = self._isf.address(name), self.kallsyms.address(name)
+            if linked is not None and address is not None:
+                return linked, address - linked
+        return None
 
     @MadeOnce
     def _btf(self) -> Union[Btf, BtfError]:

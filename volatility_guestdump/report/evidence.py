@@ -12,7 +12,6 @@ from typing import Callable, Optional
 from volatility_guestdump.files.location import display_name, local_path, without_gzip
 from volatility_guestdump.machine import Origin
 from volatility_guestdump.report import document
-from volatility_guestdump.report.rows import utc
 
 #: Called with per cent and a description.
 Progress = Callable[[float, str], object]
@@ -43,7 +42,7 @@ def evidence(
         files.append(_file("Description of the guest", origin.location, with_hash, progress, True))
     if origin.memory_location is not None:
         files.append(_file("Memory", origin.memory_location, with_hash, progress))
-    now = utc(datetime.now(timezone.utc))
+    now = datetime.now(timezone.utc).replace(microsecond=0)
     return document.Evidence(files, dict(versions), command, now)
 
 

@@ -3,24 +3,29 @@
 """The rows of guestdump.Report: what a report says, as short as it can be said."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from volatility_guestdump.report import document
-from volatility_guestdump.report.rows import UNKNOWN, short_size
+from volatility_guestdump.words import UNKNOWN, module_taint, short_size
 
 #: Section, item, value.
 Row = tuple[str, str, str]
 
 
-def summary(report: document.Report) -> Iterator[Row]:
-    """Yields the rows of a report, without that of its file."""
+def summary(report: document.Report, system: Iterable[tuple[str, str]]) -> Iterator[Row]:
+    """Yields the rows of a report, without that of its file.
+
+    Args:
+        report: what it says.
+        system: its section on the system in words, see `compose.system_rows`.
+    """
     yield "Headline", report.headline.kind, report.headline.text
-    for item in report.system:
-        yield "System", item.name, item.value
+    for name, value in system:
+        yield "System", name, value
     if report.panic is not None:
         yield "Panic", "Message", report.panic.message or UNKNOWN
-        yield "Panic", "Task", report.panic.task or UNKNOWN
-        yield "Panic", "Stack and log", report.panic.comparison
+        yield "Panic", "Task", report.panic.task.text if report.panic.task else UNKNOWN
+        yield "Panic", "Stack and log", report.panic.comparison.text
     for vcpu in report.vcpus:
         task = UNKNOWN if vcpu.comm is None else f"{vcpu.comm} ({vcpu.pid})"
         yield "vCPUs", str(vcpu.number), ", ".join(filter(None, (vcpu.state, task, vcpu.top)))
@@ -39,8 +44,9 @@ def summary(report: document.Report) -> Iterator[Row]:
     for name, size in (report.memory.counters or {}).items():
         yield "Memory", name.replace("_", " "), UNKNOWN if size is None else short_size(size)
     for module in report.modules or ():
-        if module.out_of_tree:
-            yield "Modules", module.name, f"{module.size} bytes, {module.taint}"
+        if module.out_of_tree and module.taint is not None:
+            taint = module_taint(module.taint.value)
+            yield "Modules", module.name, f"{module.size} bytes, {taint}"
     for file in report.evidence.files:
         yield "Evidence", file.role, f"{file.location}, SHA-256 {file.sha256 or UNKNOWN}"
     for problem in report.problems:

@@ -14,11 +14,12 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Optional
 
+from volatility_guestdump.budget import Budget
 from volatility_guestdump.exceptions import AddressError
 from volatility_guestdump.machine import PAGE_SIZE, VCPU, Machine, Read
 from volatility_guestdump.windows.kernel import WindowsKernel
 from volatility_guestdump.windows.pe import Image, read_kernel
-from volatility_guestdump.x86.idt import handlers
+from volatility_guestdump.x86.idt import EXCEPTIONS, handlers
 from volatility_guestdump.x86.paging import PageTables, PagingMode, loaded_tables
 
 #: How far below a handler the headers may lie; a kernel's image has up to 20 MiB.
@@ -26,6 +27,9 @@ _REACH = 64 << 20
 #: Pages looked at in all page tables together, and those of them that are taken for headers.
 _MAXIMUM_PAGES = 1 << 18
 _MAXIMUM_HEADERS = 256
+#: Gates, and entries of page tables, that are looked at in all. A handler has up to 16,384 entries
+#: below it, in shadow tables too, which each vCPU may have of its own.
+_STEPS = 1 << 22
 
 #: KPRCB.KernelDirectoryTableBase, from the start of the processor control region, is what
 #: KiSystemCall64Shadow loads into CR3. It starts a page of its own behind what else is in there:
@@ -48,6 +52,8 @@ def find_kernel(machine: Machine) -> Optional[WindowsKernel]:
     ordered = sorted(machine.vcpus, key=lambda vcpu: vcpu.ring or 0)
     search = _Search()
     for vcpu, tables in _candidates(machine.memory.read, ordered):
+        if not search.budget.take(EXCEPTIONS):
+            break
         for handler in handlers(vcpu, tables):
             image = search.image_below(tables, handler)
             if image is not None:
@@ -84,18 +90,22 @@ def _candidates(read: Read, vcpus: Sequence[VCPU]) -> Iterator[tuple[VCPU, PageT
 
 
 class _Search:
-    """A search for images below handlers, with limits for all of it together."""
+    """A search for images below handlers, with limits for all of it together.
+
+    Attributes:
+        budget: of gates and entries of page tables.
+    """
 
     def __init__(self) -> None:
+        self.budget = Budget(_STEPS)
         self._pages_left = _MAXIMUM_PAGES
         self._headers_left = _MAXIMUM_HEADERS
-        #: Of each root the pages that were looked at, and the images found.
-        self._seen: dict[int, set[int]] = {}
+        #: Of each root where was looked last, and the images found.
+        self._looked: dict[int, tuple[int, int]] = {}
         self._images: dict[int, list[Image]] = {}
 
     def image_below(self, tables: PageTables, handler: int) -> Optional[Image]:
         """Returns the kernel's image that a handler lies in, or None."""
-        seen = self._seen.setdefault(tables.root, set())
         images = self._images.setdefault(tables.root, [])
         start = handler & -PAGE_SIZE
         for known in images:
@@ -103,19 +113,29 @@ class _Search:
                 return known
         if self._pages_left < 0:
             return None
-        # What is not needed any more after the start of the system leaves gaps.
-        mapped = list(tables.runs(max(start - _REACH, 0), start + PAGE_SIZE))
-        for first, _, size in reversed(mapped):
-            for page in range(first + size - PAGE_SIZE, first - 1, -PAGE_SIZE):
-                if page in seen:
-                    continue
-                seen.add(page)
-                image = self._image_at(tables, page)
-                if image is not None:
-                    images.append(image)
-                    if handler < page + image.size:
-                        return image
+        for part in self._not_looked_at(tables.root, max(start - _REACH, 0), start + PAGE_SIZE):
+            # What is not needed any more after the start of the system leaves gaps.
+            mapped = list(tables.runs(part.start, part.stop, self.budget))
+            for first, _, size in reversed(mapped):
+                for page in range(first + size - PAGE_SIZE, first - 1, -PAGE_SIZE):
+                    image = self._image_at(tables, page)
+                    if image is not None:
+                        images.append(image)
+                        if handler < page + image.size:
+                            return image
         return None
+
+    def _not_looked_at(self, root: int, start: int, end: int) -> list[range]:
+        """Returns the parts of a piece of memory that lie outside of the last one, highest first.
+
+        The handlers of a kernel lie near each other, and so do the pieces below them.
+        """
+        low, high = self._looked.get(root, (end, end))
+        if end < low or high < start:
+            self._looked[root] = start, end
+            return [range(start, end)]
+        self._looked[root] = min(low, start), max(high, end)
+        return [part for part in (range(max(high, start), end), range(start, low)) if part]
 
     def _image_at(self, tables: PageTables, page: int) -> Optional[Image]:
         self._pages_left -= 1

@@ -18,6 +18,7 @@ import enum
 from collections.abc import Iterable, Iterator
 from typing import Optional
 
+from volatility_guestdump.budget import Budget
 from volatility_guestdump.exceptions import AddressError, MediumError
 from volatility_guestdump.machine import PAGE_SIZE, VCPU, Read
 
@@ -274,8 +275,16 @@ class PageTables:
             kind = MediumError if isinstance(error, MediumError) else AddressError
             raise kind(missing, f"virtual address {missing:#x}: {error}") from error
 
-    def runs(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    def runs(
+        self, start: int, end: int, budget: Optional[Budget] = None
+    ) -> Iterator[tuple[int, int, int]]:
         """Yields what is mapped between two virtual addresses, ascending.
+
+        Args:
+            start: the first address.
+            end: the first address behind the last.
+            budget: of entries that are looked at; where it is spent this ends. Tables that are all
+                there, and map nothing, have 262,144 for each GiB.
 
         Yields:
             (virtual address, physical address, bytes); pages that follow each other in both
@@ -283,7 +292,7 @@ class PageTables:
         """
         run: Optional[tuple[int, int, int]] = None
         address = start
-        while address < end:
+        while address < end and (budget is None or budget.take()):
             page, size = self._walk(address)
             step = min(size - (address & (size - 1)), end - address)
             if page is not None:

@@ -19,14 +19,15 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Optional
 
+from volatility_guestdump.budget import Budget
 from volatility_guestdump.exceptions import AddressError, KallsymsError
 from volatility_guestdump.linux.finding import vmcoreinfo
 from volatility_guestdump.linux.finding.banner import (
-    BANNER,
     BANNER_LIMIT,
-    BANNER_START,
     RODATA_REACHES,
+    banner_starts,
     banner_tables,
+    match_banner,
 )
 from volatility_guestdump.linux.finding.image import Run
 from volatility_guestdump.linux.finding.low_memory import low_memory_tables
@@ -34,6 +35,7 @@ from volatility_guestdump.linux.finding.search import Hits, Progress, search
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.state.crash import is_second_kernel
 from volatility_guestdump.linux.symbols.kallsyms import Kallsyms, find_kallsyms
+from volatility_guestdump.linux.symbols.kallsyms_holes import find_damaged_kallsyms
 from volatility_guestdump.machine import PAGE_SIZE, Machine, Memory, read_padded
 from volatility_guestdump.x86.idt import handlers
 from volatility_guestdump.x86.paging import PageTables, candidate_tables
@@ -52,6 +54,9 @@ _IMAGE_LIMIT = 512 << 20
 #: counts as one of this size at least. A kernel has some 50 MiB there, other systems hardly any.
 _ALL_IMAGES_LIMIT = 16 << 30
 _SMALLEST_PIECE = 64 << 10
+#: Entries of page tables that are looked at there, in those of all candidates. A kernel has some
+#: hundreds; with pages of 4 KiB alone some 15,000.
+IMAGE_STEPS = 1 << 21
 #: How far from an address in it a 32-bit kernel's image may reach.
 _IMAGE_REACH_32 = 64 << 20
 #: What is searched at a time. Larger ones were up to five times slower: each is a new allocation
@@ -205,10 +210,17 @@ def _kernels(candidates: _Candidates, found_by: str) -> Iterator[LinuxKernel]:
     """Yields what may be the kernel: pieces of the image that have a banner."""
     without_banner: set[Run] = set()
     left = _ALL_IMAGES_LIMIT
+    budget = Budget(IMAGE_STEPS)
     for tables, known in candidates:
-        runs = list(_image_runs(tables, [each for places in known.values() for each in places]))
+        places = [each for places in known.values() for each in places]
+        runs = list(_image_runs(tables, places, budget))
         left -= sum(max(run.size, _SMALLEST_PIECE) for run in runs)
-        if left < 0:
+        if budget.is_spent:
+            vollog.warning(
+                f"The search for a Linux kernel by {found_by} is given up: page tables have far "
+                f"more entries where a kernel's image may lie than kernels have"
+            )
+        if left < 0 or budget.is_spent:
             return
         for run in runs:
             banners = {} if run in without_banner else _banners(tables, run)
@@ -243,14 +255,18 @@ def _kernel(
     known += symbols.items()
     first = min(banners)
     kallsyms, reason = None, ""
-    for before, behind in RODATA_REACHES:
+    # What is whole is looked for before what is not, which takes longer.
+    for decode, (before, behind) in (
+        *((find_kallsyms, reach) for reach in RODATA_REACHES),
+        (find_damaged_kallsyms, RODATA_REACHES[0]),
+    ):
         start = max(rodata.start, (first - before) & -PAGE_SIZE)
         end = min(rodata.start + rodata.size, first + behind)
         image, missing = read_padded(
             tables.read_physical, rodata.physical + start - rodata.start, end - start
         )
         try:
-            kallsyms = find_kallsyms(image, start, known, bits)
+            kallsyms = decode(image, start, known, bits)
             break
         except KallsymsError as error:
             reason = str(missing or error)
@@ -266,10 +282,9 @@ def _kernel(
 def _banner_at(tables: PageTables, address: int) -> Optional[bytes]:
     """Returns the banner at an address, or None when there is none."""
     try:
-        match = BANNER.match(tables.read(address, BANNER_LIMIT))
+        return match_banner(tables.read(address, BANNER_LIMIT), 0)
     except AddressError:
         return None
-    return match[0].rstrip(b"\0\n") if match else None
 
 
 def _kernel_tables(tables: PageTables, kallsyms: Kallsyms, runs: Sequence[Run]) -> PageTables:
@@ -290,7 +305,7 @@ def _kernel_tables(tables: PageTables, kallsyms: Kallsyms, runs: Sequence[Run]) 
     return tables
 
 
-def _image_runs(tables: PageTables, known: Sequence[int]) -> Iterator[Run]:
+def _image_runs(tables: PageTables, known: Sequence[int], budget: Budget) -> Iterator[Run]:
     """Yields what the page tables map where the kernel's image lies or may lie."""
     if tables.mode.is_64bit:
         start, end = IMAGE_START, IMAGE_END
@@ -300,17 +315,22 @@ def _image_runs(tables: PageTables, known: Sequence[int]) -> Iterator[Run]:
             start = max(0, address - _IMAGE_REACH_32) & -PAGE_SIZE
             end = min(1 << 32, address + _IMAGE_REACH_32)
     left = _IMAGE_LIMIT
-    for address, physical, size in tables.runs(start, end):
+    for address, physical, size in tables.runs(start, end, budget):
         yield Run(address, physical, min(size, left))
         left -= size
         if left <= 0:
             return
 
 
-def maps_an_image(tables: PageTables) -> bool:
-    """Whether page tables map something to where a 64-bit kernel's image may lie."""
+def maps_an_image(tables: PageTables, budget: Budget) -> bool:
+    """Whether page tables map something to where a 64-bit kernel's image may lie.
+
+    Args:
+        tables: that are looked at.
+        budget: of entries in them that are; where it is spent they map none.
+    """
     try:
-        first = next(_image_runs(tables, ()), None)
+        first = next(_image_runs(tables, (), budget), None)
         return first is not None and bool(tables.read(first.start, 1))
     except AddressError:
         return False
@@ -322,12 +342,13 @@ def _banners(tables: PageTables, run: Run) -> dict[int, bytes]:
         size = min(_CHUNK + BANNER_LIMIT, run.size - offset)
         chunk, _ = read_padded(tables.read_physical, run.physical + offset, size)
         banners: dict[int, bytes] = {}
-        place = chunk.find(BANNER_START)
-        while place >= 0 and len(banners) < _BANNERS_LIMIT:
-            match = BANNER.match(chunk, place)
-            if match:
-                banners[run.start + offset + place] = match[0].rstrip(b"\0\n")
-            place = chunk.find(BANNER_START, place + 1)
+        places = list(banner_starts(chunk, run.start + offset))
+        for place in reversed(places):
+            banner = match_banner(chunk, place)
+            if banner is not None:
+                banners[run.start + offset + place] = banner
+            if len(banners) >= _BANNERS_LIMIT:
+                break
         if banners:
             return banners
     return {}

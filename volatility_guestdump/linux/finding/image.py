@@ -37,6 +37,10 @@ class Run(NamedTuple):
 class KernelMemory(Protocol):
     """A kernel's virtual memory, and what lies where in it."""
 
+    @property
+    def bits(self) -> int:
+        """Bits of a pointer."""
+
     def address(self, symbol: str) -> Optional[int]:
         """Returns the address of a symbol in the running kernel, or None."""
 
@@ -55,16 +59,16 @@ class KernelImage(KernelMemory, Protocol):
     """A kernel's memory, and where its image lies in the guest's."""
 
     @property
-    def bits(self) -> int:
-        """Bits of a pointer."""
-
-    @property
     def kallsyms(self) -> Optional[Kallsyms]:
         """Its symbols, or None when they cannot be read."""
 
     @property
     def has_code_alone(self) -> bool:
         """Whether its symbols are those of code alone: CONFIG_KALLSYMS_ALL is not set then."""
+
+    @property
+    def lacks_symbols(self) -> bool:
+        """Whether the kernel may have symbols that its symbol table does not tell."""
 
     @property
     def tables(self) -> PageTables:

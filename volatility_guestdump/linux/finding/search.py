@@ -7,7 +7,7 @@ from typing import Callable, Optional
 
 from volatility_guestdump.exceptions import AddressError
 from volatility_guestdump.linux.finding import vmcoreinfo
-from volatility_guestdump.linux.finding.banner import BANNER_START, banner_at
+from volatility_guestdump.linux.finding.banner import BANNER_START, banner_at, banner_starts
 from volatility_guestdump.machine import PAGE_SIZE, Memory, read_padded
 
 #: Told per cent and a description while something takes long; Volatility's ProgressCallback.
@@ -68,12 +68,7 @@ def _look_at(memory: Memory, start: int, portion: bytes, hits: Hits) -> None:
         if portion.startswith(vmcoreinfo.START, at):
             hits.vmcoreinfo.append(start + at)
         page = starts.find(vmcoreinfo.START[:1], page + 1)
-    banners = []
-    # From its end: bytes.rfind is up to three times as fast as bytes.find.
-    at = portion.rfind(BANNER_START)
-    while at >= 0:
-        banners.append(start + at)
-        at = portion.rfind(BANNER_START, 0, at)
+    banners = [start + at for at in banner_starts(portion, start)]
     for address in reversed(banners):
         if len(hits.banners) < _HITS and banner_at(memory, address):
             hits.banners.append(address)

@@ -278,13 +278,8 @@ class TypeConverter:
     def _field(self, member: Member) -> Optional[Isf]:
         """Describes a member; None for a bitfield that no integer of its type covers (packed)."""
         btf = self._btf
-        offset, bits = member.bit_offset, member.bit_size
         target = btf.resolve(member.type)
-        if not bits and btf.kind(target) is Kind.INT:
-            # Before the kind flag a bitfield was a member of an integer type of its own.
-            shift, size = btf.integer_bits(target)
-            if shift or size != 8 * btf.size(target):
-                offset, bits = offset + shift, size
+        offset, bits = btf.placed(member)
         descriptor = self.descriptor(member.type)
         if not bits:
             return {"offset": offset // 8, "type": descriptor}

@@ -17,16 +17,19 @@ import functools
 from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
-from volatility_guestdump.exceptions import AddressError, BtfError
+from volatility_guestdump.exceptions import AddressError, TypesError
 from volatility_guestdump.linux.finding.image import KernelMemory
 from volatility_guestdump.linux.pieces import Pieces
 from volatility_guestdump.linux.place import Place
-from volatility_guestdump.linux.types.btf import Btf
-from volatility_guestdump.text import printable
+from volatility_guestdump.linux.types.lists import chain, ring
+from volatility_guestdump.linux.types.protocol import Types
+from volatility_guestdump.linux.types.reading import Structures
 
 #: Damaged lists must end: more tracers, and more BPF programs, than any machine has.
 _MAXIMUM_OPS = 4096
 _MAXIMUM_PROGRAMS = 1 << 16
+#: KSYM_NAME_LEN is 512 at most.
+_NAME_SIZE = 512
 #: No trampoline and no program has nearly as much code.
 _MAXIMUM_SIZE = 16 << 20
 #: So many bytes tell the two functions apart: what patches a copy comes later.
@@ -66,12 +69,12 @@ class GeneratedCode:
 
     Args:
         kernel: that made it.
-        btf: its types.
+        types: its types.
     """
 
-    def __init__(self, kernel: KernelMemory, btf: Btf) -> None:
+    def __init__(self, kernel: KernelMemory, types: Types) -> None:
         self._kernel = kernel
-        self._btf = btf
+        self._types = types
 
     @functools.cached_property
     def _trampolines(self) -> Pieces[Trampoline]:
@@ -102,24 +105,21 @@ class GeneratedCode:
         return None if program is None else Place(program.name, address - program.start)
 
     def _read_trampolines(self) -> Iterator[Trampoline]:
-        kernel, btf = self._kernel, self._btf
+        kernel = self._kernel
         head, last = kernel.address("ftrace_ops_list"), kernel.address("ftrace_list_end")
         if head is None:
             return
+        kind = Structures(kernel, self._types, "ftrace_ops")
         try:
-            following = btf.offset("ftrace_ops", "next")
-            place, length = (
-                btf.offset("ftrace_ops", name) for name in ("trampoline", "trampoline_size")
+            link = kind.offset("next")
+            places = chain(
+                *(kernel, head), limit=_MAXIMUM_OPS, what="tracers", link=link, last=last or 0
             )
-            seen = {0, last}
-            ops = kernel.pointer(head)
-            while ops not in seen and len(seen) < _MAXIMUM_OPS:
-                seen.add(ops)
-                start, size = kernel.pointer(ops + place), kernel.pointer(ops + length)
+            for ops in map(kind.at, places):
+                start, size = ops.integer("trampoline"), ops.integer("trampoline_size")
                 if start and 0 < size <= _MAXIMUM_SIZE:
                     yield Trampoline(start, start + size, self._source(start))
-                ops = kernel.pointer(ops + following)
-        except (AddressError, BtfError):
+        except (AddressError, TypesError):
             return
 
     def _source(self, start: int) -> Optional[int]:
@@ -137,23 +137,15 @@ class GeneratedCode:
         return self._kernel.read(address, _COMPARED)
 
     def _read_programs(self) -> Iterator[Program]:
-        kernel, btf = self._kernel, self._btf
-        head = kernel.address("bpf_kallsyms")
+        head = self._kernel.address("bpf_kallsyms")
         if head is None:
             return
+        kind = Structures(self._kernel, self._types, "bpf_ksym")
         try:
-            first, behind, name, link = (
-                btf.offset("bpf_ksym", member) for member in ("start", "end", "name", "lnode")
-            )
-            _, room = btf.array(btf.resolve(btf.member("bpf_ksym", "name").type))
-            seen = {head}
-            node = kernel.pointer(head)
-            while node not in seen and len(seen) < _MAXIMUM_PROGRAMS:
-                seen.add(node)
-                symbol = node - link
-                start, end = kernel.pointer(symbol + first), kernel.pointer(symbol + behind)
+            nodes = ring(self._kernel, head, limit=_MAXIMUM_PROGRAMS, what="BPF programs")
+            for program in (kind.containing("lnode", node) for node in nodes):
+                start, end = program.integer("start"), program.integer("end")
                 if start and 0 < end - start <= _MAXIMUM_SIZE:
-                    yield Program(start, end, printable(kernel.read(symbol + name, min(room, 512))))
-                node = kernel.pointer(node)
-        except (AddressError, BtfError):
+                    yield Program(start, end, program.text("name", _NAME_SIZE))
+        except (AddressError, TypesError):
             return

@@ -35,10 +35,12 @@ import itertools
 from collections.abc import Iterator
 from typing import Optional
 
-from volatility_guestdump.exceptions import AddressError, BtfError
+from volatility_guestdump.exceptions import AddressError, TypesError
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.stacks.frames import NoteKind
-from volatility_guestdump.linux.types.btf import Btf, Kind
+from volatility_guestdump.linux.types.lists import Walk, chain
+from volatility_guestdump.linux.types.protocol import Types
+from volatility_guestdump.linux.types.reading import Struct, Structures
 
 #: What is put where a return address was. Kretprobes': up to 5.15, from 5.16 (adf8a61a940c), and
 #: from 5.18 (f3a112c0c40d) on.
@@ -100,34 +102,30 @@ class ReplacedReturns:
         return self._originals(task).get(place)
 
     def _read_originals(self, task: int) -> dict[int, int]:
-        btf = self._kernel.types
+        types = self._kernel.types
         found: dict[int, int] = {}
-        if btf is None:
+        if types is None:
             return found
+        tasks = Structures(self._kernel, types, "task_struct")
         for read in (_function_graph, _rethooks, _kretprobes, _kretprobe_table):
-            entries = read(self._kernel, btf, task)
+            entries = read(self._kernel, types, tasks.at(task))
             try:
                 for place, address in entries:
                     if address not in self._trampolines:
                         # The newest come first, and what is older than the right one is stale.
                         found.setdefault(place, address)
-            except (AddressError, BtfError):
+            except (AddressError, TypesError):
                 continue
         return found
 
 
-def _function_graph(kernel: LinuxKernel, btf: Btf, task: int) -> Iterator[_Entry]:
+def _function_graph(kernel: LinuxKernel, types: Types, task: Struct) -> Iterator[_Entry]:
     """Yields what the function graph tracer noted, newest first, and what it took back last."""
-    ret, place = btf.offset("ftrace_ret_stack", "ret"), btf.offset("ftrace_ret_stack", "retp")
-    size = btf.size_of("ftrace_ret_stack")
-    member = btf.member("task_struct", "ret_stack")
-    stack = kernel.pointer(task + member.bit_offset // 8)
-    at = task + btf.offset("task_struct", "curr_ret_stack")
-    current = int.from_bytes(kernel.read(at, 4), "little", signed=True)
+    entries = Structures(kernel, types, "ftrace_ret_stack")
+    size, stack, current = entries.size, task.integer("ret_stack"), task.integer("curr_ret_stack")
     if not stack:
         return
-    target = btf.resolve(btf.target(btf.resolve(member.type)))
-    if btf.kind(target) is Kind.STRUCT:
+    if types.field("task_struct", "ret_stack").structure:
         if current < -1:
             current += _NOT_SHOWN
         starts: Iterator[int] = (
@@ -140,7 +138,8 @@ def _function_graph(kernel: LinuxKernel, btf: Btf, task: int) -> Iterator[_Entry
         beyond, end = current, _MAXIMUM_WORDS - size // _WORD
         taken_back = stack + beyond * _WORD
     for start in itertools.chain(starts, [taken_back] if 0 <= beyond < end else []):
-        yield kernel.pointer(start + place), kernel.pointer(start + ret)
+        entry = entries.at(start)
+        yield entry.integer("retp"), entry.integer("ret")
 
 
 def _starts_in_words(kernel: LinuxKernel, stack: int, current: int) -> Iterator[int]:
@@ -155,42 +154,31 @@ def _starts_in_words(kernel: LinuxKernel, stack: int, current: int) -> Iterator[
         yield stack + current * _WORD
 
 
-def _rethooks(kernel: LinuxKernel, btf: Btf, task: int) -> Iterator[_Entry]:
-    ret, place = btf.offset("rethook_node", "ret_addr"), btf.offset("rethook_node", "frame")
-    link = btf.offset("rethook_node", "llist")
-    for node in _nodes(kernel, task + btf.offset("task_struct", "rethooks")):
-        yield kernel.pointer(node - link + place), kernel.pointer(node - link + ret)
+def _rethooks(kernel: LinuxKernel, types: Types, task: Struct) -> Iterator[_Entry]:
+    nodes = Structures(kernel, types, "rethook_node")
+    for place in _nodes(kernel, task.place("rethooks")):
+        node = nodes.containing("llist", place)
+        yield node.integer("frame"), node.integer("ret_addr")
 
 
-def _kretprobes(kernel: LinuxKernel, btf: Btf, task: int) -> Iterator[_Entry]:
-    ret, place = _kretprobe_offsets(btf)
-    link = btf.offset("kretprobe_instance", "llist")
-    for node in _nodes(kernel, task + btf.offset("task_struct", "kretprobe_instances")):
-        yield kernel.pointer(node - link + place), kernel.pointer(node - link + ret)
+def _kretprobes(kernel: LinuxKernel, types: Types, task: Struct) -> Iterator[_Entry]:
+    instances = Structures(kernel, types, "kretprobe_instance")
+    for place in _nodes(kernel, task.place("kretprobe_instances")):
+        instance = instances.containing("llist", place)
+        yield instance.integer("fp"), instance.integer("ret_addr")
 
 
-def _kretprobe_table(kernel: LinuxKernel, btf: Btf, task: int) -> Iterator[_Entry]:
+def _kretprobe_table(kernel: LinuxKernel, types: Types, task: Struct) -> Iterator[_Entry]:
     table = kernel.address("kretprobe_inst_table")
     if table is None:
         return
-    ret, place = _kretprobe_offsets(btf)
-    owner = btf.offset("kretprobe_instance", "task")
-    link = btf.offset("kretprobe_instance", "hlist")
+    instances = Structures(kernel, types, "kretprobe_instance")
     for number in range(_HASH_LISTS):
-        for node in _nodes(kernel, table + number * _WORD):
-            if kernel.pointer(node - link + owner) == task:
-                yield kernel.pointer(node - link + place), kernel.pointer(node - link + ret)
+        for place in _nodes(kernel, table + number * _WORD):
+            instance = instances.containing("hlist", place)
+            if instance.integer("task") == task.address:
+                yield instance.integer("fp"), instance.integer("ret_addr")
 
 
-def _kretprobe_offsets(btf: Btf) -> _Entry:
-    return btf.offset("kretprobe_instance", "ret_addr"), btf.offset("kretprobe_instance", "fp")
-
-
-def _nodes(kernel: LinuxKernel, head: int) -> Iterator[int]:
-    """Yields the nodes of a list that ends with a null pointer."""
-    seen: set[int] = set()
-    node = kernel.pointer(head)
-    while node and node not in seen and len(seen) < _MAXIMUM_NODES:
-        seen.add(node)
-        yield node
-        node = kernel.pointer(node)
+def _nodes(kernel: LinuxKernel, head: int) -> Walk:
+    return chain(kernel, head, limit=_MAXIMUM_NODES, what="replaced return addresses")

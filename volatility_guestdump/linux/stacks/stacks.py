@@ -7,7 +7,7 @@ import functools
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Optional
 
-from volatility_guestdump.exceptions import AddressError, BtfError
+from volatility_guestdump.exceptions import AddressError, TypesError
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.stacks.frames import Frame, Note, NoteKind
 from volatility_guestdump.linux.stacks.unwind import Unwinder
@@ -87,8 +87,8 @@ class Stacks:
         self.tasks: Optional[Tasks] = None
         self.tasks_missing = ""
         try:
-            self.tasks = Tasks(kernel, kernel.btf)
-        except BtfError as error:
+            self.tasks = Tasks(kernel, kernel.require_types())
+        except TypesError as error:
             self.tasks_missing = str(error)
         self.cpus = Cpus(kernel, kernel.types, vcpus)
         self._unwinder = Unwinder(kernel)

@@ -27,7 +27,7 @@ What is no return address is no frame: one must lie in code, and on the stack of
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Optional
 
-from volatility_guestdump.exceptions import AddressError, BtfError, OrcError
+from volatility_guestdump.exceptions import AddressError, OrcError, TypesError
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.stacks.frames import Frame, Note, NoteKind
 from volatility_guestdump.linux.stacks.instructions import (
@@ -38,6 +38,7 @@ from volatility_guestdump.linux.stacks.instructions import (
 from volatility_guestdump.linux.stacks.orc import Entry, OrcTable, Register, Type
 from volatility_guestdump.linux.stacks.returns import ReplacedReturns
 from volatility_guestdump.linux.state.tasks import Task, Tasks
+from volatility_guestdump.linux.types.reading import Structures
 from volatility_guestdump.machine import VCPU
 from volatility_guestdump.x86 import pt_regs
 from volatility_guestdump.x86.paging import CR0_PG
@@ -201,16 +202,14 @@ class Unwinder:
             if bounds is None:
                 yield Frame(None, None, "", (Note(NoteKind.EXITED),))
                 return
-            btf = self._kernel.btf
             start = tasks.stack_pointer(task)
-            size = btf.size_of("inactive_task_frame")
+            kind = Structures(self._kernel, self._kernel.require_types(), "inactive_task_frame")
+            size, saved = kind.size, kind.at(start)
             if not bounds.start <= start <= bounds.stop - size:
                 yield Frame(None, None, "", (Note(NoteKind.SP_ELSEWHERE, start),))
                 return
-            pointer, offset = self._kernel.pointer, btf.offset
-            ip = pointer(start + offset("inactive_task_frame", "ret_addr"))
-            bp = pointer(start + offset("inactive_task_frame", "bp"))
-        except (AddressError, BtfError) as error:
+            ip, bp = saved.integer("ret_addr"), saved.integer("bp")
+        except (AddressError, TypesError) as error:
             yield Frame(None, None, "", (Note(NoteKind.NO_STACK, start, str(error)),))
             return
         # A task that has never run "returns" to the start of ret_from_fork.

@@ -10,17 +10,17 @@ a while, so each is exact to some dozens of pages for each CPU.
 A counter that cannot be read, or is larger than all memory, is not known.
 """
 
-import contextlib
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Callable, Optional
 
 from volatility_guestdump.attempts import Attempts
-from volatility_guestdump.exceptions import BtfError, KernelError
+from volatility_guestdump.exceptions import KernelError
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.state.tasks import Task
-from volatility_guestdump.linux.types.btf import ENUMS, Btf, Kind
+from volatility_guestdump.linux.types.protocol import Shape, Types
+from volatility_guestdump.linux.types.reading import Structures
 from volatility_guestdump.machine import PAGE_SIZE
 
 #: HUGE_MAX_HSTATE is 2 on x86.
@@ -29,6 +29,8 @@ _MAXIMUM_HUGE_SIZES = 8
 #: and shared memory. The one between is of pages in swap (include/linux/mm_types_task.h).
 _RESIDENT = (0, 1, 3)
 _RSS_COUNTERS = 4
+#: struct percpu_counter has 40 bytes, with checks of locks some more. All are read at once.
+_LARGEST_COUNTER = 1 << 10
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ def memory_use(kernel: LinuxKernel, attempts: Attempts) -> MemoryUse:
 class _Counters:
     """Counters of a kernel, in pages; None is what this kernel does not have.
 
-    Each raises AddressError where it is not in the dump, and BtfError where the types do not tell.
+    Each raises AddressError where it is not in the dump, and TypesError where the types do not
+    tell.
     """
 
     def __init__(self, kernel: LinuxKernel) -> None:
@@ -145,28 +148,25 @@ class _Counters:
         return pages
 
     def _item(self, array: str, enum: str, item: str) -> Optional[int]:
-        address, btf = self._kernel.address(array), self._kernel.types
-        if address is None or btf is None:
+        address, types = self._kernel.address(array), self._kernel.types
+        if address is None or types is None:
             return None
-        number = btf.find(enum, *ENUMS)
-        index = btf.enumerators(number).get(item) if number is not None else None
+        index = types.constants(enum).get(item)
         return None if index is None else self._at(address + index * self._word)
 
     def huge_pages(self) -> Optional[int]:
         """Returns how many pages are set aside as huge pages of any size."""
         address, count = self._kernel.address("hstates"), self._kernel.address("hugetlb_max_hstate")
-        btf = self._kernel.types
-        if address is None or count is None or btf is None:
+        types = self._kernel.types
+        if address is None or count is None or types is None:
             return None
         sizes = int.from_bytes(self._kernel.read(count, 4), "little")
         if sizes > _MAXIMUM_HUGE_SIZES:
             raise KernelError(f"the kernel would have {sizes} sizes of huge pages")
+        states = Structures(self._kernel, types, "hstate")
         pages = 0
-        for number in range(sizes):
-            state = address + number * btf.size_of("hstate")
-            order = self._kernel.read(state + btf.offset("hstate", "order"), 4)
-            huge = self._at(state + btf.offset("hstate", "nr_huge_pages"))
-            pages += huge << min(int.from_bytes(order, "little"), 18)
+        for state in (states.at(address + number * states.size) for number in range(sizes)):
+            pages += self._at(state.place("nr_huge_pages")) << min(state.integer("order"), 18)
         return pages
 
 
@@ -180,33 +180,33 @@ class ResidentMemory:
 
     Args:
         kernel: that the processes are of.
-        btf: its types.
+        types: its types.
         cpu_offsets: what added to the address of a per-CPU variable gives that of each CPU.
 
     Raises:
-        BtfError: the types do not tell where the counters are.
+        TypesError: the types do not tell where the counters are.
     """
 
-    def __init__(self, kernel: LinuxKernel, btf: Btf, cpu_offsets: Sequence[int]) -> None:
+    def __init__(self, kernel: LinuxKernel, types: Types, cpu_offsets: Sequence[int]) -> None:
         self._kernel = kernel
         self._word = kernel.bits // 8
         self._cpu_offsets = cpu_offsets
-        self._mm = btf.offset("task_struct", "mm")
-        member = btf.member("mm_struct", "rss_stat")
-        self._counters = member.bit_offset // 8
+        self._mm = types.offset("task_struct", "mm")
+        counters = types.field("mm_struct", "rss_stat")
+        self._counters = counters.offset
         self._per_cpu: Optional[int] = None
         self._of_thread: Optional[int] = None
-        if btf.kind(btf.resolve(member.type)) is Kind.ARRAY:
-            self._size = btf.size_of("percpu_counter")
-            self._count = btf.offset("percpu_counter", "count")
-            self._per_cpu = btf.offset("percpu_counter", "counters")
+        if counters.shape is Shape.ARRAY:
+            self._size = types.size_of("percpu_counter", _LARGEST_COUNTER)
+            self._count = types.offset("percpu_counter", "count")
+            self._per_cpu = types.offset("percpu_counter", "counters")
             self._width = 8
         else:
-            self._counters += btf.offset("mm_rss_stat", "count")
+            self._counters += types.offset("mm_rss_stat", "count")
             self._size, self._count, self._width = self._word, 0, self._word
             # Kernels for few CPUs do without (CONFIG_SPLIT_PTLOCK_CPUS).
-            with contextlib.suppress(BtfError):
-                self._of_thread = btf.offset("task_struct", "rss_stat.count")
+            of_thread = types.find("task_struct", "rss_stat.count")
+            self._of_thread = None if of_thread is None else of_thread.offset
 
     def of(self, threads: Sequence[Task], exact: bool = False) -> Optional[int]:
         """Returns the resident memory of a process in bytes; None when it has none of its own.

@@ -10,17 +10,19 @@ are in arch.
 import bisect
 import functools
 import operator
-import struct
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Optional, Protocol
 
-from volatility_guestdump.exceptions import AddressError, BtfError, KernelError
+from volatility_guestdump import elf
+from volatility_guestdump.exceptions import AddressError, KernelError, TypesError
 from volatility_guestdump.linux.finding.image import KernelMemory
 from volatility_guestdump.linux.pieces import Pieces
 from volatility_guestdump.linux.place import Place
 from volatility_guestdump.linux.stacks.orc import ENTRY_SIZE, IP_SIZE, OrcTable
-from volatility_guestdump.linux.types.btf import Btf, Kind
+from volatility_guestdump.linux.types.lists import ring
+from volatility_guestdump.linux.types.protocol import Types
+from volatility_guestdump.linux.types.reading import Struct, Structures
 from volatility_guestdump.text import printable
 
 #: More than any machine loads; a damaged list must end.
@@ -39,7 +41,6 @@ _MODULES_KEPT = 16
 _MAXIMUM_RANGES = 64
 _SYMBOL_NAME_LIMIT = 512
 
-_ELF64_SYM = struct.Struct("<IBBHQQ")
 _SHN_UNDEF = 0
 
 
@@ -79,12 +80,17 @@ class Modules:
 
     Args:
         kernel: that has them loaded.
-        btf: its types.
+        types: its types.
+
+    Attributes:
+        broken: why modules may be missing; empty when none is.
     """
 
-    def __init__(self, kernel: KernelWithOrc, btf: Btf) -> None:
+    def __init__(self, kernel: KernelWithOrc, types: Types) -> None:
+        self.broken = ""
         self._kernel = kernel
-        self._btf = btf
+        self._types = types
+        self._kind = Structures(kernel, types, "module")
         self._modules = list(self._walk())
         self._by_address = Pieces(
             (start, start + size, module)
@@ -99,47 +105,38 @@ class Modules:
         head = self._kernel.address("modules")
         if head is None:
             return
+        nodes = ring(self._kernel, head, limit=_MAXIMUM_MODULES, what="modules")
         try:
-            link = self._btf.offset("module", "list")
-            node = self._kernel.pointer(head)
-            seen = {head}
-            while node not in seen and len(seen) < _MAXIMUM_MODULES:
-                seen.add(node)
-                following = self._kernel.pointer(node)
-                module = self._module(node - link)
+            for node in nodes:
+                module = self._module(self._kind.containing("list", node))
                 if module is not None:
                     yield module
-                node = following
-        except (AddressError, KernelError):
+        except KernelError as error:
+            self.broken = str(error)
             return
+        self.broken = nodes.broken
 
-    def _module(self, address: int) -> Optional[Module]:
+    def _module(self, module: Struct) -> Optional[Module]:
         try:
-            name = self._kernel.read(address + self._btf.offset("module", "name"), _NAME_SIZE)
-            return Module(printable(name), address, tuple(self._ranges(address)))
+            name = module.text("name", _NAME_SIZE)
+            return Module(name, module.address, tuple(self._ranges(module)))
         except AddressError:
             return None
 
-    def _ranges(self, address: int) -> Iterator[tuple[int, int]]:
-        btf, pointer = self._btf, self._kernel.pointer
-        structure = "module_memory"
-        if btf.find(structure, Kind.STRUCT) is not None:
-            member = btf.member("module", "mem")
-            _, count = btf.array(btf.resolve(member.type))
-            first, size = address + member.bit_offset // 8, btf.size_of(structure)
-            places = [first + number * size for number in range(min(count, _MAXIMUM_RANGES))]
+    def _ranges(self, module: Struct) -> Iterator[tuple[int, int]]:
+        if self._types.has("module_memory"):
+            kind = self._structures("module_memory")
+            places: Iterable[Struct] = module.elements("mem", kind, _MAXIMUM_RANGES)
         else:
-            structure = "module_layout"
-            layouts = ("core_layout", "init_layout")
-            places = [address + btf.offset("module", layout) for layout in layouts]
+            kind = self._structures("module_layout")
+            places = [kind.at(module.place(layout)) for layout in ("core_layout", "init_layout")]
         for place in places:
-            start = pointer(place + btf.offset(structure, "base"))
-            size = self._u32(place + btf.offset(structure, "size"))
+            start, size = place.integer("base"), place.integer("size")
             if start and 0 < size <= _MAXIMUM_MODULE:
                 yield start, size
 
-    def _u32(self, address: int) -> int:
-        return int.from_bytes(self._kernel.read(address, 4), "little")
+    def _structures(self, name: str) -> Structures:
+        return Structures(self._kernel, self._types, name)
 
     def __iter__(self) -> Iterator[Module]:
         return iter(self._modules)
@@ -147,8 +144,8 @@ class Modules:
     def taint(self, module: Module) -> Optional[int]:
         """Returns what a module taints the kernel with, as bits; None when that is not known."""
         try:
-            return self._kernel.pointer(module.address + self._btf.offset("module", "taints"))
-        except (AddressError, BtfError):
+            return self._kind.at(module.address).get("taints")
+        except AddressError:
             return None
 
     def at(self, address: int) -> Optional[Module]:
@@ -175,17 +172,16 @@ class Modules:
         Of symbols at one address the first in the table comes last. Names are addresses: few are
         ever asked for.
         """
-        kernel, btf = self._kernel, self._btf
         found = []
         try:
-            table = kernel.pointer(module.address + btf.offset("module", "kallsyms"))
-            symbols = kernel.pointer(table + btf.offset("mod_kallsyms", "symtab"))
-            strings = kernel.pointer(table + btf.offset("mod_kallsyms", "strtab"))
-            count = self._u32(table + btf.offset("mod_kallsyms", "num_symtab"))
-            data = kernel.read(symbols, min(count, _MAXIMUM_SYMBOLS) * _ELF64_SYM.size)
-        except (AddressError, BtfError):
+            place = self._kind.at(module.address).integer("kallsyms")
+            table = self._structures("mod_kallsyms").at(place)
+            strings, count = table.integer("strtab"), table.integer("num_symtab")
+            size = min(count, _MAXIMUM_SYMBOLS) * elf.SYMBOL_64.size
+            data = self._kernel.read(table.integer("symtab"), size)
+        except (AddressError, TypesError):
             return array("Q"), array("Q")
-        for name, _, _, section, value, _ in _ELF64_SYM.iter_unpack(data):
+        for name, _, _, section, value, _ in elf.SYMBOL_64.iter_unpack(data):
             if section != _SHN_UNDEF and any(
                 start <= value < start + size for start, size in module.ranges
             ):
@@ -212,13 +208,13 @@ class Modules:
         return None if module is None else self._orc_table(module)
 
     def _read_orc(self, module: Module) -> Optional[OrcTable]:
-        kernel, btf = self._kernel, self._btf
+        kernel = self._kernel
         try:
-            arch = module.address + btf.offset("module", "arch")
-            count = self._u32(arch + btf.offset("mod_arch_specific", "num_orcs"))
-            ips = kernel.pointer(arch + btf.offset("mod_arch_specific", "orc_unwind_ip"))
-            entries = kernel.pointer(arch + btf.offset("mod_arch_specific", "orc_unwind"))
-            if count > _MAXIMUM_ORC_ENTRIES:
+            place = self._kind.at(module.address).place("arch")
+            arch = self._structures("mod_arch_specific").at(place)
+            count = arch.integer("num_orcs")
+            ips, entries = arch.integer("orc_unwind_ip"), arch.integer("orc_unwind")
+            if not 0 <= count <= _MAXIMUM_ORC_ENTRIES:
                 return None
             return OrcTable(
                 kernel.read(ips, count * IP_SIZE),

@@ -18,11 +18,13 @@ struct printk_log with the text behind it. A record of length 0 stands for the e
 import contextlib
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
-from volatility_guestdump.exceptions import AddressError, BtfError, KernelError
+from volatility_guestdump.budget import Budget
+from volatility_guestdump.exceptions import AddressError, KernelError
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.types.btf import Btf
+from volatility_guestdump.linux.types.protocol import Types
+from volatility_guestdump.linux.types.reading import Struct, Structures
 from volatility_guestdump.machine import read_padded
 from volatility_guestdump.text import printable
 
@@ -33,8 +35,11 @@ _TEXT_LIMIT = 4096
 #: log_buf_len= takes up to 2 GiB, which with 32 bytes a record has 2^26 descriptors.
 _MAXIMUM_COUNT_BITS = 26
 
-#: What has more bits is no integer; a damaged type may say that it has billions.
-_LARGEST_INTEGER = 64
+#: What tells of a record has less than a hundred bytes in any kernel. A whole ring is read at once.
+_LARGEST_RECORD = 1 << 10
+#: Records that an old log can have: 32 MiB are the most that a kernel is built with
+#: (CONFIG_LOG_BUF_SHIFT), and few are shorter than 32 bytes.
+_MAXIMUM_WALKED = 1 << 20
 
 _COMMITTED, _FINALIZED = 1, 2
 #: NO_LPOS: the position of an empty text.
@@ -88,12 +93,12 @@ def read_log(kernel: LinuxKernel) -> Log:
         KernelError: the kernel has no log that can be read.
         AddressError: what leads to it is not in the dump.
     """
-    btf = kernel.btf
+    types = kernel.require_types()
     prb = kernel.address("prb")
-    if prb is not None and "printk_ringbuffer" in btf.names:
-        return _Ring(kernel, btf, kernel.pointer(prb)).read()
-    if "printk_log" in btf.names:
-        return _read_old(kernel, btf)
+    if prb is not None and types.has("printk_ringbuffer"):
+        return _Ring(kernel, types, kernel.pointer(prb)).read()
+    if types.has("printk_log"):
+        return _read_old(kernel, types)
     raise KernelError("the kernel does not say where its log is")
 
 
@@ -101,74 +106,28 @@ class _NoRecordError(Exception):
     """A slot of the ring holds no record."""
 
 
-class _Field:
-    """An unsigned member of a structure, which may be a bitfield.
-
-    Args:
-        btf: that has the structure.
-        structure: its name.
-        path: of the member.
-    """
-
-    def __init__(self, btf: Btf, structure: str, path: str) -> None:
-        member = btf.member(structure, path)
-        bits = member.bit_size
-        if not bits:
-            bits = 8 * btf.size(btf.resolve(member.type))
-        if bits > _LARGEST_INTEGER:
-            raise BtfError(f"{structure}.{path} has {bits} bits")
-        self._first = member.bit_offset // 8
-        self._end = (member.bit_offset + bits + 7) // 8
-        self._shift = member.bit_offset % 8
-        self._mask = (1 << bits) - 1
-
-    def of(self, data: bytes) -> int:
-        """Returns the value that the member has in a structure's bytes."""
-        value = int.from_bytes(data[self._first : self._end], "little")
-        return value >> self._shift & self._mask
+def _record(info: Struct, text: bytes) -> Record:
+    """Returns a record, given a struct printk_info or a struct printk_log."""
+    # A tab is not to be shown as something that is not known.
+    lines = tuple(printable(line.expandtabs()) for line in text.rstrip(b"\n").split(b"\n"))
+    return Record(
+        nanoseconds=info.integer("ts_nsec"),
+        facility=info.integer("facility"),
+        # It has three bits; of damaged types it might have more.
+        level=info.integer("level") & 7,
+        caller=_caller(info),
+        lines=lines,
+    )
 
 
-class _Info:
-    """What tells of a record: struct printk_info, or struct printk_log.
-
-    Args:
-        btf: that has the structure.
-        structure: its name.
-
-    Attributes:
-        length: of the text, in bytes.
-    """
-
-    def __init__(self, btf: Btf, structure: str) -> None:
-        self.length = _Field(btf, structure, "text_len")
-        self._time = _Field(btf, structure, "ts_nsec")
-        self._facility = _Field(btf, structure, "facility")
-        self._level = _Field(btf, structure, "level")
-        self._caller: Optional[_Field] = None
-        # With CONFIG_PRINTK_CALLER.
-        with contextlib.suppress(BtfError):
-            self._caller = _Field(btf, structure, "caller_id")
-
-    def record(self, data: bytes, text: bytes) -> Record:
-        """Returns a record."""
-        # A tab is not to be shown as something that is not known.
-        lines = tuple(printable(line.expandtabs()) for line in text.rstrip(b"\n").split(b"\n"))
-        return Record(
-            nanoseconds=self._time.of(data),
-            facility=self._facility.of(data),
-            # It has three bits; of damaged types it might have more.
-            level=self._level.of(data) & 7,
-            caller=self._caller_of(data),
-            lines=lines,
-        )
-
-    def _caller_of(self, data: bytes) -> str:
-        if self._caller is None:
-            return ""
-        caller = self._caller.of(data)
-        if caller & _CALLER_IS_CPU:
-            return f"CPU {caller ^ _CALLER_IS_CPU}"
-        return f"pid {caller}"
+def _caller(info: Struct) -> str:
+    # With CONFIG_PRINTK_CALLER.
+    caller = info.get("caller_id")
+    if caller is None:
+        return ""
+    if caller & _CALLER_IS_CPU:
+        return f"CPU {caller ^ _CALLER_IS_CPU}"
+    return f"pid {caller}"
 
 
 class _Ring:
@@ -176,34 +135,35 @@ class _Ring:
 
     Args:
         kernel: whose log it is.
-        btf: its types.
+        types: its types.
         address: of the struct.
+
+    Raises:
+        KernelError: its sizes make no sense, or the types do not tell where they are.
+        AddressError: it is not in the dump.
     """
 
-    def __init__(self, kernel: LinuxKernel, btf: Btf, address: int) -> None:
+    def __init__(self, kernel: LinuxKernel, types: Types, address: int) -> None:
         self._kernel = kernel
-        self._btf = btf
+        self._types = types
         self._word = kernel.bits // 8
-        descriptors = address + btf.offset("printk_ringbuffer", "desc_ring")
-        text = address + btf.offset("printk_ringbuffer", "text_data_ring")
-        self._count_bits = self._u32(descriptors + btf.offset("prb_desc_ring", "count_bits"))
-        self._size_bits = self._u32(text + btf.offset("prb_data_ring", "size_bits"))
-        if self._count_bits > _MAXIMUM_COUNT_BITS or not 0 < self._size_bits < 32:
+        self._descriptor = Structures(kernel, types, "prb_desc")
+        self._info = Structures(kernel, types, "printk_info")
+        for kind, paths in (
+            (self._descriptor, ("state_var", "text_blk_lpos.begin", "text_blk_lpos.next")),
+            (self._info, ("text_len", "ts_nsec", "facility", "level")),
+        ):
+            kind.require_numbers(*paths)
+        ring = Structures(kernel, types, "printk_ringbuffer").at(address)
+        descriptors = Structures(kernel, types, "prb_desc_ring").at(ring.place("desc_ring"))
+        text = Structures(kernel, types, "prb_data_ring").at(ring.place("text_data_ring"))
+        self._count_bits = descriptors.integer("count_bits")
+        self._size_bits = text.integer("size_bits")
+        if not 0 <= self._count_bits <= _MAXIMUM_COUNT_BITS or not 0 < self._size_bits < 32:
             raise KernelError("the sizes of the kernel's log make no sense")
-        pointer = kernel.pointer
-        self._descriptors = pointer(descriptors + btf.offset("prb_desc_ring", "descs"))
-        self._infos = pointer(descriptors + btf.offset("prb_desc_ring", "infos"))
-        self._head = pointer(descriptors + btf.offset("prb_desc_ring", "head_id"))
-        self._tail = pointer(descriptors + btf.offset("prb_desc_ring", "tail_id"))
-        self._text = pointer(text + btf.offset("prb_data_ring", "data"))
-        self._info = _Info(btf, "printk_info")
-        self._descriptor = [
-            _Field(btf, "prb_desc", path)
-            for path in ("state_var", "text_blk_lpos.begin", "text_blk_lpos.next")
-        ]
-
-    def _u32(self, address: int) -> int:
-        return int.from_bytes(self._kernel.read(address, 4), "little")
+        self._descriptors, self._infos = descriptors.integer("descs"), descriptors.integer("infos")
+        self._head, self._tail = descriptors.integer("head_id"), descriptors.integer("tail_id")
+        self._text = text.integer("data")
 
     def read(self) -> Log:
         """Reads the records."""
@@ -211,21 +171,25 @@ class _Ring:
         there = min(((self._head - self._tail) & ids) + 1, 1 << self._count_bits)
         count = min(there, MAXIMUM_RECORDS)
         first = self._head - count + 1
-        descriptor_size = self._btf.size_of("prb_desc")
-        info_size = self._btf.size_of("printk_info")
+        descriptor_size, info_size = (
+            self._types.size_of(kind.name, _LARGEST_RECORD)
+            for kind in (self._descriptor, self._info)
+        )
         descriptors = self._slots(self._descriptors, first, count, descriptor_size)
         infos = self._slots(self._infos, first, count, info_size)
         records, lost = [], 0
         for number in range(count):
-            descriptor = descriptors[number * descriptor_size : (number + 1) * descriptor_size]
-            info = infos[number * info_size : (number + 1) * info_size]
+            descriptor = self._descriptor.of(
+                descriptors[number * descriptor_size : (number + 1) * descriptor_size]
+            )
+            info = self._info.of(infos[number * info_size : (number + 1) * info_size])
             with contextlib.suppress(_NoRecordError):
                 try:
                     text = self._record_text((first + number) & ids, descriptor, info)
                 except AddressError:
                     lost += 1
                     continue
-                records.append(self._info.record(info, text))
+                records.append(_record(info, text))
         return Log(records, lost, there - count)
 
     def _slots(self, address: int, first: int, count: int, size: int) -> bytes:
@@ -239,19 +203,20 @@ class _Ring:
             data += read_padded(read, address, (count - until) * size)[0]
         return data
 
-    def _record_text(self, number: int, descriptor: bytes, info: bytes) -> bytes:
+    def _record_text(self, number: int, descriptor: Struct, info: Struct) -> bytes:
         """Returns the text of a record.
 
         Raises:
             _NoRecordError: the descriptor is of none, being made or taken away.
             AddressError: its parts are not all in the dump.
         """
-        state, begin, end = (field.of(descriptor) for field in self._descriptor)
+        state, begin = descriptor.integer("state_var"), descriptor.integer("text_blk_lpos.begin")
+        end = descriptor.integer("text_blk_lpos.next")
         if state & ((1 << (8 * self._word - 2)) - 1) != number:
             raise AddressError(self._descriptors, "a descriptor of the log is not in the dump")
         if state >> (8 * self._word - 2) not in (_COMMITTED, _FINALIZED):
             raise _NoRecordError
-        return self._block(number, begin, end, self._info.length.of(info))
+        return self._block(number, begin, end, info.integer("text_len"))
 
     def _block(self, number: int, begin: int, end: int, length: int) -> bytes:
         """Returns the text of a block; see `_record_text`."""
@@ -273,7 +238,7 @@ class _Ring:
         return data[self._word :]
 
 
-def _read_old(kernel: LinuxKernel, btf: Btf) -> Log:
+def _read_old(kernel: LinuxKernel, types: Types) -> Log:
     names = ("log_buf", "log_buf_len", "log_first_idx", "log_next_idx")
     places = [kernel.address(name) for name in names]
     buffer, size, first, end = places
@@ -285,29 +250,37 @@ def _read_old(kernel: LinuxKernel, btf: Btf) -> Log:
     )
     records: deque[Record] = deque(maxlen=MAXIMUM_RECORDS)
     count = 0
-    for record in _walk_old(kernel, btf, start, length, index, last):
+    for record in _walk_old(kernel, types, start, length, index, last):
         records.append(record)
         count += 1
     return Log(list(records), 0, count - len(records))
 
 
 def _walk_old(
-    kernel: LinuxKernel, btf: Btf, start: int, length: int, index: int, last: int
+    kernel: LinuxKernel, types: Types, start: int, length: int, index: int, last: int
 ) -> Iterator[Record]:
-    header = btf.size_of("printk_log")
-    size_of, info = _Field(btf, "printk_log", "len"), _Info(btf, "printk_log")
+    headers = Structures(kernel, types, "printk_log")
+    headers.require_numbers("len", "text_len", "ts_nsec", "facility", "level")
+    header = types.size_of("printk_log", _LARGEST_RECORD)
     walked, wrapped = 0, index < last
+    # The length is the guest's, up to 4 GiB, and a step may be short: both have a limit.
+    steps = Budget(_MAXIMUM_WALKED)
     while index != last and walked <= length and index + header <= length:
+        if not steps.take():
+            raise KernelError(f"the kernel's log has more than {_MAXIMUM_WALKED} records")
         try:
-            data = kernel.read(start + index, header)
-            size = size_of.of(data)
+            info = headers.of(kernel.read(start + index, header))
+            size = info.integer("len")
             if not size:
                 if wrapped:
                     return
                 wrapped, index = True, 0
                 continue
-            text = min(info.length.of(data), _TEXT_LIMIT, size)
-            yield info.record(data, kernel.read(start + index + header, text))
+            if size < header:
+                # No record is shorter than what tells of it.
+                return
+            text = min(info.integer("text_len"), _TEXT_LIMIT, size)
+            yield _record(info, kernel.read(start + index + header, text))
         except AddressError:
             # Where the next record is, only this one would have told.
             return

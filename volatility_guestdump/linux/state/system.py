@@ -13,6 +13,7 @@ from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.exceptions import KernelError
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.state.timekeeper import Clock, read_clock
+from volatility_guestdump.linux.types.reading import Structures
 from volatility_guestdump.text import printable
 
 #: COMMAND_LINE_SIZE is 2048 on x86; a boot configuration may come on top.
@@ -98,11 +99,11 @@ def taint_names(taint: int) -> Sequence[tuple[str, str]]:
 
 
 def _host_name(kernel: LinuxKernel) -> Optional[str]:
-    address, btf = kernel.address("init_uts_ns"), kernel.types
-    if address is None or btf is None:
+    address, types = kernel.address("init_uts_ns"), kernel.types
+    if address is None or types is None:
         return None
-    place = address + btf.offset("uts_namespace", "name.nodename")
-    return printable(kernel.read(place, _HOST_NAME_SIZE))
+    namespace = Structures(kernel, types, "uts_namespace").at(address)
+    return namespace.text("name.nodename", _HOST_NAME_SIZE)
 
 
 def _load(kernel: LinuxKernel) -> Optional[tuple[float, float, float]]:

@@ -9,28 +9,25 @@ plus that CPU's entry in __per_cpu_offset, which in kernel mode is also what gs_
 
 import functools
 import itertools
-import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Callable, NamedTuple, Optional
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, Optional
 
-from volatility_guestdump.exceptions import AddressError, BtfError, KernelError
+from volatility_guestdump.exceptions import AddressError, KernelError
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.types.btf import Btf
+from volatility_guestdump.linux.types.lists import Walk, ring
+from volatility_guestdump.linux.types.protocol import Types
+from volatility_guestdump.linux.types.reading import Structures
 from volatility_guestdump.machine import VCPU
-from volatility_guestdump.text import printable
 from volatility_guestdump.x86.paging import CR0_PG, PTI_USER_HALF
 
 #: CONFIG_NR_CPUS is at most 8192.
 _MAXIMUM_CPUS = 8192
 #: PID_MAX_LIMIT of a 64-bit kernel is 4 Mi; a damaged list must end before.
 _MAXIMUM_TASKS = 1 << 20
-_TOO_MANY = f"there are more than {_MAXIMUM_TASKS} tasks"
 
 _COMM_SIZE = 16
-#: task_struct has about 10 KiB; the members of a damaged one may lie far apart.
-_LARGEST_TASK = 64 << 10
-#: What has more bytes is no integer; a damaged type may say that it has gigabytes.
-_LARGEST_INTEGER = 8
+#: Members of task_struct that are read of each; the state is __state from 5.14 on, state before.
+_SHOWN = ("pid", "tgid", "comm", "__state", "state", "exit_state")
 
 #: THREAD_SIZE of 64-bit kernels, where the kernel does not tell it. Source:
 #: arch/x86/include/asm/page_64_types.h.
@@ -91,7 +88,7 @@ class Tasks:
 
     Args:
         kernel: in whose memory they are.
-        btf: its types.
+        types: its types.
 
     Attributes:
         broken: why some task may be missing among those that were listed; empty when none is.
@@ -100,74 +97,29 @@ class Tasks:
         KernelError: the types have no task_struct as it should be.
     """
 
-    def __init__(self, kernel: LinuxKernel, btf: Btf) -> None:
+    def __init__(self, kernel: LinuxKernel, types: Types) -> None:
         self.broken = ""
         self._kernel = kernel
-        self._btf = btf
-        self._pid = btf.offset("task_struct", "pid")
-        self._tgid = btf.offset("task_struct", "tgid")
-        self._comm = btf.offset("task_struct", "comm")
-        self._tasks = btf.offset("task_struct", "tasks")
-        self._stack_pointer = btf.offset("task_struct", "thread.sp")
-        self._stack = btf.offset("task_struct", "stack")
-        # A kernel without SMP has no on_cpu. It is an int up to 6.x, a byte since.
-        self._on_cpu = self._field("on_cpu")
-        self._state = self._field("__state") or self._field("state")
-        self._exit_state = self._field("exit_state")
-        self._stack_users = self._field("stack_refcount")
-        self._ran = self._field("se.exec_start")
-        shown = [(self._pid, 4), (self._tgid, 4), (self._comm, _COMM_SIZE)]
-        if self._state is not None and self._exit_state is not None:
-            shown += [self._state, self._exit_state]
-        #: Where what is shown of a task begins and ends.
-        self._shown = range(
-            min(offset for offset, _ in shown), max(offset + size for offset, size in shown)
-        )
-
-    def _field(self, name: str) -> Optional[tuple[int, int]]:
-        """Returns offset and size of a member that not every kernel's task_struct has, or None."""
-        try:
-            member = self._btf.member("task_struct", name)
-            size = self._btf.size(self._btf.resolve(member.type))
-        except BtfError:
-            return None
-        return (member.bit_offset // 8, size) if size <= _LARGEST_INTEGER else None
-
-    def _value(self, address: int, field: tuple[int, int]) -> int:
-        offset, size = field
-        return int.from_bytes(self._kernel.read(address + offset, size), "little")
+        self._types = types
+        # Which of the two members of the state there is, is a matter of the kernel's version.
+        self._tasks = Structures(kernel, types, "task_struct", *_SHOWN)
+        self._tasks.require("pid", "tgid", "comm", "tasks", "thread.sp", "stack")
+        self._state = "__state" if self._tasks.is_number("__state") else "state"
 
     def at(self, address: int) -> Task:
         """Reads the task at an address.
 
         Raises:
             AddressError: it is not in the dump.
+            TypesError: its types are damaged.
         """
-        part = self._parts(address)
-        (pid,) = struct.unpack("<i", part(self._pid, 4))
-        (tgid,) = struct.unpack("<i", part(self._tgid, 4))
+        task = self._tasks.at(address)
+        state, exit_state = task.get(self._state), task.get("exit_state")
         letter = ""
-        if self._state is not None and self._exit_state is not None:
-            state, exit_state = (
-                int.from_bytes(part(*field), "little") for field in (self._state, self._exit_state)
-            )
+        if state is not None and exit_state is not None:
             letter = _state_letter(state, exit_state)
-        return Task(address, pid, tgid, printable(part(self._comm, _COMM_SIZE)), letter)
-
-    def _parts(self, address: int) -> Callable[[int, int], bytes]:
-        """Returns what reads a task's members by offset and size.
-
-        They are read all at once, as there may be many tasks; one by one where a page between them
-        is not in the dump.
-        """
-        read, start = self._kernel.read, self._shown.start
-        if len(self._shown) > _LARGEST_TASK:
-            return lambda offset, size: read(address + offset, size)
-        try:
-            data = read(address + start, len(self._shown))
-        except AddressError:
-            return lambda offset, size: read(address + offset, size)
-        return lambda offset, size: data[offset - start : offset - start + size]
+        pid, tgid = task.integer("pid"), task.integer("tgid")
+        return Task(address, pid, tgid, task.text("comm", _COMM_SIZE), letter)
 
     def stack(self, task: Task) -> Optional[range]:
         """Returns where the stack of a task lies; None when it is freed.
@@ -178,9 +130,9 @@ class Tasks:
         Raises:
             AddressError: the task is not in the dump.
         """
-        start = self._kernel.pointer(task.address + self._stack)
-        users = self._stack_users
-        if not start or (users is not None and not self._value(task.address, users)):
+        found = self._tasks.bare(task.address)
+        start = found.integer("stack")
+        if not start or found.get("stack_refcount") == 0:
             return None
         return range(start, start + self._stack_size)
 
@@ -198,7 +150,7 @@ class Tasks:
         Raises:
             AddressError: the task is not in the dump.
         """
-        return self._kernel.pointer(task.address + self._stack_pointer)
+        return self._tasks.bare(task.address).integer("thread.sp")
 
     def last_ran(self, task: Task) -> Optional[int]:
         """Returns when a task last ran, in nanoseconds of the scheduler's clock, or None.
@@ -206,7 +158,7 @@ class Tasks:
         That clock starts with the kernel; it is the one of the log's time stamps too.
         """
         try:
-            return None if self._ran is None else self._value(task.address, self._ran)
+            return self._tasks.bare(task.address).get("se.exec_start")
         except AddressError:
             return None
 
@@ -216,11 +168,12 @@ class Tasks:
         Raises:
             AddressError: the task is not in the dump.
         """
-        if self._on_cpu is None:
-            # The variable of the one CPU.
-            current = _current_task_variable(self._kernel, self._btf)
+        on_cpu = self._tasks.bare(task.address).get("on_cpu")
+        if on_cpu is None:
+            # A kernel without SMP has no such member, and one variable for its one CPU.
+            current = _current_task_variable(self._kernel, self._types)
             return current is not None and self._kernel.pointer(current) == task.address
-        return bool(self._value(task.address, self._on_cpu))
+        return bool(on_cpu)
 
     def __iter__(self) -> Iterator[Task]:
         """Yields every thread of every process, but no idle task; ends where a list is damaged."""
@@ -228,21 +181,19 @@ class Tasks:
         if init_task is None:
             return
         seen: set[int] = set()
-        try:
-            signal = self._btf.offset("task_struct", "signal")
-            thread_node = self._btf.offset("task_struct", "thread_node")
-            thread_head = self._btf.offset("signal_struct", "thread_head")
-        except BtfError:
-            signal = None
-        for leader in self._list(init_task + self._tasks, self._tasks):
-            threads: Iterable[int] = ()
-            if signal is not None:
+        link, node = self._tasks.offset("tasks"), self._tasks.find("thread_node")
+        head = self._types.find("signal_struct", "thread_head")
+        leaders = self._list(init_task + link)
+        for leader in (place - link for place in leaders):
+            threads: Optional[Walk] = None
+            if node is not None and head is not None:
                 try:
-                    head = self._kernel.pointer(leader + signal) + thread_head
-                    threads = self._list(head, thread_node)
+                    signal = self._tasks.bare(leader).get("signal")
+                    threads = None if signal is None else self._list(signal + head.offset)
                 except AddressError as error:
                     self._note(str(error))
-            for address in itertools.chain((leader,), threads):
+            others = (place - node.offset for place in threads) if threads and node else ()
+            for address in itertools.chain((leader,), others):
                 if address in seen:
                     if address == leader:
                         continue
@@ -251,31 +202,18 @@ class Tasks:
                     self._note(f"lists of tasks run into each other at {address:#x}")
                     break
                 if len(seen) >= _MAXIMUM_TASKS:
-                    self._note(_TOO_MANY)
+                    self._note(f"there are more than {_MAXIMUM_TASKS} tasks")
                     return
                 seen.add(address)
                 try:
                     yield self.at(address)
                 except AddressError as error:
                     self._note(str(error))
+            self._note(threads.broken if threads else "")
+        self._note(leaders.broken)
 
-    def _list(self, head: int, offset: int) -> Iterator[int]:
-        """Yields what is on a list, up to its end or to where it leads nowhere or back."""
-        seen = {head}
-        try:
-            node = self._kernel.pointer(head)
-            while node not in seen:
-                if len(seen) > _MAXIMUM_TASKS:
-                    self._note(_TOO_MANY)
-                    return
-                seen.add(node)
-                yield node - offset
-                node = self._kernel.pointer(node)
-        except AddressError as error:
-            self._note(str(error))
-            return
-        if node != head:
-            self._note(f"a list of tasks leads back to {node:#x}")
+    def _list(self, head: int) -> Walk:
+        return ring(self._kernel, head, limit=_MAXIMUM_TASKS, what="tasks")
 
     def _note(self, reason: str) -> None:
         self.broken = self.broken or reason
@@ -295,13 +233,13 @@ class Cpus:
 
     Args:
         kernel: that they run.
-        btf: its types, when it has them.
+        types: its types, when they are known.
         vcpus: all of the guest.
     """
 
-    def __init__(self, kernel: LinuxKernel, btf: Optional[Btf], vcpus: Sequence[VCPU]) -> None:
+    def __init__(self, kernel: LinuxKernel, types: Optional[Types], vcpus: Sequence[VCPU]) -> None:
         self._kernel = kernel
-        self._btf = btf
+        self._types = types
         # A vCPU whose registers are damaged is left out.
         count = max((vcpu.number + 1 for vcpu in vcpus), default=0)
         self._offsets = self._read_offsets(count)
@@ -390,17 +328,19 @@ class Cpus:
     def _read_page_map(self, number: int) -> Optional[int]:
         """Returns the physical address of the page map that a CPU's current task has, or None."""
         try:
-            if self._btf is None:
+            if self._types is None:
                 return None
-            task = self._kernel.pointer(self._current_task_pointer(number))
-            mm = self._kernel.pointer(task + self._btf.offset("task_struct", "mm"))
-            pgd = self._kernel.pointer(mm + self._btf.offset("mm_struct", "pgd"))
+            tasks, spaces = (
+                Structures(self._kernel, self._types, name) for name in ("task_struct", "mm_struct")
+            )
+            task = tasks.at(self._kernel.pointer(self._current_task_pointer(number)))
+            pgd = spaces.at(task.integer("mm")).integer("pgd")
             return self._kernel.tables.translate(pgd)[0]
         except (AddressError, KernelError):
             return None
 
     def _current_task_pointer(self, number: int) -> int:
-        variable = _current_task_variable(self._kernel, self._btf)
+        variable = _current_task_variable(self._kernel, self._types)
         if variable is None:
             raise KernelError("the kernel does not name its current tasks")
         return (variable + self._offsets[number]) & ((1 << self._kernel.bits) - 1)
@@ -416,10 +356,10 @@ class Cpus:
         It differs from the current one while the vCPU changes from one task to another.
         """
         number, queues = self.number(vcpu), self._kernel.address("runqueues")
-        if number is None or queues is None or self._btf is None:
+        if number is None or queues is None or self._types is None:
             return None
         try:
-            place = queues + self._offsets[number] + self._btf.offset("rq", "curr")
+            place = queues + self._offsets[number] + self._types.offset("rq", "curr")
             return self._kernel.pointer(place & ((1 << self._kernel.bits) - 1))
         except (AddressError, KernelError):
             return None
@@ -432,14 +372,11 @@ class Cpus:
             return None
 
 
-def _current_task_variable(kernel: LinuxKernel, btf: Optional[Btf]) -> Optional[int]:
+def _current_task_variable(kernel: LinuxKernel, types: Optional[Types]) -> Optional[int]:
     """Returns the address of the per-CPU variable that names the current task, or None."""
     address = kernel.address("current_task")
-    if address is None and btf is not None:
-        hot = kernel.address("pcpu_hot")
-        if hot is not None:
-            try:
-                address = hot + btf.offset("pcpu_hot", "current_task")
-            except KernelError:
-                return None
+    if address is None and types is not None:
+        hot, current = kernel.address("pcpu_hot"), types.find("pcpu_hot", "current_task")
+        if hot is not None and current is not None:
+            address = hot + current.offset
     return address

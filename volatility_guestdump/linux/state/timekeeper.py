@@ -16,7 +16,8 @@ from typing import Optional
 
 from volatility_guestdump.exceptions import KernelError
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.types.btf import Btf
+from volatility_guestdump.linux.types.protocol import Types
+from volatility_guestdump.linux.types.reading import Struct, Structures
 
 NANOSECONDS = 1_000_000_000
 
@@ -49,51 +50,47 @@ def read_clock(kernel: LinuxKernel) -> Optional[Clock]:
         AddressError: it is not in the dump.
         KernelError: it makes no sense, or the types do not tell how to read it.
     """
-    btf = kernel.types
-    if btf is None:
+    types = kernel.types
+    if types is None:
         return None
-    place = _timekeeper(kernel, btf)
-    return None if place is None else _read(kernel, btf, place)
+    place = _timekeeper(kernel, types)
+    return None if place is None else _read(Structures(kernel, types, "timekeeper").at(place))
 
 
-def _timekeeper(kernel: LinuxKernel, btf: Btf) -> Optional[int]:
+def _timekeeper(kernel: LinuxKernel, types: Types) -> Optional[int]:
     """Returns the address of the system's struct timekeeper."""
     address = kernel.address("timekeeper_data") or kernel.address("tk_core")
     if address is None:
         return None
-    if "tk_data" in btf.names:
-        return address + btf.offset("tk_data", "timekeeper")
+    if types.has("tk_data"):
+        return address + types.offset("tk_data", "timekeeper")
     word = kernel.bits // 8
     for structure in _SEQUENCE_COUNTERS:
-        if structure in btf.names:
-            size = btf.size_of(structure)
+        if types.has(structure):
+            size = types.size_of(structure)
             # The struct behind it is aligned like a pointer, on 32-bit x86 too.
             return address + (size + word - 1) // word * word
     return None
 
 
-def _read(kernel: LinuxKernel, btf: Btf, timekeeper: int) -> Clock:
-    def read(path: str, size: int, signed: bool = False) -> int:
-        data = kernel.read(timekeeper + btf.offset("timekeeper", path), size)
-        return int.from_bytes(data, "little", signed=signed)
-
-    seconds = read("xtime_sec", 8)
-    shift = read("tkr_mono.shift", 4)
+def _read(timekeeper: Struct) -> Clock:
+    read = timekeeper.integer
+    seconds, shift = read("xtime_sec"), read("tkr_mono.shift")
     # The clock source's shift is at most 32, and less than a second is beyond the seconds.
-    if seconds >= _LAST_SECOND or shift > 32:
+    if not 0 <= seconds < _LAST_SECOND or not 0 <= shift <= 32:
         raise KernelError(_NO_SENSE)
-    fraction = read("tkr_mono.xtime_nsec", 8) >> shift
-    if fraction >= 2 * NANOSECONDS:
+    fraction = read("tkr_mono.xtime_nsec") >> shift
+    if not 0 <= fraction < 2 * NANOSECONDS:
         raise KernelError(_NO_SENSE)
     now = seconds * NANOSECONDS + fraction
     # Volatility's plugins tell by the same difference when a guest booted.
-    booted = read("offs_real", 8, signed=True) - read("offs_boot", 8, signed=True)
-    word = kernel.bits // 8
-    to_monotonic = read("wall_to_monotonic.tv_sec", 8, signed=True) * NANOSECONDS
-    to_monotonic += read("wall_to_monotonic.tv_nsec", word, signed=True)
+    real = read("offs_real")
+    booted = real - read("offs_boot")
+    to_monotonic = read("wall_to_monotonic.tv_sec") * NANOSECONDS
+    to_monotonic += read("wall_to_monotonic.tv_nsec")
     uptime = now - booted
     # The kernel keeps the offset twice: where both agree, it is no chance that they look well.
-    if uptime < 0 or to_monotonic != -read("offs_real", 8, signed=True):
+    if uptime < 0 or to_monotonic != -real:
         raise KernelError(_NO_SENSE)
     return Clock(
         datetime.fromtimestamp(seconds, timezone.utc) + timedelta(microseconds=fraction // 1000),

@@ -52,7 +52,7 @@ MAGIC = 0xEB9F
 
 _HEADER = struct.Struct("<HBBIIIII")
 
-#: No chain of typedefs and qualifiers in a kernel comes near it, nor does a nest of structures.
+#: No chain of typedefs and qualifiers in a kernel comes near it.
 _MAXIMUM_DEPTH = 64
 #: The kernel refuses BTF with longer names (KSYM_NAME_LEN, since 6.1) or with more types
 #: (BTF_MAX_TYPE, include/uapi/linux/btf.h).
@@ -344,59 +344,17 @@ class Btf:
             members.append(Member(self._string(name), member_type, offset, bits))
         return members
 
-    def size_of(self, structure: str) -> int:
-        """Returns the size of a structure in bytes.
+    def placed(self, member: Member) -> tuple[int, int]:
+        """Returns where a member starts, in bits, and how many bits it has if it is a bit field.
 
-        Raises:
-            BtfError: the kernel has no such structure.
+        Before the kind flag a bit field was a member of an integer type of its own, which says it.
         """
-        number = self.find(structure, *COMPOSITES)
-        if number is None:
-            raise BtfError(f"the kernel has no struct {structure}")
-        return self.size(number)
-
-    def member(self, structure: str, path: str) -> Member:
-        """Returns a member, with its offset from the start of the outermost structure.
-
-        Args:
-            structure: name of a structure or union.
-            path: name of the member, which may lie in anonymous members; with dots between
-                those of nested structures.
-
-        Raises:
-            BtfError: the kernel has no such structure or member.
-        """
-        number = self.find(structure, *COMPOSITES)
-        offset = 0
-        found = None
-        for name in path.split("."):
-            found = None if number is None else self._member(number, name, set())
-            if found is None:
-                break
-            offset += found.bit_offset
-            number = self.resolve(found.type)
-        if found is None:
-            raise BtfError(f"the kernel has no {structure}.{path}")
-        return found._replace(bit_offset=offset)
-
-    def offset(self, structure: str, path: str) -> int:
-        """Returns the offset of a member in bytes; see `member`."""
-        return self.member(structure, path).bit_offset // 8
-
-    def _member(self, number: int, name: str, seen: set[int]) -> Optional[Member]:
-        if self.kind(number) not in COMPOSITES or number in seen or len(seen) > _MAXIMUM_DEPTH:
-            return None
-        seen.add(number)
-        members = self.members(number)
-        for member in members:
-            if member.name == name:
-                return member
-        for member in members:
-            if not member.name:
-                found = self._member(self.resolve(member.type), name, seen)
-                if found is not None:
-                    return found._replace(bit_offset=member.bit_offset + found.bit_offset)
-        return None
+        target = self.resolve(member.type)
+        if not member.bit_size and self.kind(target) is Kind.INT:
+            shift, bits = self.integer_bits(target)
+            if shift or bits != 8 * self.size(target):
+                return member.bit_offset + shift, bits
+        return member.bit_offset, member.bit_size
 
     def enumerators(self, number: int) -> dict[str, int]:
         """Returns the names and values of an enum."""

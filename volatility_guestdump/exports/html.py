@@ -9,15 +9,16 @@ Content-Security-Policy allows nothing but its own style sheet, which is named b
 import base64
 import hashlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from typing import NamedTuple, Optional
+from typing import BinaryIO, NamedTuple, Optional
 
 import jinja2
 import markupsafe
 
+from volatility_guestdump import words
 from volatility_guestdump.report import document
-from volatility_guestdump.report.rows import duration, short_size
+from volatility_guestdump.words import short_size
 
 _FOLDER = pathlib.Path(__file__).resolve().parent
 
@@ -50,13 +51,26 @@ class Piece(NamedTuple):
     width: float
 
 
-def render(report: document.Report, title: str) -> str:
-    """Returns the HTML of a report.
+def write(
+    report: document.Report, system: Iterable[words.Row], title: str, stream: BinaryIO
+) -> None:
+    """Writes a report as HTML.
 
     Args:
         report: what it says.
+        system: its section on the system in words, see `compose.system_rows`.
         title: what it is of: the name of the dump.
+        stream: where to.
+
+    Raises:
+        OSError: it cannot be written there.
     """
+    # What is no character of the guest's may be one half of a pair.
+    stream.write(render(report, system, title).encode("utf-8", "replace"))
+
+
+def render(report: document.Report, system: Iterable[words.Row], title: str) -> str:
+    """Returns the HTML of a report; see `write`."""
     style = (_FOLDER / "report.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
     environment = jinja2.Environment(
@@ -67,9 +81,13 @@ def render(report: document.Report, title: str) -> str:
         lstrip_blocks=True,
     )
     environment.filters["size"] = short_size
-    environment.filters["duration"] = lambda seconds: duration(timedelta(seconds=seconds))
+    environment.filters["duration"] = lambda seconds: words.duration(timedelta(seconds=seconds))
+    environment.filters["utc"] = words.utc
+    environment.filters["taint"] = words.module_taint
+    environment.filters["notes"] = lambda notes: words.joined(note.text for note in notes)
     return environment.get_template("report.html").render(
         report=report,
+        system=system,
         title=title,
         style=markupsafe.Markup(style),
         style_hash=digest,

@@ -1,214 +1,89 @@
 # This file is licensed under the Volatility Software License 1.0
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
-"""What is known of a machine and of the kernel that it runs, as typed facts.
+"""The facts of a machine and of the kernel that it runs: how each is found.
 
-Words are made of them in `rows`. Nothing here knows Volatility: where symbols are installed is told
-by the caller.
+Nothing here knows Volatility: where symbols are installed is told by the caller.
 """
 
-import enum
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Optional, Protocol
+from collections.abc import Iterator
+from typing import Optional
 
 from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.exceptions import BtfError
 from volatility_guestdump.files.location import file_state
+from volatility_guestdump.guest.facts import (
+    BugChecks,
+    FileState,
+    Kdump,
+    KernelFacts,
+    MachineFacts,
+    MemoryFileFacts,
+    NoLinux,
+    RegisterFacts,
+    Symbols,
+    TaskCount,
+)
 from volatility_guestdump.linux.finding.image import CODE_ALONE
 from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.stacks.stacks import PanicTask, Stacks
+from volatility_guestdump.linux.stacks.stacks import Stacks
 from volatility_guestdump.linux.state.crash import first_kernel_release, is_second_kernel
 from volatility_guestdump.linux.state.log import panic_message
-from volatility_guestdump.linux.state.system import NOTHING_TOLD, SystemFacts, system_facts
-from volatility_guestdump.machine import (
-    OPTIONAL_REGISTERS,
-    REGISTERS,
-    VCPU,
-    Machine,
-    MemoryRange,
-)
+from volatility_guestdump.linux.state.system import system_facts
+from volatility_guestdump.machine import OPTIONAL_REGISTERS, REGISTERS, VCPU, Machine
 from volatility_guestdump.windows.kernel import WindowsKernel
 from volatility_guestdump.x86 import registers
 from volatility_guestdump.x86.paging import PagingMode, find_paging
 
 
-class FileState(enum.Enum):
-    """What there is of a memory file."""
+def machine_facts(machine: Machine, attempts: Attempts) -> MachineFacts:
+    """Returns what is known of a machine, whatever it runs.
 
-    MISSING = "missing"
-    UNREADABLE = "unreadable"
-    SHORT = "short"
-    DAMAGED = "damaged"
-    COMPLETE = "complete"
-
-
-@dataclass(frozen=True)
-class MemoryFileFacts:
-    """The file with the memory.
-
-    Attributes:
-        location: its URL, or where it is expected.
-        state: what there is of it.
-        missing: bytes that it lacks; negative when it has too many.
-        first_missing: the first guest-physical address that it lacks, or None.
+    Args:
+        machine: the machine.
+        attempts: is told when nothing can be told of its memory file, and why.
     """
-
-    location: str
-    state: FileState
-    missing: int
-    first_missing: Optional[int]
-
-
-@dataclass(frozen=True)
-class MachineFacts:
-    """A machine, whatever it runs.
-
-    Attributes:
-        format: what describes it.
-        vcpus: how many it has, or None when that is not known.
-        memory_size: in bytes, without holes.
-        ranges: of guest-physical memory.
-        memory_file: the file with the memory.
-    """
-
-    format: str
-    vcpus: Optional[int]
-    memory_size: int
-    ranges: Sequence[MemoryRange]
-    memory_file: MemoryFileFacts
-
-
-@dataclass(frozen=True)
-class Symbols:
-    """Where a kernel's symbols and types come from.
-
-    Attributes:
-        location: URL of an installed ISF, or None.
-        kallsyms: whether the symbols are in the memory itself.
-        types: whether the types are.
-        missing: why not all is there; empty when it is.
-        downloadable: whether Volatility downloads what is not there.
-    """
-
-    location: Optional[str]
-    kallsyms: bool = False
-    types: bool = False
-    missing: str = ""
-    downloadable: bool = False
-
-
-@dataclass(frozen=True)
-class TaskCount:
-    """How many tasks (threads) a guest has, without the idle ones.
-
-    Attributes:
-        all: of them.
-        uninterruptible: those in uninterruptible sleep, state D; None when states are not known.
-        whole: whether there are no more, as far as the lists of them tell.
-    """
-
-    all: int
-    uninterruptible: Optional[int]
-    whole: bool = True
-
-
-@dataclass(frozen=True)
-class Kdump:
-    """Two kernels in one guest, the second of which kdump started when the first panicked.
-
-    Attributes:
-        is_second: whether the kernel looked at is the second.
-        first_release: of the first kernel, as the second knows it, or None.
-        other_vcpus: numbers of the vCPUs that run another kernel than the one looked at.
-    """
-
-    is_second: bool
-    first_release: Optional[str]
-    other_vcpus: Sequence[int]
-
-
-@dataclass(frozen=True)
-class KernelFacts:
-    """A kernel; what is not known is None.
-
-    Attributes:
-        paging: how it turns virtual addresses into physical ones.
-        isolation: whether page-table isolation is on.
-        system: what it is, "Linux 6.1.0-56-cloud-amd64 (x64)".
-        banner: what identifies it.
-        build_id: in hexadecimal.
-        told: what it tells of its system.
-        tasks: how many there are.
-        virtual_base: virtual address of the image's start.
-        kaslr_shift: how far it runs from where it was linked to.
-        physical_base: guest-physical address of the image's start.
-        page_map: physical address of the root page table.
-        symbols: where they come from.
-        panic: why it stopped.
-        panic_task: who stopped it.
-        kdump: when there are two kernels.
-        found_by: how it was found: "registers", "low memory", "VMCOREINFO" or "banner".
-    """
-
-    paging: Optional[PagingMode] = None
-    isolation: Optional[bool] = None
-    system: Optional[str] = None
-    banner: Optional[str] = None
-    build_id: Optional[str] = None
-    told: SystemFacts = NOTHING_TOLD
-    tasks: Optional[TaskCount] = None
-    virtual_base: Optional[int] = None
-    kaslr_shift: Optional[int] = None
-    physical_base: Optional[int] = None
-    page_map: Optional[int] = None
-    symbols: Optional[Symbols] = None
-    panic: Optional[str] = None
-    panic_task: Optional[PanicTask] = None
-    kdump: Optional[Kdump] = None
-    found_by: Optional[str] = None
-
-
-class BugChecks(Protocol):
-    """Who can tell why a Windows kernel stopped: its symbols."""
-
-    def bug_check(self) -> Optional[str]:
-        """Returns code, name and parameters of the bug check, or None when there was none."""
-
-
-def machine_facts(machine: Machine) -> MachineFacts:
-    """Returns what is known of a machine, whatever it runs."""
     origin = machine.origin
     return MachineFacts(
         origin.format,
         len(machine.vcpus) or None,
         origin.memory_size,
         origin.ranges,
-        _memory_file(machine),
+        attempts.make("Memory file", lambda: _memory_file(machine)),
     )
 
 
 def _memory_file(machine: Machine) -> MemoryFileFacts:
     origin = machine.origin
-    missing = origin.missing_memory
+    missing, damage = origin.missing_memory, origin.damage
     if origin.memory_location is not None:
-        state = FileState.DAMAGED if origin.damage else FileState.COMPLETE
+        state = FileState.DAMAGED if damage else FileState.COMPLETE
         if missing > 0:
             state = FileState.SHORT
         first = machine.first_missing_address if missing > 0 else None
-        return MemoryFileFacts(origin.memory_location, state, missing, first)
+        return MemoryFileFacts(origin.memory_location, state, missing, first, damage)
     expected = origin.expected_memory or [origin.location]
     for candidate in expected:
         if file_state(candidate):
-            return MemoryFileFacts(candidate, FileState.UNREADABLE, missing, None)
-    return MemoryFileFacts(expected[0], FileState.MISSING, missing, None)
+            return MemoryFileFacts(candidate, FileState.UNREADABLE, missing, None, damage)
+    return MemoryFileFacts(expected[0], FileState.MISSING, missing, None, damage)
+
+
+def no_linux(machine: Machine, windows: Optional[WindowsKernel]) -> NoLinux:
+    """Returns why no Linux kernel is known of a machine of which none was found.
+
+    Args:
+        machine: that was searched.
+        windows: the kernel that it runs instead, or None.
+    """
+    if machine.origin.memory_location is None:
+        return NoLinux.MEMORY_MISSING
+    return NoLinux.NOT_FOUND if windows is None else NoLinux.OTHER_SYSTEM
 
 
 def register_facts(
     machine: Machine, kernel: Optional[LinuxKernel], vcpu: VCPU, symbolize: registers.Symbolize
-) -> Iterator[tuple[str, Optional[int], str]]:
-    """Yields name, value and meaning of each register; None for a value that the image lacks.
-
-    Those that only some formats have are left out where they are missing.
+) -> Iterator[RegisterFacts]:
+    """Yields each register; those that only some formats have are left out where they are missing.
 
     Args:
         machine: that it is of.
@@ -224,7 +99,8 @@ def register_facts(
     for name in (*REGISTERS, *OPTIONAL_REGISTERS):
         value = vcpu.get(name)
         if value is not None or name in REGISTERS:
-            yield name, value, registers.decode(vcpu, name, mode, user_half, symbolize)
+            meaning = registers.decode(vcpu, name, mode, user_half, symbolize)
+            yield RegisterFacts(name, value, meaning)
 
 
 def unknown_kernel_facts(machine: Machine) -> KernelFacts:

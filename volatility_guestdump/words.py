@@ -1,25 +1,30 @@
 # This file is licensed under the Volatility Software License 1.0
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
-"""The facts in words: the rows of guestdump.Info."""
+"""The facts in words, which the plugins and the report share: rows, notes, sizes, times."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Optional
 
-from volatility_guestdump.linux.stacks.frames import Note, NoteKind
-from volatility_guestdump.linux.stacks.stacks import PanicTask
-from volatility_guestdump.linux.state.system import taint_names
-from volatility_guestdump.report.facts import (
+from volatility_guestdump.guest.facts import (
     FileState,
     Kdump,
     KernelFacts,
     MachineFacts,
     MemoryFileFacts,
+    NoLinux,
     Symbols,
 )
+from volatility_guestdump.guest.traces import Comparison, Incomparable
+from volatility_guestdump.linux.stacks.frames import Note, NoteKind
+from volatility_guestdump.linux.stacks.stacks import PanicTask
+from volatility_guestdump.linux.state.system import taint_names
 
 #: Stands where something is not known.
 UNKNOWN = "-"
+
+#: Rows. A memory image of a server has tens of ranges; a damaged or made one may have thousands.
+_MAXIMUM_RANGES = 64
 
 Row = tuple[str, str]
 
@@ -31,12 +36,15 @@ def machine_rows(facts: MachineFacts) -> Iterator[Row]:
     size = f"{facts.memory_size} ({binary_size(facts.memory_size)})"
     # A file that describes the registers alone may leave it to the memory file.
     yield "Memory size", size if facts.ranges else UNKNOWN
-    for number, run in enumerate(facts.ranges):
+    for number, run in enumerate(facts.ranges[:_MAXIMUM_RANGES]):
         yield (
             f"Memory range {number}",
             f"{run.start:#x}-{run.end - 1:#x} at file offset {run.file_offset:#x}",
         )
-    yield "Memory file", f"{facts.memory_file.location} ({_file_state(facts.memory_file)})"
+    if len(facts.ranges) > _MAXIMUM_RANGES:
+        yield "Memory ranges not shown", str(len(facts.ranges) - _MAXIMUM_RANGES)
+    file = facts.memory_file
+    yield "Memory file", UNKNOWN if file is None else f"{file.location} ({_file_state(file)})"
 
 
 def binary_size(size: int) -> str:
@@ -128,6 +136,11 @@ def taint(value: int) -> str:
     return f"{value} ({names})" if names else "0 (not tainted)"
 
 
+def module_taint(value: int) -> str:
+    """Returns what a module taints the kernel with: "O out-of-tree module, E unsigned module"."""
+    return ", ".join(map(" ".join, taint_names(value)))
+
+
 def _hexadecimal(value: Optional[int]) -> Optional[str]:
     return None if value is None else f"{value:#x}"
 
@@ -163,6 +176,41 @@ def panic_task(panic: PanicTask) -> str:
     cpu = f"CPU {panic.cpu}" if panic.vcpu is None else f"vCPU {panic.vcpu.number}"
     task = f"{panic.task.comm} (pid {panic.task.pid})" if panic.task else ""
     return ": ".join(filter(None, (cpu, ", ".join(filter(None, (task, panic.place))))))
+
+
+def no_linux(reason: NoLinux, system: Optional[str], missing: int) -> str:
+    """Returns why no Linux kernel is known, in words.
+
+    Args:
+        reason: why.
+        system: what the guest runs instead, if that is known.
+        missing: bytes that the memory file lacks.
+    """
+    if reason is NoLinux.MEMORY_MISSING:
+        return "the guest's memory is missing"
+    if reason is NoLinux.OTHER_SYSTEM:
+        return f"this guest runs {system}"
+    if reason is NoLinux.SEARCH_FAILED:
+        return "the search for it failed"
+    found = "in the guest's memory no kernel can be recognised"
+    return f"{found}; {missing} bytes of it are missing" if missing > 0 else found
+
+
+_INCOMPARABLE: Mapping[Incomparable, str] = {
+    Incomparable.NOT_PRINTED: "the kernel's log has no frame of it that is certain",
+    Incomparable.NO_STACK: "there is no stack to compare it with",
+    Incomparable.NOT_THROUGH_PANIC: "not compared: one of them does not lead through panic()",
+    Incomparable.FAILED: "not compared: one of them cannot be understood",
+}
+
+
+def comparison(found: Comparison) -> str:
+    """Returns what has come of comparing a stack with the kernel's own trace, in words."""
+    if found.incomparable is not None:
+        return _INCOMPARABLE[found.incomparable]
+    if not found.differences:
+        return f"frames below panic(): all {found.same} are the same"
+    return f"frames below panic(): {found.same} the same, {found.differences} in one of them alone"
 
 
 #: The words for notes; {address} and {detail} are the note's, of those that have any.
@@ -206,10 +254,16 @@ _NOTES: Mapping[NoteKind, str] = {
 
 def notes(found: Sequence[Note]) -> str:
     """Returns the notes of a frame in words."""
-    return "; ".join(_note(note) for note in found)
+    return joined(map(note, found))
 
 
-def _note(note: Note) -> str:
+def joined(found: Iterable[str]) -> str:
+    """Returns notes, each of which is in words, as one text."""
+    return "; ".join(found)
+
+
+def note(note: Note) -> str:
+    """Returns one note of a frame in words."""
     detail = note.detail
     if note.kind is NoteKind.FRAME_POINTER:
         detail = detail or "no ORC for this code"

@@ -2,6 +2,7 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The trace that the kernel printed when it panicked, held against the stack in memory."""
 
+import enum
 import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
@@ -40,6 +41,15 @@ _PANIC_FUNCTIONS = frozenset({"panic", "vpanic", "nmi_panic"})
 _OOPS_FUNCTIONS = frozenset({"oops_end", "make_task_dead", "do_exit"})
 
 
+class Incomparable(enum.Enum):
+    """Why two traces cannot be compared."""
+
+    NOT_PRINTED = "not printed"
+    NO_STACK = "no stack"
+    NOT_THROUGH_PANIC = "not through panic()"
+    FAILED = "failed"
+
+
 class Comparison(NamedTuple):
     """Two traces against each other.
 
@@ -47,12 +57,19 @@ class Comparison(NamedTuple):
         in_log: for each frame of the stack, whether the kernel's trace has it; empty where the
             two cannot be compared.
         in_stack: for each frame of the kernel's trace, whether the stack has it; likewise.
-        words: what has come of it.
+        same: how many frames below panic() are the same.
+        incomparable: why the two cannot be compared; None when they can.
     """
 
-    in_log: Sequence[bool]
-    in_stack: Sequence[bool]
-    words: str
+    in_log: Sequence[bool] = ()
+    in_stack: Sequence[bool] = ()
+    same: int = 0
+    incomparable: Optional[Incomparable] = None
+
+    @property
+    def differences(self) -> int:
+        """How many frames are in one of the two alone."""
+        return list(self.in_log).count(False) + list(self.in_stack).count(False)
 
 
 def panic_trace(records: Sequence[Record]) -> list[str]:
@@ -127,24 +144,19 @@ def compare(frames: Sequence[Frame], log: Sequence[str]) -> Comparison:
     """
     stack = [frame.symbol for frame in frames]
     if not log:
-        return Comparison((), (), "the kernel's log has no frame of it that is certain")
+        return Comparison(incomparable=Incomparable.NOT_PRINTED)
     if not stack:
-        return Comparison((), (), "there is no stack to compare it with")
+        return Comparison(incomparable=Incomparable.NO_STACK)
     first, first_log = _below_panic(stack), _below_panic(log)
     if not first or not first_log:
-        return Comparison((), (), "not compared: one of them does not lead through panic()")
+        return Comparison(incomparable=Incomparable.NOT_THROUGH_PANIC)
     in_log, in_stack = [True] * len(stack), [True] * len(log)
     matcher = SequenceMatcher(None, stack[first:], log[first_log:], autojunk=False)
     for tag, start, end, log_start, log_end in matcher.get_opcodes():
         if tag != "equal":
             in_log[first + start : first + end] = [False] * (end - start)
             in_stack[first_log + log_start : first_log + log_end] = [False] * (log_end - log_start)
-    differences = in_log.count(False) + in_stack.count(False)
-    same = len(stack) - first - in_log.count(False)
-    if not differences:
-        return Comparison(in_log, in_stack, f"frames below panic(): all {same} are the same")
-    words = f"frames below panic(): {same} the same, {differences} in one of them alone"
-    return Comparison(in_log, in_stack, words)
+    return Comparison(in_log, in_stack, len(stack) - first - in_log.count(False))
 
 
 def _below_panic(trace: Sequence[str]) -> int:
