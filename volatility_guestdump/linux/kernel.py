@@ -92,7 +92,7 @@ class LinuxKernel:
         if self.kallsyms is None:
             return None
         found = self.kallsyms.address(symbol)
-        return self._address_in_isf(symbol) if found is None and self.has_code_alone else found
+        return self._address_in_isf(symbol) if found is None and self.lacks_symbols else found
 
     def read(self, address: int, length: int) -> bytes:
         """Reads the kernel's virtual memory.
@@ -125,9 +125,15 @@ class LinuxKernel:
     def has_code_alone(self) -> bool:
         """Whether its symbols are those of code alone: CONFIG_KALLSYMS_ALL is not set then.
 
-        Plugins start from variables.
+        Plugins start from variables. Where symbols are lost that of the first task may be one.
         """
-        return self.kallsyms is not None and "init_task" not in self.kallsyms.index
+        kallsyms = self.kallsyms
+        return kallsyms is not None and not kallsyms.lost and "init_task" not in kallsyms.index
+
+    @property
+    def lacks_symbols(self) -> bool:
+        """Whether the kernel may have symbols that its symbol table does not tell."""
+        return self.kallsyms is not None and (self.has_code_alone or self.kallsyms.lost > 0)
 
     def locate(self, address: int) -> Optional[Place]:
         """Returns where an address in the kernel's image is, else None."""

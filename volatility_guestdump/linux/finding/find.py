@@ -31,10 +31,11 @@ from volatility_guestdump.linux.finding.banner import (
 )
 from volatility_guestdump.linux.finding.image import Run
 from volatility_guestdump.linux.finding.low_memory import low_memory_tables
-from volatility_guestdump.linux.finding.search import Progress, Traces, search
+from volatility_guestdump.linux.finding.search import Hits, Progress, search
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.state.crash import is_second_kernel
 from volatility_guestdump.linux.symbols.kallsyms import Kallsyms, find_kallsyms
+from volatility_guestdump.linux.symbols.kallsyms_holes import find_damaged_kallsyms
 from volatility_guestdump.machine import PAGE_SIZE, Machine, Memory, read_padded
 from volatility_guestdump.x86.idt import handlers
 from volatility_guestdump.x86.paging import PageTables, candidate_tables
@@ -95,23 +96,23 @@ def find_kernel(machine: Machine) -> Optional[LinuxKernel]:
 
 
 def search_kernel(
-    memory: Memory, progress: Progress = None, traces: Optional[Traces] = None
+    memory: Memory, progress: Progress = None, hits: Optional[Hits] = None
 ) -> Optional[LinuxKernel]:
     """Searches all of memory for a Linux kernel.
 
     Args:
         memory: that is searched.
         progress: called with per cent and a description while it is.
-        traces: what a search has found already.
+        hits: what a search has found already.
 
     Returns:
         The kernel, or None when there is none. Of several with symbols, which a crash kernel or
         an earlier kernel left in memory, it is the first, and a warning says so.
     """
-    traces = search(memory, progress) if traces is None else traces
-    found = _chosen(_by_vmcoreinfo(memory, traces), "VMCOREINFO")
+    hits = search(memory, progress) if hits is None else hits
+    found = _chosen(_by_vmcoreinfo(memory, hits), "VMCOREINFO")
     for reach, attempts in zip(RODATA_REACHES, _BANNER_ATTEMPTS):
-        found = found or _chosen(_by_banner(memory, traces.banners[:attempts], reach), "banner")
+        found = found or _chosen(_by_banner(memory, hits.banners[:attempts], reach), "banner")
     return found
 
 
@@ -137,8 +138,8 @@ def _by_registers(machine: Machine) -> Iterator[tuple[PageTables, _Known]]:
         yield tables, {"asm_exc_divide_error": first, "divide_error": first}
 
 
-def _by_vmcoreinfo(memory: Memory, traces: Traces) -> Iterator[tuple[PageTables, _Known]]:
-    for address in traces.vmcoreinfo:
+def _by_vmcoreinfo(memory: Memory, hits: Hits) -> Iterator[tuple[PageTables, _Known]]:
+    for address in hits.vmcoreinfo:
         yield from _named_tables(memory, vmcoreinfo.read_at(memory, address))
 
 
@@ -254,14 +255,18 @@ def _kernel(
     known += symbols.items()
     first = min(banners)
     kallsyms, reason = None, ""
-    for before, behind in RODATA_REACHES:
+    # What is whole is looked for before what is not, which takes longer.
+    for decode, (before, behind) in (
+        *((find_kallsyms, reach) for reach in RODATA_REACHES),
+        (find_damaged_kallsyms, RODATA_REACHES[0]),
+    ):
         start = max(rodata.start, (first - before) & -PAGE_SIZE)
         end = min(rodata.start + rodata.size, first + behind)
         image, missing = read_padded(
             tables.read_physical, rodata.physical + start - rodata.start, end - start
         )
         try:
-            kallsyms = find_kallsyms(image, start, known, bits)
+            kallsyms = decode(image, start, known, bits)
             break
         except KallsymsError as error:
             reason = str(missing or error)
