@@ -130,13 +130,15 @@ def tags_of(body: bytes) -> Iterator[Tag]:
         name = body[position + 2 : start].decode()
         indices = struct.unpack_from(f"<{count}I", body, start)
         end = start + 4 * count
-        head, sizes, padding = body[position:end], (), b""
+        head, padding = body[position:end], b""
+        sizes: tuple[int, ...] = ()
         if size >= vmware_state.COMPRESSED:
-            *sizes, more = struct.unpack_from("<QQH", body, end)
+            *stored, more = struct.unpack_from("<QQH", body, end)
+            sizes = tuple(stored)
             padding = body[end + 18 : end + 18 + more]
             end += 18 + more
             size = sizes[0]
-        yield Tag(name, indices, head, tuple(sizes), padding, body[end : end + size])
+        yield Tag(name, indices, head, sizes, padding, body[end : end + size])
         position = end + size
 
 

@@ -10,9 +10,10 @@ fields are packed and little-endian:
     one record for each vCPU: control registers, IDT base, general registers
 
 Two equations tell such a file from any other: memory and holes fill the space up to the last
-address, and the file ends behind the last record. A file of which one of them holds is damaged: what
-the other one would tell is left to the guest's own memory. A version that is not known is read as
-the newest known one of which both hold, and its registers are used where they lead to page tables.
+address, and the file ends behind the last record. A file of which one of them holds is damaged:
+what the other one would tell is left to the guest's own memory. A version that is not known is read
+as the newest known one of which both hold, and its registers are used where they lead to page
+tables.
 
 The offsets stand in symbols/debug-guest.json, as ISF: each structure once, named after the first
 version that has it. Which of them a version has, what all versions have in common, and what makes a
@@ -59,6 +60,9 @@ VERSIONS: Mapping[int, Version] = {
     6: Version("ESXi 8.0 U2", "guest_header_v6", "guest_vcpu_v4"),
     7: Version("ESXi 9.0", "guest_header_v7", "guest_vcpu_v4"),
 }
+
+#: Larger numbers are no version of the format in any time to come.
+_LAST_VERSION = 255
 
 #: The format has room for this many holes.
 MAXIMUM_HOLES = 2
@@ -171,24 +175,28 @@ class GuestFile:
 
     @property
     def memory_size(self) -> Optional[int]:
-        """Bytes of memory that the guest has, without the holes: the size of debug.vmem; or None."""
+        """Bytes of memory without the holes, which is the size of debug.vmem, or None."""
         return None if self.ranges is None else sum(run.size for run in self.ranges)
 
     @classmethod
-    def parse(cls, stream: BinaryIO, name: str = "debug.guest") -> "GuestFile":
+    def parse(
+        cls, stream: BinaryIO, name: str = "debug.guest", is_certain: bool = False
+    ) -> "GuestFile":
         """Reads and validates a debug.guest file.
 
         Args:
             stream: the whole file from its start. It is read once and in order, and hardly
                 further than a valid file would reach.
             name: how to call the file in errors.
+            is_certain: whether it is known to be of this format, whatever is in it: then one of a
+                version that is not known has neither memory's ranges nor vCPUs.
 
         Raises:
             UnrecognizedSource: nothing in the file looks like a guest dump.
             SourceError: the file is of a guest that is not supported.
         """
         try:
-            return _parse(stream)
+            return _parse(stream, is_certain)
         except SourceError as error:
             raise type(error)(f"{name}: {error}") from None
 
@@ -231,7 +239,7 @@ def _readings(head: bytes, number: int) -> list[_Reading]:
     return found
 
 
-def _parse(stream: BinaryIO) -> GuestFile:
+def _parse(stream: BinaryIO, is_certain: bool) -> GuestFile:
     head = read_up_to(stream, max(structure(version.header).size for version in VERSIONS.values()))
     if len(head) < 8:
         raise UnrecognizedSource(f"{len(head)} bytes are too few for a header")
@@ -260,6 +268,9 @@ def _parse(stream: BinaryIO) -> GuestFile:
     reading = next(iter([*whole, *sound]), None) or by_size
     if reading is None:
         known = ", ".join(map(str, VERSIONS))
+        if is_certain and own is None and 0 < number <= _LAST_VERSION and counted:
+            oddity = f"version {number} of the format is not known (known are {known})"
+            return GuestFile(number, max(VERSIONS), None, (), True, (oddity,))
         raise UnrecognizedSource(
             f"neither memory nor the size of the file adds up as in version {number}"
             if own is not None
