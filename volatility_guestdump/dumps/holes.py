@@ -10,9 +10,10 @@ import itertools
 from collections.abc import Sequence
 from typing import Callable, NamedTuple, Optional
 
+from volatility_guestdump.budget import Budget
 from volatility_guestdump.files.memory_file import Content
 from volatility_guestdump.files.physical import PhysicalMemory
-from volatility_guestdump.linux.finding.find import find_kernel, maps_an_image
+from volatility_guestdump.linux.finding.find import IMAGE_STEPS, find_kernel, maps_an_image
 from volatility_guestdump.linux.finding.low_memory import last_entries, low_memory_tables
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.state import memory_map
@@ -23,8 +24,13 @@ from volatility_guestdump.x86.paging import PageTables, candidate_tables, find_p
 #: How far the end of RAM that the firmware reports may be from the hole: it keeps some for itself.
 _FIRMWARE_LIMIT = 64 << 20
 _FOUR_GIB = 4 << 30
+#: Every PC has memory from address 0 on, up to where its video card's begins.
+_LEAST = 640 << 10
 #: Of more vCPUs than these the page tables tell no more.
 _VCPUS = 8
+
+#: Holes with which page tables make sense, and are followed in vain, before a search ends.
+ATTEMPTS = 8
 
 PAGE_TABLES, MEMORY_MAP = "page tables", "memory map"
 
@@ -77,13 +83,18 @@ def find_hole(
     """
     if not vcpus and next(last_entries(stored.memory(0)), None) is None:
         return None
+    budget, attempts = Budget(2 * IMAGE_STEPS), 0
     for start in raw.possible_holes(stored.size):
         memory = stored.memory(start)
         loaded = (tables for _, tables in candidate_tables(memory.read, vcpus[:_VCPUS]))
-        if any(map(maps_an_image, itertools.chain(loaded, low_memory_tables(memory)))):
+        candidates = itertools.chain(loaded, low_memory_tables(memory))
+        if any(maps_an_image(tables, budget) for tables in candidates):
             kernel = find(start)
             if kernel is not None:
                 return checked(kernel, start, stored)
+            attempts += 1
+        if budget.is_spent or attempts >= ATTEMPTS:
+            break
     return None
 
 
@@ -177,6 +188,9 @@ def better_told(
     """
     if ranges is None:
         return told_by_guest(stored, vcpus)
+    if ranges and (ranges[0].start or ranges[0].size < _LEAST):
+        told = told_by_guest(stored, vcpus)
+        return told if told.told_by else None
     described = sum(run.size for run in ranges)
     if not described or described >= stored.size & -PAGE_SIZE:
         return None
@@ -194,4 +208,3 @@ def prove(machine: Machine) -> bool:
         if tables is not None and sum(p is not None and tables.maps(p) for p in places) > 1:
             return True
     return False
-

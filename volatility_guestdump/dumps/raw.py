@@ -5,25 +5,16 @@
 from typing import Optional
 
 from volatility_guestdump import kernels
-from volatility_guestdump.budget import Budget
 from volatility_guestdump.dumps.format import Format, OneFile, Parts, Request, Stage, one_file
-from volatility_guestdump.dumps.holes import Hole, Stored, checked, find_hole
+from volatility_guestdump.dumps.holes import ATTEMPTS, Hole, Stored, checked, find_hole
 from volatility_guestdump.dumps.session import Session
 from volatility_guestdump.files.location import display_name
-from volatility_guestdump.files.memory_file import MemoryFile
 from volatility_guestdump.files.physical import PhysicalMemory
 from volatility_guestdump.linux.finding import vmcoreinfo
-from volatility_guestdump.linux.finding.find import IMAGE_STEPS, maps_an_image, search_kernel
-from volatility_guestdump.linux.finding.low_memory import last_entries, low_memory_tables
+from volatility_guestdump.linux.finding.find import search_kernel
 from volatility_guestdump.linux.finding.search import Hits, search
-from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.state import memory_map
 from volatility_guestdump.machine import Machine
 from volatility_guestdump.sources import raw
-from volatility_guestdump.x86.paging import PageTables
-
-#: Holes with which page tables make sense, and are followed in vain, before a search ends.
-_ATTEMPTS = 8
 
 
 class Raw(Format):
@@ -64,9 +55,7 @@ class Raw(Format):
         """Returns where the hole starts, 0 for none, or None when there is no Linux kernel."""
         file = request.session.file(request.location, None, request.progress)
         stored = Stored(file, 0, file.size)
-        found = find_hole(
-            stored, lambda start: kernels.linux_kernel(self._machine(start, request))
-        )
+        found = find_hole(stored, lambda start: kernels.linux_kernel(self._machine(start, request)))
         return None if found is None else _said(found, request)
 
     def _machine(self, hole: int, request: Request) -> Machine:
@@ -108,7 +97,7 @@ class SearchedRaw(Raw):
                     kernels.remember(self._machine(start, request), kernel)
                 return start
             attempts += 1
-            if attempts >= _ATTEMPTS:
+            if attempts >= ATTEMPTS:
                 break
         return None
 

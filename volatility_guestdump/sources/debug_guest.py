@@ -70,6 +70,9 @@ MAXIMUM_HOLES = 2
 #: More than any release of ESXi gives to a guest (768).
 MAXIMUM_VCPUS = 8192
 
+#: A bit of CR0 that no CPU lets anybody clear: what has it not is no record of a vCPU.
+_CR0_ET = 1 << 4
+
 #: Values of the header's architecture, which came with version 7.
 ARCHITECTURE_AARCH64 = 0
 ARCHITECTURE_X86 = 1
@@ -232,10 +235,18 @@ def _readings(head: bytes, number: int) -> list[_Reading]:
         if len(head) < header_structure.size:
             continue
         header = header_structure.read(head)
-        holes = min(header["memory.hole_count"], MAXIMUM_HOLES)
-        start = header_structure.size + version.hole_reserved * holes
         adds_up = _adds_up(header_structure, head)
-        found.append(_Reading(known, header, start, structure(version.vcpu), adds_up))
+        starts = {header_structure.size: None}
+        if version.hole_reserved:
+            # The number of holes may be what is wrong.
+            told = min(header["memory.hole_count"], MAXIMUM_HOLES)
+            starts = dict.fromkeys(
+                header_structure.size + version.hole_reserved * holes
+                for holes in (told, *([] if adds_up else range(MAXIMUM_HOLES + 1)))
+            )
+        found += [
+            _Reading(known, header, start, structure(version.vcpu), adds_up) for start in starts
+        ]
     return found
 
 
@@ -264,8 +275,12 @@ def _parse(stream: BinaryIO, is_certain: bool) -> GuestFile:
     # No magic: one of two equations that chance does not satisfy tells a guest dump from any other
     # file, both of them its version.
     whole = [each for each in sound if counted and len(data) == each.size(count)]
-    by_size = own if own is not None and counted and len(data) == own.size(count) else None
-    reading = next(iter([*whole, *sound]), None) or by_size
+    by_size = [
+        each
+        for each in readings
+        if counted and each.version == number and len(data) == each.size(count)
+    ]
+    reading = next(iter([*whole, *sound, *by_size]), None)
     if reading is None:
         known = ", ".join(map(str, VERSIONS))
         if is_certain and own is None and 0 < number <= _LAST_VERSION and counted:
@@ -277,7 +292,7 @@ def _parse(stream: BinaryIO, is_certain: bool) -> GuestFile:
             else f"version {number} of the format is not known (known are {known})"
         )
     architecture = reading.header.get("architecture", ARCHITECTURE_X86)
-    if reading is own and architecture != ARCHITECTURE_X86:
+    if reading.version == number and architecture != ARCHITECTURE_X86:
         name = "AArch64" if architecture == ARCHITECTURE_AARCH64 else str(architecture)
         raise SourceError(f"the guest's CPU architecture is {name}; only x86 can be read")
     oddities = []
@@ -285,7 +300,7 @@ def _parse(stream: BinaryIO, is_certain: bool) -> GuestFile:
         oddities.append(
             f"version {number} of the format is not known; it is read as version {reading.version}"
         )
-    elif reading is not own:
+    elif reading.version != number:
         oddities.append(f"version is {number}, but the file is one of version {reading.version}")
     ranges = _memory_ranges(reading.header, oddities)
     vcpus: tuple[VCPU, ...] = ()
@@ -293,7 +308,14 @@ def _parse(stream: BinaryIO, is_certain: bool) -> GuestFile:
         vcpus = _vcpus(reading, count, data, limit, oddities)
     else:
         oddities.append("its registers are not where that has them, and are not used")
-    return GuestFile(number, reading.version, ranges, vcpus, reading is not own, tuple(oddities))
+    return GuestFile(
+        number, reading.version, ranges, vcpus, reading.version != number, tuple(oddities)
+    )
+
+
+def _cr0(reading: _Reading, data: bytes, number: int) -> int:
+    """Returns CR0 of a vCPU."""
+    return reading.vcpu.read(data, reading.start + number * reading.vcpu.size)["cr0"]
 
 
 def _vcpus(
@@ -313,7 +335,13 @@ def _vcpus(
             oddities.append(f"the file goes on behind its {count} vCPUs")
             there, rest = min(count, there) if counted else 0, 0
         else:
-            oddities.append(f"the number of vCPUs is {count}, but there are registers of {there}")
+            while there > 1 and not _cr0(reading, data, there - 1) & _CR0_ET:
+                there -= 1
+            oddities.append(
+                f"the file goes on behind its {count} vCPUs"
+                if there == count
+                else f"the number of vCPUs is {count}, but there are registers of {there}"
+            )
     found = [
         VCPU(number, reading.vcpu.read(data, reading.start + number * size))
         for number in range(min(there, MAXIMUM_VCPUS))

@@ -468,8 +468,7 @@ def _behind(window: _Window, group: _Group, tag: _Tag) -> int:
         size = part.size if part.packed is None else part.packed.size
     if size and size != tag.size and not tag.is_compressed:
         following, reason = _tag_at(window, group, tag.offset + size)
-        known = following is not None and following.name in _GROUPS[group.name]
-        if following is not None and not reason and (known or _tag_at(window, group, tag.end)[1]):
+        if following is not None and not reason and following.name[:1].isalpha():
             return tag.offset + size
     return tag.end
 
