@@ -17,6 +17,10 @@ class UnrecognizedSource(SourceError):
     """The file shows no sign of being of the format."""
 
 
+class ElfError(GuestDumpError):
+    """Bytes that are no ELF header, or one of another kind of computer."""
+
+
 class MemoryFileError(GuestDumpError):
     """The file with a guest's memory is missing, or cannot be opened."""
 

@@ -373,7 +373,7 @@ def test_a_vcpu_without_all_registers(
     layer = stack(tmp_path / "x.vmss", VmwareStateStacker)
     assert isinstance(layer, VmwareStateLayer)
     assert [vcpu.number for vcpu in layer.machine.vcpus] == [1]
-    assert caplog.messages == ["Registers in x.vmss that are left out, of vCPU 0: it has no rip"]
+    assert caplog.messages == ["x.vmss is not as it should be: vCPU 0: it has no rip"]
     assert stacked_kernel(layer.machine) == guest.expected["banner"]
 
 

@@ -103,14 +103,15 @@ def test_plugins_are_on_top(name: str) -> None:
         ("kept.py", ()),
         ("resources.py", ()),
         ("machine.py", ("exceptions",)),
-        ("sources/", ("exceptions", "kept", "machine", "resources", "text", "sources/")),
+        ("elf.py", ("exceptions",)),
+        ("sources/", ("elf", "exceptions", "kept", "machine", "resources", "text", "sources/")),
         ("files/", ("exceptions", "kept", "machine", "resources", "text", "files/")),
         ("x86/", ("budget", "exceptions", "kept", "machine", "text", "x86/")),
         (
             "linux/",
             (
-                *("attempts", "budget", "exceptions", "kept", "machine", "resources", "text"),
-                *("version", "linux/", "x86/"),
+                *("attempts", "budget", "elf", "exceptions", "kept", "machine", "resources"),
+                *("text", "version", "linux/", "x86/"),
             ),
         ),
         (

@@ -103,5 +103,5 @@ class QemuElfStacker(interfaces.automagic.StackerLayerInterface):
             return None
         stacking.read_through_memory_file(layer, location)
         new_layer = stacking.layer_of_file(context, QemuElfLayer, location)
-        stacking.report(new_layer.machine, core.left_out)
+        stacking.report(new_layer.machine, core.oddities)
         return new_layer

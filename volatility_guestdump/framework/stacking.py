@@ -33,8 +33,8 @@ join = interfaces.configuration.path_join
 #: Where the automagic keeps what the user gave with --guest-memory.
 MEMORY_OPTION = "automagic.GuestDumpStackers.guest_memory"
 
-#: The most lines that say of one file what of it is left out.
-_LINES = 4
+#: The most oddities of one file that are said.
+_ODDITIES = 4
 
 
 class Order(enum.IntEnum):
@@ -247,18 +247,19 @@ def described_by(
     )
 
 
-def report(machine: Machine, left_out: Sequence[str] = ()) -> None:
-    """Warns of what is missing, and of memory that does not fit the registers.
+def report(machine: Machine, oddities: Sequence[str] = ()) -> None:
+    """Warns of what is odd or missing, and of memory that does not fit the registers.
 
     Args:
         machine: that is looked at.
-        left_out: for each vCPU that is left out, which and why.
+        oddities: what of the file that describes it is not as it should be.
     """
-    name = display_name(machine.origin.location)
-    for reason in left_out[:_LINES]:
-        vollog.warning(f"Registers in {name} that are left out, of vCPU {reason}")
-    if len(left_out) > _LINES:
-        vollog.warning(f"So are those of {len(left_out) - _LINES} more vCPUs")
+    if oddities:
+        shown = "; ".join(oddities[:_ODDITIES])
+        more = f"; and {len(oddities) - _ODDITIES} more" if len(oddities) > _ODDITIES else ""
+        vollog.warning(
+            f"{display_name(machine.origin.location)} is not as it should be: {shown}{more}"
+        )
     _report_size(machine)
     _report_match(machine)
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Callable, Optional, Union
 
+from volatility_guestdump import elf
 from volatility_guestdump.exceptions import AddressError, BtfError, OrcError
 from volatility_guestdump.kept import MadeOnce
 from volatility_guestdump.linux.finding import vmcoreinfo
@@ -42,9 +43,6 @@ _NOTES_LIMIT = 64 << 10
 _STARTS = ("_text", "_stext")
 #: Of the facts of a kernel those that no ISF adds to.
 _NOT_OF_ISF = ("_btf", "_orc")
-
-#: An ELF note NT_GNU_BUILD_ID (3) of "GNU", up to its content; the size of that is not absurd.
-_BUILD_ID = re.compile(rb"\x04\0\0\0(.\0\0\0)\x03\0\0\0GNU\0", re.DOTALL)
 
 
 class LinuxKernel:
@@ -94,7 +92,7 @@ class LinuxKernel:
         if self.kallsyms is None:
             return None
         found = self.kallsyms.address(symbol)
-        return self._address_in_isf(symbol) if found is None and self.has_code_alone else found
+        return self._address_in_isf(symbol) if found is None and self.lacks_symbols else found
 
     def read(self, address: int, length: int) -> bytes:
         """Reads the kernel's virtual memory.
@@ -127,9 +125,15 @@ class LinuxKernel:
     def has_code_alone(self) -> bool:
         """Whether its symbols are those of code alone: CONFIG_KALLSYMS_ALL is not set then.
 
-        Plugins start from variables.
+        Plugins start from variables. Where symbols are lost that of the first task may be one.
         """
-        return self.kallsyms is not None and "init_task" not in self.kallsyms.index
+        kallsyms = self.kallsyms
+        return kallsyms is not None and not kallsyms.lost and "init_task" not in kallsyms.index
+
+    @property
+    def lacks_symbols(self) -> bool:
+        """Whether the kernel may have symbols that its symbol table does not tell."""
+        return self.kallsyms is not None and (self.has_code_alone or self.kallsyms.lost > 0)
 
     def locate(self, address: int) -> Optional[Place]:
         """Returns where an address in the kernel's image is, else None."""
@@ -245,15 +249,9 @@ class LinuxKernel:
         if start is None or stop is None or not 0 < stop - start <= _NOTES_LIMIT:
             return None
         try:
-            notes = self.read(start, stop - start)
+            return elf.build_id(self.read(start, stop - start))
         except AddressError:
             return None
-        # Not from note to note: some linkers align one to 8 bytes, and no note says so.
-        for match in _BUILD_ID.finditer(notes):
-            if match.start() % 4 == 0:
-                size = int.from_bytes(match[1], "little")
-                return notes[match.end() : match.end() + size].hex() or None
-        return None
 
     @property
     def btf(self) -> Btf:

@@ -406,7 +406,7 @@ def _vcpus(
     if group is None:
         return (), (), ()
     if group.start >= window.size:
-        return (), (), ("all: the file ends before their registers",)
+        return (), (), ("the file ends before the registers",)
     count: Optional[int] = None
     values: dict[int, _Values] = {}
     for tag in _tags(window, group):
@@ -418,7 +418,7 @@ def _vcpus(
             if part is not None:
                 _read_part(window, tag, part, values.setdefault(number, _Values()))
     if count is None:
-        return (), (), ("all: their number is missing",)
+        return (), (), ("the number of vCPUs is missing",)
     if not 0 < count <= _MAXIMUM_VCPUS:
         raise SourceError(f"{count} vCPUs; a guest has between 1 and {_MAXIMUM_VCPUS}")
     vcpus, by_number, left_out = [], [], []
@@ -426,11 +426,11 @@ def _vcpus(
     for number in sorted({*range(count), *values}):
         found = values.get(number, _Values())
         if number >= count:
-            left_out.append(f"{number}: there are only {count}")
+            left_out.append(f"vCPU {number}: there are only {count}")
             continue
         first, second, wrong = _registers(found)
         if wrong:
-            left_out.append(f"{number}: {wrong}")
+            left_out.append(f"vCPU {number}: {wrong}")
             continue
         vcpus.append(VCPU(number, first))
         by_number.append(VCPU(number, second))

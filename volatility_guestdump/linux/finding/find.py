@@ -35,6 +35,7 @@ from volatility_guestdump.linux.finding.search import Progress, Traces, search
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.state.crash import is_second_kernel
 from volatility_guestdump.linux.symbols.kallsyms import Kallsyms, find_kallsyms
+from volatility_guestdump.linux.symbols.kallsyms_holes import find_damaged_kallsyms
 from volatility_guestdump.machine import PAGE_SIZE, Machine, Memory, read_padded
 from volatility_guestdump.x86.idt import handlers
 from volatility_guestdump.x86.paging import PageTables, candidate_tables
@@ -254,14 +255,18 @@ def _kernel(
     known += symbols.items()
     first = min(banners)
     kallsyms, reason = None, ""
-    for before, behind in RODATA_REACHES:
+    # What is whole is looked for before what is not, which takes longer.
+    for decode, (before, behind) in (
+        *((find_kallsyms, reach) for reach in RODATA_REACHES),
+        (find_damaged_kallsyms, RODATA_REACHES[0]),
+    ):
         start = max(rodata.start, (first - before) & -PAGE_SIZE)
         end = min(rodata.start + rodata.size, first + behind)
         image, missing = read_padded(
             tables.read_physical, rodata.physical + start - rodata.start, end - start
         )
         try:
-            kallsyms = find_kallsyms(image, start, known, bits)
+            kallsyms = decode(image, start, known, bits)
             break
         except KallsymsError as error:
             reason = str(missing or error)

@@ -67,6 +67,10 @@ class KernelImage(KernelMemory, Protocol):
         """Whether its symbols are those of code alone: CONFIG_KALLSYMS_ALL is not set then."""
 
     @property
+    def lacks_symbols(self) -> bool:
+        """Whether the kernel may have symbols that its symbol table does not tell."""
+
+    @property
     def tables(self) -> PageTables:
         """Page tables that map the kernel."""
 

@@ -8,26 +8,19 @@ nothing but program headers, by elfcorehdr= on its command line (kernel/crash_co
 arch/x86/kernel/crash.c of Linux). One more note there is the first kernel's VMCOREINFO.
 """
 
+import itertools
 import re
-import struct
 from collections.abc import Iterator, Mapping
 from typing import Optional
 
-from volatility_guestdump.exceptions import AddressError, KernelError
+from volatility_guestdump import elf
+from volatility_guestdump.exceptions import AddressError, ElfError, KernelError
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.state.system import command_line
 from volatility_guestdump.text import printable
 
-_NOTE = struct.Struct("<III")
-_NT_PRSTATUS = 1
-_CORE = b"CORE\0\0\0\0"
-#: Where struct elf_prstatus has the registers, a struct user_regs_struct.
-_PR_REG = 112
-_REGISTERS = (
-    *("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx"),
-    *("rsi", "rdi", "orig_rax", "rip", "cs", "rflags", "rsp", "ss", "fs_base", "gs_base"),
-    *("ds", "es", "fs", "gs"),
-)
+#: Bytes of a note NT_PRSTATUS of 64 bits, which is the first in the buffer.
+_CRASH_NOTE = len(elf.pack_notes([elf.Note(elf.CORE, elf.NT_PRSTATUS, bytes(elf.PRSTATUS_64))]))
 
 #: A number as the kernel's memparse takes it (lib/cmdline.c): in base 16, 8 or 10, with a unit.
 _ELFCOREHDR = re.compile(
@@ -41,13 +34,8 @@ _UNITS = " KMGTPE"
 _MAXIMUM_DIGITS = 23
 #: Of a physical address.
 _ADDRESS_BITS = 52
-_EHDR_MAGIC = b"\x7fELF\x02\x01"
-_EHDR_SIZE = 64
-_PHDR = struct.Struct("<IIQQQQQQ")
-_PT_NOTE = 4
 _MAXIMUM_HEADERS = 8192 + 16
 _NOTE_LIMIT = 0x1000
-_VMCOREINFO = b"VMCOREINFO\0"
 
 
 def registers_at_crash(kernel: LinuxKernel, offset: int) -> Optional[Mapping[str, int]]:
@@ -61,18 +49,15 @@ def registers_at_crash(kernel: LinuxKernel, offset: int) -> Optional[Mapping[str
     if variable is None or kernel.bits != 64:
         return None
     try:
-        note = (kernel.pointer(variable) + offset) & ((1 << 64) - 1)
-        header = kernel.read(note, _NOTE.size + len(_CORE))
-        name_size, size, kind = _NOTE.unpack_from(header)
-        words = struct.Struct(f"<{len(_REGISTERS)}Q")
-        if (name_size, kind) != (len("CORE") + 1, _NT_PRSTATUS) or size < _PR_REG + words.size:
-            return None
-        if header[_NOTE.size :] != _CORE:
-            return None
-        values = words.unpack(kernel.read(note + len(header) + _PR_REG, words.size))
+        place = (kernel.pointer(variable) + offset) & ((1 << 64) - 1)
+        data = kernel.read(place, _CRASH_NOTE)
     except AddressError:
         return None
-    return dict(zip(_REGISTERS, values))
+    note = next(elf.notes(data), None)
+    if note is None or (note.name, note.type) != (elf.CORE, elf.NT_PRSTATUS):
+        return None
+    status = elf.parse_prstatus(note.content)
+    return None if status is None else status.registers
 
 
 def is_second_kernel(kernel: LinuxKernel) -> bool:
@@ -85,9 +70,9 @@ def first_kernel_release(kernel: LinuxKernel) -> Optional[str]:
     place = _elfcorehdr(kernel)
     if place is None:
         return None
-    for name, contents in _notes(kernel, place):
-        if name == _VMCOREINFO:
-            match = re.search(rb"^OSRELEASE=([^\n]{1,64})$", contents, re.MULTILINE)
+    for note in _notes(kernel, place):
+        if note.name == elf.VMCOREINFO:
+            match = re.search(rb"^OSRELEASE=([^\n]{1,64})$", note.content, re.MULTILINE)
             return None if match is None else printable(match[1])
     return None
 
@@ -110,25 +95,22 @@ def _physical_address(match: "re.Match[str]") -> Optional[int]:
     return address if address >> _ADDRESS_BITS == 0 else None
 
 
-def _notes(kernel: LinuxKernel, place: int) -> Iterator[tuple[bytes, bytes]]:
-    """Yields (name, contents) of the first note of each run of notes that an ELF header lists."""
+def _notes(kernel: LinuxKernel, place: int) -> Iterator[elf.Note]:
+    """Yields the first note of each run of notes that an ELF header lists."""
     read = kernel.tables.read_physical
     try:
-        header = read(place, _EHDR_SIZE)
-        (start,) = struct.unpack_from("<Q", header, 32)
-        (count,) = struct.unpack_from("<H", header, 56)
-        if not header.startswith(_EHDR_MAGIC) or start > _NOTE_LIMIT or count > _MAXIMUM_HEADERS:
+        header = elf.parse_header(read(place, elf.MAXIMUM_HEADER))
+        count, start = header.segment_count, header.segments
+        if header.form.bits != 64 or start > _NOTE_LIMIT or count > _MAXIMUM_HEADERS:
             return
-        headers = read(place + start, count * _PHDR.size)
-    except AddressError:
+        data = read(place + start, count * header.form.segment.size)
+    except (AddressError, ElfError):
         return
-    for kind, _, offset, _, _, size, _, _ in _PHDR.iter_unpack(headers):
-        if kind != _PT_NOTE or size < _NOTE.size:
+    for segment in elf.parse_segments(header.form, data):
+        if segment.type != elf.PT_NOTE:
             continue
         try:
-            data = read(offset, min(size, _NOTE_LIMIT))
+            run = read(segment.offset, min(segment.file_size, _NOTE_LIMIT))
         except AddressError:
             continue
-        name_size, contents_size, _ = _NOTE.unpack_from(data)
-        contents = _NOTE.size + -(-name_size // 4) * 4
-        yield data[_NOTE.size :][:name_size], data[contents : contents + contents_size]
+        yield from itertools.islice(elf.notes(run), 1)

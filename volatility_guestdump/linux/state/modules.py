@@ -10,11 +10,11 @@ are in arch.
 import bisect
 import functools
 import operator
-import struct
 from array import array
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Optional, Protocol
 
+from volatility_guestdump import elf
 from volatility_guestdump.exceptions import AddressError, KernelError, TypesError
 from volatility_guestdump.linux.finding.image import KernelMemory
 from volatility_guestdump.linux.pieces import Pieces
@@ -41,7 +41,6 @@ _MODULES_KEPT = 16
 _MAXIMUM_RANGES = 64
 _SYMBOL_NAME_LIMIT = 512
 
-_ELF64_SYM = struct.Struct("<IBBHQQ")
 _SHN_UNDEF = 0
 
 
@@ -178,11 +177,11 @@ class Modules:
             place = self._kind.at(module.address).integer("kallsyms")
             table = self._structures("mod_kallsyms").at(place)
             strings, count = table.integer("strtab"), table.integer("num_symtab")
-            size = min(count, _MAXIMUM_SYMBOLS) * _ELF64_SYM.size
+            size = min(count, _MAXIMUM_SYMBOLS) * elf.SYMBOL_64.size
             data = self._kernel.read(table.integer("symtab"), size)
         except (AddressError, TypesError):
             return array("Q"), array("Q")
-        for name, _, _, section, value, _ in _ELF64_SYM.iter_unpack(data):
+        for name, _, _, section, value, _ in elf.SYMBOL_64.iter_unpack(data):
             if section != _SHN_UNDEF and any(
                 start <= value < start + size for start, size in module.ranges
             ):

@@ -68,10 +68,12 @@ import itertools
 import operator
 import struct
 from bisect import bisect_left, bisect_right
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple, Optional, Protocol
 
 from volatility_guestdump.exceptions import KallsymsError
+from volatility_guestdump.linux.holes import Holes
 from volatility_guestdump.linux.symbols.kallsyms_names import (
     MARKER_INTERVAL,
     SEPARATOR,
@@ -79,16 +81,19 @@ from volatility_guestdump.linux.symbols.kallsyms_names import (
     NameIndex,
     PackedNames,
     Strings,
+    number_of_names,
 )
 
 _DIGITS = b"".join(b"%d\0" % digit for digit in range(10))
-_TOKENS = 256
-_TOKEN_INDEX_SIZE = 2 * _TOKENS
+#: How many tokens there are.
+TOKENS = 256
+#: Of token_index, in bytes.
+TOKEN_INDEX_SIZE = 2 * TOKENS
 
 #: Far more than any kernel has: a distribution's kernel has about 200,000.
 _MAXIMUM_SYMBOLS = 1 << 22
 #: Fewer than any kernel has.
-_MINIMUM_SYMBOLS = 256
+MINIMUM_SYMBOLS = 256
 #: Tokens longer than a whole name (KSYM_NAME_LEN is 512) would only serve to exhaust memory.
 _MAXIMUM_TOKEN = 512
 #: Bytes that a symbol takes on average in names, markers and seqs_of_names; it is about 12.
@@ -104,7 +109,8 @@ _SEARCH_PORTION = 2 << 20
 _WORK_LIMIT = 32 << 20
 
 #: Types that nm(1) gives to the symbols of a kernel.
-_TYPES = frozenset(b"AaBbCcDdGgIiNnRrSsTtUuVvWw?-")
+SYMBOL_TYPES = frozenset("AaBbCcDdGgIiNnRrSsTtUuVvWw?-")
+_TYPES = frozenset(map(ord, SYMBOL_TYPES))
 
 
 class Encoding(enum.Enum):
@@ -153,6 +159,9 @@ class Kallsyms:
         encoding: how the addresses were kept.
         tables: symbols of kallsyms' own tables, which it leaves out, with their addresses.
         bits: of an address.
+        gaps: where symbols are lost: (first address that may be one's, address of the next that is
+            there), ascending.
+        lost: how many symbols of the table are absent, because a page of it is missing.
 
     Attributes:
         index: as given. Of several symbols with one name it has the global one, else the last, as
@@ -160,6 +169,7 @@ class Kallsyms:
             "name.llvm.123" of a static "name", and no other symbol has that, it has both.
         encoding: as given.
         tables: as given.
+        lost: as given.
     """
 
     def __init__(
@@ -171,6 +181,8 @@ class Kallsyms:
         encoding: Encoding,
         tables: Mapping[str, int],
         bits: int = 64,
+        gaps: Sequence[tuple[int, int]] = (),
+        lost: int = 0,
     ) -> None:
         self._names = names
         self._types = types
@@ -178,6 +190,9 @@ class Kallsyms:
         self._addresses = addresses
         self.encoding = encoding
         self.tables = tables
+        self.lost = lost
+        self._gap_starts = [start for start, _ in gaps]
+        self._gap_ends = [end for _, end in gaps]
         # What lies below the kernel's half of the address space is a per-CPU offset or a constant.
         self._kernel_half = 1 << (bits - 1)
         start = index.get("_text", index.get("_stext"))
@@ -224,11 +239,15 @@ class Kallsyms:
     def at(self, address: int) -> Optional[tuple[Symbol, int]]:
         """Returns the symbol that an address belongs to, and the offset from its start.
 
-        Of several symbols at one place it is the first of the table, as the kernel prints it.
+        Of several symbols at one place it is the first of the table, as the kernel prints it. It is
+        None too where the address may belong to a symbol that is lost.
         """
         addresses, order = self._by_address
         last = bisect_right(addresses, address) - 1
         if last < 0 or addresses[last] < self._kernel_half:
+            return None
+        gap = bisect_right(self._gap_starts, address) - 1
+        if gap >= 0 and address < self._gap_ends[gap]:
             return None
         first = bisect_left(addresses, addresses[last])
         return self[order[first]], address - addresses[first]
@@ -240,10 +259,18 @@ class Kallsyms:
             yield self[order[place]]
 
     def next_address(self, address: int) -> Optional[int]:
-        """Returns the address of the nearest symbol above an address, or None."""
+        """Returns the address of the nearest symbol above an address, or None.
+
+        None too where that may be of a symbol that is lost.
+        """
         addresses, _ = self._by_address
         index = bisect_right(addresses, address)
-        return addresses[index] if index < len(addresses) else None
+        if index == len(addresses):
+            return None
+        gap = bisect_right(self._gap_ends, address)
+        if gap < len(self._gap_starts) and self._gap_starts[gap] < addresses[index]:
+            return None
+        return addresses[index]
 
 
 def find_kallsyms(
@@ -261,20 +288,18 @@ def find_kallsyms(
         KallsymsError: there is no table, or none that gives a known symbol its address.
     """
     reason = "the kernel has no symbol table (kallsyms), or a damaged one"
-    work = _Work()
+    work = Work()
     for unit in (8, 4) if bits == 64 else (4,):
-        tables = _Tables(image, base, bits, unit, work)
+        tables = Tables(image, base, bits, unit, work)
         for token_table, token_index, tokens in tables.token_tables():
             for num_syms, count in tables.counts(token_table, tokens):
                 found = tables.names(num_syms, count, token_table)
                 if found is None:
                     continue
-                if _text_size(found.packed, tokens) > _MAXIMUM_TEXT:
+                if text_too_large(found.packed, tokens):
                     reason = "the names in kallsyms would take too much memory"
                     continue
-                candidates = list(
-                    tables.addresses(num_syms, count, token_index + _TOKEN_INDEX_SIZE)
-                )
+                candidates = list(tables.addresses(num_syms, count, token_index + TOKEN_INDEX_SIZE))
                 packed = PackedNames(found.packed, found.blocks, count, tokens)
                 index = NameIndex(packed, tables.sequences(found, candidates, count, token_table))
                 checks = [(index[name], places) for name, places in known if name in index]
@@ -283,6 +308,11 @@ def find_kallsyms(
                 for (number, places), candidate in itertools.product(checks, candidates):
                     if candidate[number] not in places:
                         continue
+                    lost = candidate.lost(Holes(image, base, *candidate.extent))
+                    if lost:
+                        if number in lost:
+                            continue
+                        return with_losses(packed.names, packed.types, candidate, lost, bits)
                     offsets = candidate.tables
                     offsets["kallsyms_num_syms"] = num_syms
                     offsets["kallsyms_names"] = num_syms + unit
@@ -304,7 +334,7 @@ def find_kallsyms(
     raise KallsymsError(reason)
 
 
-class _Work:
+class Work:
     """What a search may cost; without a limit decoys could make it take hours."""
 
     def __init__(self) -> None:
@@ -321,7 +351,7 @@ class _Work:
             raise KallsymsError("the kernel has too much that only looks like kallsyms")
 
 
-class _Tables:
+class Tables:
     """A search for the tables with one alignment.
 
     Args:
@@ -332,7 +362,7 @@ class _Tables:
         work: of the whole search.
     """
 
-    def __init__(self, image: bytes, base: int, bits: int, unit: int, work: _Work) -> None:
+    def __init__(self, image: bytes, base: int, bits: int, unit: int, work: Work) -> None:
         self._image = image
         self._base = base
         self._bits = bits
@@ -348,16 +378,16 @@ class _Tables:
         image = self._image
         digits = image.find(_DIGITS)
         while digits >= 0:
-            self._work.spend(8 * _TOKENS)
+            self._work.spend(8 * TOKENS)
             # From the token "0" forward to the end of the last token.
             end = digits
-            for _ in range(ord("0"), _TOKENS):
+            for _ in range(ord("0"), TOKENS):
                 end = image.find(b"\0", end, end + _MAXIMUM_TOKEN) + 1
                 if not end:
                     break
             index_at = self.align(end)
-            if end and index_at + _TOKEN_INDEX_SIZE <= len(image):
-                index = struct.unpack_from(f"<{_TOKENS}H", image, index_at)
+            if end and index_at + TOKEN_INDEX_SIZE <= len(image):
+                index = struct.unpack_from(f"<{TOKENS}H", image, index_at)
                 start = digits - index[ord("0")]
                 if start >= 0:
                     tokens = image[start : end - 1].split(b"\0")
@@ -369,8 +399,16 @@ class _Tables:
                         yield start, index_at, tokens
             digits = image.find(_DIGITS, digits + 1)
 
-    def counts(self, end: int, tokens: list[bytes]) -> Iterator[tuple[int, int]]:
-        """Yields (offset, value) of what may be num_syms, the nearest to `end` first."""
+    def counts(
+        self, end: int, tokens: list[bytes], holes: Optional[Holes] = None
+    ) -> Iterator[tuple[int, int]]:
+        """Yields (offset, value) of what may be num_syms, the nearest to `end` first.
+
+        Args:
+            end: offset of token_table.
+            tokens: that names consist of.
+            holes: in which names need not be.
+        """
         image, unit = self._image, self._unit
         types = [bool(token) and token[0] in _TYPES for token in tokens]
         high = end - end % unit
@@ -384,22 +422,26 @@ class _Tables:
             while index >= 0:
                 offset = low + index * unit
                 count = int.from_bytes(image[offset : offset + 3], "little")
-                if _MINIMUM_SYMBOLS <= count < _MAXIMUM_SYMBOLS:
+                if MINIMUM_SYMBOLS <= count < _MAXIMUM_SYMBOLS:
                     room = end - offset - unit
                     # Cheap, and refuses nearly every number that is not num_syms.
                     if _SHORTEST * count <= room <= _LONGEST * count and self._starts_names(
-                        offset + unit, end, types
+                        offset + unit, end, types, holes
                     ):
                         yield offset, count
                 index = upper.rfind(0, 0, index)
             high = low
 
-    def _starts_names(self, offset: int, end: int, types: Sequence[bool]) -> bool:
+    def _starts_names(
+        self, offset: int, end: int, types: Sequence[bool], holes: Optional[Holes]
+    ) -> bool:
         """Whether the first few names at an offset have the type of a symbol."""
         self._work.spend(8)
         for _ in range(8):
             if offset + 2 >= end:
                 return False
+            if holes and holes.touch(offset, offset + 3):
+                return True
             length = self._image[offset]
             offset += 1
             if length & 0x80:
@@ -422,7 +464,7 @@ class _Tables:
         blocks = []
         for number in range(0, count, MARKER_INTERVAL):
             blocks.append(offset - first)
-            offset = self._skip_names(offset, min(MARKER_INTERVAL, count - number), limit)
+            offset = self.skip_names(offset, min(MARKER_INTERVAL, count - number), limit)
             if not offset:
                 return None
         at = self.align(offset)
@@ -433,7 +475,7 @@ class _Tables:
                 return _NamesTable(image[first:offset], blocks, at, end)
         return None
 
-    def _skip_names(self, offset: int, count: int, limit: int) -> int:
+    def skip_names(self, offset: int, count: int, limit: int) -> int:
         """Returns the offset behind some names, or 0 when they have no sound lengths."""
         image = self._image
         self._work.spend(count)
@@ -451,7 +493,7 @@ class _Tables:
         return offset if offset <= limit else 0
 
     def sequences(
-        self, names: "_NamesTable", candidates: Sequence["_Addresses"], count: int, limit: int
+        self, names: "_NamesTable", candidates: Sequence["Addresses"], count: int, limit: int
     ) -> Sequence[bytes]:
         """Returns what may be seqs_of_names.
 
@@ -466,7 +508,7 @@ class _Tables:
         places += [each.tables.get("kallsyms_seqs_of_names", -1) for each in candidates]
         return [self._image[at : at + size] for at in dict.fromkeys(places) if at >= 0]
 
-    def addresses(self, num_syms: int, count: int, index_end: int) -> Iterator["_Addresses"]:
+    def addresses(self, num_syms: int, count: int, index_end: int) -> Iterator["Addresses"]:
         """Yields the addresses in every encoding and at every place where they may be."""
         size = self._bits // 8
         start = num_syms - self.align(size * count)
@@ -488,8 +530,8 @@ class _Tables:
 
     def _addresses(
         self, encoding: Encoding, tables: dict[str, int], start: int, count: int, base: int
-    ) -> "_Addresses":
-        return _Addresses(encoding, tables, self._image, start, count, base, self._bits)
+    ) -> "Addresses":
+        return Addresses(encoding, tables, self._image, start, count, base, self._bits)
 
 
 class _NamesTable(NamedTuple):
@@ -508,7 +550,7 @@ class _NamesTable(NamedTuple):
     end: int
 
 
-class _Addresses:
+class Addresses:
     """Addresses in one of the encodings, each decoded when it is asked for.
 
     Args:
@@ -554,11 +596,36 @@ class _Addresses:
     def __iter__(self) -> Iterator[int]:
         return iter(self._decode(0, self._count))
 
-    def alone(self) -> "_Addresses":
+    def alone(self) -> "Addresses":
         """Returns the same without the rest of the kernel's memory, which is large."""
         size = self._size * self._count
         data = self._data[self._start : self._start + size]
-        return _Addresses(self.encoding, self.tables, data, 0, self._count, self._base, self._bits)
+        return Addresses(self.encoding, self.tables, data, 0, self._count, self._base, self._bits)
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Offset of the first, and offset behind the last."""
+        return self._start, self._start + self._size * self._count
+
+    def lost(self, holes: Holes) -> AbstractSet[int]:
+        """Returns the numbers of those that lie in pages of zeros of the image."""
+        ranges = holes.entries(self._start, self._size, self._count)
+        return frozenset(itertools.chain.from_iterable(ranges))
+
+    def relative(self, number: int) -> Optional[int]:
+        """Returns an address without what it is relative to; None where it is relative to none."""
+        (value,) = self._integers("i", number, number + 1)
+        if self.encoding is Encoding.RELATIVE:
+            return value & 0xFFFFFFFF
+        if self.encoding is Encoding.ABSOLUTE_PERCPU and value < 0:
+            return -1 - value
+        return None
+
+    def based(self, base: int) -> "Addresses":
+        """Returns the same relative to another address."""
+        return Addresses(
+            *(self.encoding, self.tables, self._data, self._start, self._count, base, self._bits)
+        )
 
     @property
     def _size(self) -> int:
@@ -590,9 +657,72 @@ def _upper_bytes(words: bytes, size: int) -> bytes:
     return combined.to_bytes(len(words) // size, "little")
 
 
-def _text_size(names: bytes, tokens: list[bytes]) -> int:
-    """Returns about how much names take that consist of some tokens, or a bound that will do."""
-    bound = len(names) * max(map(len, tokens))
-    if bound <= _MAXIMUM_TEXT:
-        return bound
-    return sum(names.count(number) * len(token) for number, token in enumerate(tokens))
+def text_too_large(names: bytes, tokens: Sequence[bytes]) -> bool:
+    """Whether names that consist of some tokens take more memory than those of any kernel."""
+    if len(names) * max(map(len, tokens)) <= _MAXIMUM_TEXT:
+        return False
+    size = sum(names.count(number) * len(token) for number, token in enumerate(tokens))
+    return size > _MAXIMUM_TEXT
+
+
+def with_losses(
+    names: Iterable[Optional[str]],
+    types: Iterable[str],
+    addresses: "Addresses",
+    lost: Container[int],
+    bits: int,
+) -> Kallsyms:
+    """Returns the symbols whose name and address are both there.
+
+    Args:
+        names: of all symbols in the order of the table; None for those that are lost.
+        types: of those that have a name.
+        addresses: of all symbols.
+        lost: numbers of those whose address is lost.
+        bits: of an address.
+    """
+    kind = iter(types)
+    rows: list[tuple[str, str, int]] = []
+    #: Where symbols may start that are lost.
+    starts: list[int] = []
+    ascends, any_lost, previous, count = True, False, 0, 0
+    for number, (name, address) in enumerate(zip(names, addresses)):
+        count += 1
+        its_kind = "" if name is None else next(kind)
+        if number in lost:
+            # Behind the last that is known.
+            starts.append(previous + 1)
+            any_lost = True
+            continue
+        ascends = ascends and previous <= address
+        previous = address
+        if name is None:
+            starts.append(address)
+        else:
+            rows.append((name, its_kind, address))
+    if any_lost and not ascends:
+        # Those that are lost may be anywhere.
+        starts = [0]
+    ascending = sorted({address for _, _, address in rows})
+    gaps: list[tuple[int, int]] = []
+    for start in sorted(set(starts)):
+        index = bisect_left(ascending, start)
+        end = ascending[index] if index < len(ascending) else 1 << bits
+        if start < end and (not gaps or gaps[-1][1] <= start):
+            gaps.append((start, end))
+    if any_lost and not ascends:
+        gaps = [(0, 1 << bits)]
+    found = [name for name, _, _ in rows]
+    kinds = "".join(each for _, each, _ in rows)
+    return Kallsyms(
+        found,
+        kinds,
+        number_of_names(found, kinds),
+        [address for _, _, address in rows],
+        addresses.encoding,
+        # Who decodes them without regard to holes would find what is not there.
+        {},
+        bits,
+        gaps,
+        count - len(rows),
+    )

@@ -226,12 +226,7 @@ class NameIndex(Mapping[str, int]):
     def whole(self) -> dict[str, int]:
         """Returns it as a dictionary, made once."""
         if self._whole is None:
-            names, types = self._packed.whole()
-            whole = self._whole = dict(zip(names, range(len(names))))
-            if len(whole) < len(names):
-                is_global = map(str.isupper, types)
-                whole.update(itertools.compress(zip(names, range(len(names))), is_global))
-            _add_promoted(whole)
+            self._whole = number_of_names(*self._packed.whole())
         return self._whole
 
     def _looks_sorted(self) -> bool:
@@ -282,6 +277,16 @@ class NameIndex(Mapping[str, int]):
 
 class _NotSortedError(KallsymsError):
     """Thrown when the names are not in the order that the kernel's index says."""
+
+
+def number_of_names(names: Sequence[str], types: Iterable[str]) -> dict[str, int]:
+    """Returns name -> number of the symbol, as `NameIndex` has it."""
+    numbers = dict(zip(names, range(len(names))))
+    if len(numbers) < len(names):
+        is_global = map(str.isupper, types)
+        numbers.update(itertools.compress(zip(names, range(len(names))), is_global))
+    _add_promoted(numbers)
+    return numbers
 
 
 def _add_promoted(numbers: dict[str, int]) -> None:

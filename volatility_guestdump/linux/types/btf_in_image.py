@@ -33,7 +33,7 @@ def read_btf(kernel: KernelImage) -> Btf:
         if start is not None and stop is not None and stop != start:
             break
     else:
-        found = _search_btf(kernel) if kernel.has_code_alone else None
+        found = _search_btf(kernel) if kernel.lacks_symbols else None
         if kernel.kallsyms is None:
             raise BtfError("without symbols no type information (BTF) can be found")
         if found is None:
