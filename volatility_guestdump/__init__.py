@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def facts(
     path: "Union[str, os.PathLike[str]]",
     memory: "Union[str, os.PathLike[str], None]" = None,
-    progress: Optional[Callable[[float, str], object]] = None,
+    progress: Optional[Callable[[float, str], None]] = None,
 ) -> "GuestFacts":
     """Returns what is known of the guest in a dump, as typed values.
 
