@@ -17,7 +17,8 @@ import pytest
 import volatility_guestdump
 from tests.helpers import real_guest
 from tests.lab import formats
-from volatility_guestdump.guest.facts import FileState, GuestFacts, NoLinux
+from volatility_guestdump.exceptions import SourceError
+from volatility_guestdump.guest.facts import FileState, GuestFacts
 
 GUEST = "hole-pti"
 AT_ONCE = 8
@@ -147,8 +148,7 @@ def test_no_volatility(whole: GuestFacts) -> None:
     assert (done.stdout, done.stderr) == (f"{whole.tasks.count} []\n", "")
 
 
-def test_a_guest_whose_memory_is_in_no_file(files: formats.Files) -> None:
-    """Its registers are there, and why there is nothing else."""
-    found = volatility_guestdump.facts(files(real_guest(GUEST), "vmsn-no-memory"))
-    assert found.no_linux is NoLinux.MEMORY_MISSING and found.vcpus
-    assert all(vcpu.registers for vcpu in found.vcpus)
+def test_a_snapshot_without_memory(files: formats.Files) -> None:
+    """There is no machine in it: the error says what to do."""
+    with pytest.raises(SourceError, match="take one with memory"):
+        volatility_guestdump.facts(files(real_guest(GUEST), "vmsn-no-memory"))
