@@ -15,6 +15,7 @@ from volatility_guestdump.guest.facts import BugChecks, GuestFacts, KernelFacts,
 from volatility_guestdump.linux.finding.search import Progress
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.stacks.stacks import Stacks
+from volatility_guestdump.linux.types.isf import Isf
 from volatility_guestdump.machine import Machine
 from volatility_guestdump.windows.kernel import WindowsKernel
 from volatility_guestdump.x86.registers import Symbolize
@@ -33,6 +34,9 @@ class Installed(Protocol):
     def linux_isf(self, kernel: LinuxKernel) -> Optional[str]:
         """Returns the URL of the ISF of a Linux kernel, or None."""
 
+    def load_linux_isf(self, kernel: LinuxKernel) -> Optional[Isf]:
+        """Loads that ISF; None when there is none that can be read."""
+
     def windows_isf(self, kernel: WindowsKernel) -> Optional[str]:
         """Returns the URL of the ISF of a Windows kernel, or None."""
 
@@ -44,6 +48,9 @@ class Nothing:
     """Nothing is installed: a guest is told by itself alone."""
 
     def linux_isf(self, kernel: LinuxKernel) -> Optional[str]:
+        """Returns None."""
+
+    def load_linux_isf(self, kernel: LinuxKernel) -> Optional[Isf]:
         """Returns None."""
 
     def windows_isf(self, kernel: WindowsKernel) -> Optional[str]:
@@ -75,7 +82,10 @@ class Guest:
     @functools.cached_property
     def linux(self) -> Optional[LinuxKernel]:
         """The Linux kernel that it runs, or None."""
-        return kernels.search_linux(self.machine, self._progress)
+        kernel = kernels.search_linux(self.machine, self._progress)
+        if kernel is not None:
+            kernel.offer_isf(functools.partial(self._installed.load_linux_isf, kernel))
+        return kernel
 
     @functools.cached_property
     def windows(self) -> Optional[WindowsKernel]:
