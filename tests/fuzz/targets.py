@@ -16,6 +16,7 @@ from typing import Any, Callable, Optional
 from volatility3.framework import automagic, contexts, exceptions, interfaces, plugins
 from volatility3.plugins.linux import pslist  # type: ignore[attr-defined]
 
+from tests.fuzz import worst
 from tests.fuzz.mutations import mutate
 from tests.handmade import kallsyms as handmade_kallsyms
 from tests.handmade import pe as handmade_pe
@@ -504,4 +505,9 @@ TARGETS: dict[str, tuple[Target, int]] = {
     "stacks": (stacks, 30),
     "real_kernel": (real_kernel, 2),
     "volatility": (volatility, 1),
+    "full_tables": (worst.full_tables, 4),
+    "sizes": (worst.sizes, 8),
+    "counters": (worst.counters, 20),
+    "lists": (worst.lists, 10),
+    "banners": (worst.banners, 8),
 }

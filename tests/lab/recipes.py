@@ -31,7 +31,7 @@ KDUMP, KEXEC = "kdump", "kexec"
 _LATER_FIELDS = (
     *("devices", "dumps", "firmware"),
     *("finish", "programs", "built_modules", "files", "second", "in_bpf", "shows"),
-    "module_name",
+    *("module_name", "lime", "disks"),
 )
 
 #: What a vCPU does at the moment of the stop.
@@ -87,6 +87,9 @@ class Recipe:
         in_bpf: whether a vCPU must be in the code of a BPF program when the guest is stopped.
         shows: regular expression that must be found on the console at the end.
         devices: further devices of the machine, as QEMU's -device wants them.
+        lime: whether the guest has LiME, the module that writes its memory to a file, in /lab.
+        disks: how many empty disks it has: /dev/nvme0n1 and so on, disk-1 and so on on the host.
+            Each has room for all of its memory.
         dumps: dumps that QEMU itself writes beside debug.guest, of the same moment: names of files
             from `qemu.DUMPS`.
         firmware: the package of Debian that the firmware comes from, see `packages.FIRMWARE`; None
@@ -119,6 +122,8 @@ class Recipe:
     shows: str = ""
     odd: bool = False
     module_name: str = ""
+    lime: bool = False
+    disks: int = 0
 
     @property
     def boots(self) -> int:
@@ -186,6 +191,80 @@ ZOMBIES = """\
 zombies /done &
 wait_for /done
 sleep 1000000 &
+"""
+
+#: What servers have and small systems do not: files in large folios, long command lines and
+#: environments, and processes in a container whose files are on overlayfs. One of those runs a
+#: program of the lower layer, the other one a copy in the upper layer.
+SERVERS = """\
+busybox mkdir /h /lower /lower/bin /lower/dev /lower/etc /lower/proc /merged /writable
+mount -t tmpfs -o huge=always,size=64m h /h
+dd if=/dev/urandom of=/h/f bs=8M count=1
+dd if=/dev/urandom of=/h/odd bs=5000001 count=1
+echo small > /h/small
+count=0
+words=
+while [ $count -lt 1500 ]; do
+    words="$words argument-$count"
+    count=$((count + 1))
+done
+sh -c 'read -r line < /fifo' $words &
+arguments=$!
+long=0123456789
+long=$long$long$long$long$long$long$long$long$long$long
+long=$long$long$long$long$long$long$long$long$long
+LAB_LONG=$long$long$long$long$long$long$long$long$long$long LAB_LAST=1 sleep 1000000 &
+environment=$!
+mount -t tmpfs writable /writable
+busybox mkdir /writable/upper /writable/work
+busybox cp /bin/busybox /lower/bin/busybox
+echo below > /lower/etc/below
+echo copied > /lower/etc/copied
+busybox cp /lab/run.sh /lower/etc/run
+busybox unshare -m sh /lab/container.sh &
+below=$!
+wait_for /writable/upper/pid
+read -r above < /writable/upper/pid
+sleep 1000000 &
+"""
+
+CONTAINER = """\
+mount -t overlay container /merged -o \
+    lowerdir=/lower,upperdir=/writable/upper,workdir=/writable/work
+cd /merged
+mount -t devtmpfs dev dev
+mount -t proc proc proc
+busybox mount --move . /
+exec busybox chroot . /bin/busybox sh /etc/run
+"""
+
+IN_CONTAINER = """\
+exec 3< /etc/below 4>> /etc/copied 5> /etc/new
+echo more >&4
+echo new >&5
+/bin/busybox cp /bin/busybox /etc/busybox
+/etc/busybox sleep 1000000 &
+echo $! > /new
+/bin/busybox mv /new /pid
+exec /bin/busybox sleep 1000000
+"""
+
+SERVERS_FACTS = """\
+begin files; sha256sum /h/f /h/odd /h/small; end
+begin long-arguments; echo $arguments; tr '\\0' ' ' < /proc/$arguments/cmdline; echo; end
+begin long-environment; echo $environment; tr '\\0' '\\n' < /proc/$environment/environ; end
+for pid in $below $above; do
+    begin container; echo $pid; end
+    begin container-maps-$pid; cat /proc/$pid/maps; end
+    begin container-mountinfo-$pid; cat /proc/$pid/mountinfo; end
+    begin container-files-$pid
+    for file in /proc/$pid/fd/*; do
+        number=${file##*/}
+        echo $number $(grep ^ino: /proc/$pid/fdinfo/$number) $(busybox readlink $file)
+    done
+    end
+done
+echo c > /proc/sysrq-trigger
 """
 
 GRAPH_TRACER = """\
@@ -309,6 +388,21 @@ def _zombies(name: str, kernel: KernelSource, *, slow: bool = True) -> Recipe:
         programs=("zombies",),
         slow=slow,
         odd=True,
+    )
+
+
+def _servers(name: str, kernel: KernelSource, *, slow: bool = True) -> Recipe:
+    return Recipe(
+        name=name,
+        reason="large folios, long arguments and environments, a container on overlayfs",
+        kernel=kernel,
+        format_version=6,
+        modules=("overlay",),
+        start=SERVERS,
+        slow=slow,
+        odd=True,
+        finish=SERVERS_FACTS,
+        files=(("lab/container.sh", CONTAINER), ("lab/run.sh", IN_CONTAINER)),
     )
 
 
@@ -576,6 +670,9 @@ _RECIPES = (
     ),
     _zombies("zombies-6.1", BOOKWORM, slow=False),
     _zombies("zombies-6.12", BOOKWORM_NEW),
+    _servers("servers-6.1", BOOKWORM),
+    _servers("servers-6.12", BOOKWORM_NEW),
+    _servers("servers-newest", SID, slow=False),
     _traced("graph-6.1", BOOKWORM, "the function_graph tracer", GRAPH_TRACER, slow=False),
     _traced("graph-6.12", BOOKWORM_NEW, "the function_graph tracer", GRAPH_TRACER),
     _traced("graph-newest", SID, "the function_graph tracer", GRAPH_TRACER),

@@ -90,9 +90,31 @@ def expected(
         "cpus_online": _one_line(facts["cpus-online"]),
         "system": _system(facts),
     }
+    if "container" in facts:
+        found["servers"] = _servers(facts)
     if recipe.end == KDUMP:
         found["second_kernel"] = _kernel(recipe, told[1])
     return found
+
+
+def _servers(facts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Returns what the guests "servers-..." tell of long files, arguments and paths."""
+    pid, text = facts["long-arguments"]
+    environment = facts["long-environment"]
+    return {
+        "files": {path: digest for digest, path in map(str.split, facts["files"])},
+        "arguments": {"pid": int(pid), "text": text.rstrip(" ")},
+        "environment": {"pid": int(environment[0]), "variables": list(environment[1:])},
+        "containers": [
+            {
+                "pid": int(pid),
+                "maps": facts[f"container-maps-{pid}"],
+                "mountinfo": facts[f"container-mountinfo-{pid}"],
+                "files": facts[f"container-files-{pid}"],
+            }
+            for pid in facts["container"]
+        ],
+    }
 
 
 def _bits(recipe: Recipe) -> int:
@@ -126,7 +148,7 @@ def _system(facts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """
     time, then = facts["clock"]
     uptime = float(_one_line(facts["uptime"]).split()[0])
-    states = [state for _, _, state, _ in _stat_lines(facts["processes-late"])]
+    states = [state for _, _, state, _ in stat_lines(facts["processes-late"])]
     return {
         "hostname": _one_line(facts["hostname"]),
         "time": int(time) + uptime - float(then.split()[0]),
@@ -148,7 +170,7 @@ def bpf_functions(facts_log: str) -> list[range]:
 def _boots(log: str) -> list[dict[str, list[str]]]:
     """Returns the sections that each kernel told, in the order in which they ran."""
     first = "lab: begin processes-early"
-    return [_sections(first + part) for part in log.split(first)[1:]]
+    return [sections(first + part) for part in log.split(first)[1:]]
 
 
 def _msrs(vcpu: VCPU) -> dict[str, str]:
@@ -157,17 +179,18 @@ def _msrs(vcpu: VCPU) -> dict[str, str]:
     return {name: hex(vcpu.registers[name]) for name in names if name in vcpu.registers}
 
 
-def _sections(log: str) -> dict[str, list[str]]:
-    sections: dict[str, list[str]] = {}
+def sections(log: str) -> dict[str, list[str]]:
+    """Returns the lines of each section that a guest told."""
+    found: dict[str, list[str]] = {}
     lines: Optional[list[str]] = None
     for line in log.replace("\r", "").split("\n"):
         if line.startswith("lab: begin "):
-            lines = sections.setdefault(line[len("lab: begin ") :], [])
+            lines = found.setdefault(line[len("lab: begin ") :], [])
         elif line == "lab: end":
             lines = None
         elif lines is not None:
             lines.append(line)
-    return sections
+    return found
 
 
 def _one_line(lines: Sequence[str]) -> str:
@@ -226,7 +249,7 @@ def _in_memory(name: str) -> str:
     return (worker.group() if worker else name)[:15]
 
 
-def _stat_lines(lines: Sequence[str]) -> list[tuple[int, str, str, int]]:
+def stat_lines(lines: Sequence[str]) -> list[tuple[int, str, str, int]]:
     """Returns pid, name, state and parent of lines of /proc/PID/stat."""
     found = []
     for line in lines:
@@ -243,7 +266,7 @@ def _processes(early: Sequence[str], late: Sequence[str]) -> list[dict[str, Any]
     before, after = (
         {
             pid: {"pid": pid, "ppid": parent, "comm": name}
-            for pid, name, state, parent in _stat_lines(lines)
+            for pid, name, state, parent in stat_lines(lines)
             if state not in "ZX"
         }
         for lines in (early, late)
@@ -253,13 +276,13 @@ def _processes(early: Sequence[str], late: Sequence[str]) -> list[dict[str, Any]
 
 def _states(lines: Sequence[str]) -> dict[str, str]:
     """Returns pid -> state as ps shows it; of a task that runs, it may change at any time."""
-    return {str(pid): state for pid, _, state, _ in _stat_lines(lines)}
+    return {str(pid): state for pid, _, state, _ in stat_lines(lines)}
 
 
 def _zombies(lines: Sequence[str]) -> list[dict[str, Any]]:
     return [
         {"pid": pid, "ppid": parent, "comm": name}
-        for pid, name, state, parent in _stat_lines(lines)
+        for pid, name, state, parent in stat_lines(lines)
         if state == "Z"
     ]
 

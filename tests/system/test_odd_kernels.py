@@ -23,7 +23,7 @@ def _machine(name: str) -> Machine:
     return open_machine(guest.guest_path.as_uri(), guest.vmem_path.as_uri())
 
 
-def _with_code_alone(kernel: LinuxKernel) -> LinuxKernel:
+def with_code_alone(kernel: LinuxKernel) -> LinuxKernel:
     """Returns the kernel as it would be without CONFIG_KALLSYMS_ALL (scripts/kallsyms.c)."""
     assert kernel.kallsyms is not None
     ends = ("_etext", "_einittext")
@@ -55,7 +55,7 @@ def test_symbols_of_code_alone(name: str) -> None:
     machine = _machine(name)
     whole = kernels.linux_kernel(machine)
     assert whole is not None
-    part = _with_code_alone(whole)
+    part = with_code_alone(whole)
     assert part.has_code_alone and not whole.has_code_alone
     assert part.kaslr_shift == whole.kaslr_shift
     assert part.types is not None and len(part.btf) == len(whole.btf)
@@ -92,7 +92,7 @@ def test_a_kernel_that_does_not_tell_its_shift(vol: Vol) -> None:
     """UEFI's stub passes no header on; VMCOREINFO tells it, and without that it is not known."""
     kernel = kernels.linux_kernel(_machine("uefi"))
     assert kernel is not None and kernel.kaslr_shift is not None
-    part = _with_code_alone(kernel)
+    part = with_code_alone(kernel)
     assert part.kaslr_shift is None
     assert part.symbol_shift == kernel.kaslr_shift
     found = rows(vol("-r", "json", "-f", real_guest("uefi").guest_path, "linux.pslist"))

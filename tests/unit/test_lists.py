@@ -1,77 +1,71 @@
 # This file is licensed under the Volatility Software License 1.0
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
-"""Lists whose memory is damaged: what the other end leads to is reached from there."""
-
-from collections.abc import Iterable
+"""Lists in memory made by hand: whole ones, and ones that lead nowhere, back, or on and on."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from volatility_guestdump.exceptions import AddressError
-from volatility_guestdump.linux.types.lists import Walk, ring
+from tests.handmade.kernel import HandmadeKernel
+from volatility_guestdump.linux.types.lists import chain, ring
 
-HEAD, WORD = 0x1000, 8
-NODES = [0x10000 * number for number in range(1, 11)]
-
-
-class FakeMemory:
-    """A ring of nodes, of which some pages are missing and others zeros."""
-
-    def __init__(self, missing: Iterable[int] = (), zeros: Iterable[int] = ()) -> None:
-        order = [HEAD, *NODES, HEAD]
-        self.words = dict(zip(order, order[1:]))
-        self.words.update({after + WORD: node for node, after in zip(order, order[1:])})
-        for node in missing:
-            del self.words[node], self.words[node + WORD]
-        for node in zeros:
-            self.words[node] = self.words[node + WORD] = 0
-
-    def pointer(self, address: int) -> int:
-        """Reads a pointer."""
-        if address not in self.words:
-            raise AddressError(address)
-        return self.words[address]
+HEAD = 0x1000
 
 
-def walk(memory: FakeMemory, back: int = WORD) -> Walk:
-    """Returns the ring of a memory."""
-    return ring(memory, HEAD, limit=100, what="tasks", back=back)
+def linked(*nodes: int, last: int, link: int = 0) -> HandmadeKernel:
+    """Returns memory with a list of these nodes, the last of which points to `last`."""
+    kernel = HandmadeKernel()
+    places = [HEAD, *(node + link for node in nodes)]
+    for place, node in zip(places, (*nodes, last)):
+        kernel.put(place, node)
+    return kernel
 
 
-def test_whole() -> None:
-    """All nodes come in their order, with the way back as without it."""
-    for back in (0, WORD):
-        nodes = walk(FakeMemory(), back)
-        assert list(nodes) == NODES
-        assert not nodes.broken
+def test_a_ring() -> None:
+    """It ends where it leads back to its head."""
+    walk = ring(linked(0x2000, 0x3000, last=HEAD), HEAD, limit=2, what="tasks")
+    assert (list(walk), walk.broken) == ([0x2000, 0x3000], "")
+    empty = ring(linked(last=HEAD), HEAD, limit=2, what="tasks")
+    assert (list(empty), empty.broken) == ([], "")
 
 
-@pytest.mark.parametrize("node", NODES)
-def test_one_bad_node(node: int) -> None:
-    """It costs itself: the nodes behind it are reached from the other end, in their order."""
-    others = [each for each in NODES if each != node]
-    nodes = walk(FakeMemory(zeros=[node]))
-    assert list(nodes) == others
-    assert nodes.broken == f"a list of tasks is zeros at {node:#x}"
-    nodes = walk(FakeMemory(missing=[node]))
-    assert [each for each in nodes if each != node] == others
-    assert "not backed" in nodes.broken
-    # Without a way back the others are lost.
-    assert [each for each in walk(FakeMemory(missing=[node]), 0) if each < node] == [
-        each for each in NODES if each < node
-    ]
+@pytest.mark.parametrize("last", [0, 0x9000])
+def test_a_chain(last: int) -> None:
+    """It ends with a null pointer, or with the node that stands for the end."""
+    kernel = linked(0x2000, 0x3000, last=last, link=24)
+    walk = chain(kernel, HEAD, limit=2, what="tracers", link=24, last=0x9000)
+    assert (list(walk), walk.broken) == ([0x2000, 0x3000], "")
 
 
-def test_two_bad_nodes() -> None:
-    """What lies between them is reached from neither end."""
-    nodes = walk(FakeMemory(zeros=[NODES[2], NODES[6]]))
-    assert list(nodes) == NODES[:2] + NODES[7:]
-    assert nodes.broken == f"a list of tasks is zeros at {NODES[2]:#x}"
+def test_a_list_that_leads_back() -> None:
+    """Each node is passed once."""
+    walk = ring(linked(0x2000, 0x3000, last=0x2000), HEAD, limit=9, what="tasks")
+    assert (list(walk), walk.broken) == ([0x2000, 0x3000], "a list of tasks leads back to 0x2000")
 
 
-def test_a_ring_that_leads_back() -> None:
-    """The way back does not go on where the way forward went wrong."""
-    memory = FakeMemory()
-    memory.words[NODES[5]] = NODES[2]
-    nodes = walk(memory)
-    assert list(nodes) == NODES
-    assert "leads back" in nodes.broken
+def test_a_list_that_leads_nowhere() -> None:
+    """What comes before is there."""
+    walk = ring(linked(0x2000, last=0x5000), HEAD, limit=9, what="tasks")
+    assert (list(walk), walk.broken) == ([0x2000, 0x5000], "0x5000 is not backed by memory")
+    lost = ring(HandmadeKernel(), HEAD, limit=9, what="tasks")
+    assert (list(lost), lost.broken) == ([], "0x1000 is not backed by memory")
+
+
+@given(st.integers(1, 20), st.integers(0, 30))
+def test_a_limit(limit: int, length: int) -> None:
+    """A list of more nodes than there can be costs no more steps than the limit."""
+    nodes = [0x2000 + 16 * number for number in range(length)]
+    kernel = linked(*nodes, last=HEAD)
+    steps = 0
+    pointer = kernel.pointer
+
+    class Counting:
+        def pointer(self, address: int) -> int:
+            nonlocal steps
+            steps += 1
+            return pointer(address)
+
+    walk = ring(Counting(), HEAD, limit=limit, what="tasks")
+    assert list(walk) == nodes[:limit]
+    assert steps == 1 + min(limit, length)
+    assert walk.broken == (f"there are more than {limit} tasks" if length > limit else "")

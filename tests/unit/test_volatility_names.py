@@ -141,7 +141,7 @@ PRIVATE = (
     Private(
         "volatility3.framework.interfaces.objects:ObjectInterface",
         "_context",
-        "framework/mends.py framework/templates.py",
+        "framework/mends.py framework/open_files.py framework/page_cache.py framework/templates.py",
     ),
     Private(
         "volatility3.framework.objects:PrimitiveObject", "_data_format", "framework/templates.py"
@@ -156,6 +156,17 @@ PRIVATE = (
     Private(
         "volatility3.framework.symbols.linux.extensions:kernel_symbol",
         "_do_get_name _do_get_namespace _offset_to_ptr",
+        "framework/mends.py",
+    ),
+    # What plugins show of long arguments, and of mounts that a process does not see.
+    Private(
+        "volatility3.plugins.linux.psaux:PsAux",
+        "_get_command_line_args",
+        "framework/mends.py",
+    ),
+    Private(
+        "volatility3.plugins.linux.mountinfo:MountInfo",
+        "_get_tasks_mountpoints",
         "framework/mends.py",
     ),
     # The file that the command line writes: its temporary one, and how it will be called.

@@ -10,21 +10,28 @@ same name in tests/system/test_mends.py passes all the same.
 """
 
 import datetime
+import functools
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Optional
 
-from volatility3.framework import exceptions, interfaces, objects
+from volatility3.framework import exceptions, interfaces, objects, renderers
 from volatility3.framework.constants import linux as linux_constants
 from volatility3.framework.symbols import linux
 from volatility3.framework.symbols.linux import extensions
+from volatility3.plugins.linux import envars, mountinfo, psaux  # type: ignore[attr-defined]
 
+from volatility_guestdump.framework import open_files, page_cache
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.symbols.kallsyms import Encoding
 
 #: task_struct.exit_state of a task that ended: EXIT_DEAD, EXIT_ZOMBIE, or both while it is traced
 #: (include/linux/sched.h).
 _EXIT_STATES = (0x10, 0x20, 0x30)
+
+#: Bytes that the arguments and the environment of a process have at most when it starts: three
+#: quarters of _STK_LIM, which is 8 MiB (bprm_stack_limits in fs/exec.c, from 4.13 on).
+_MOST_ARGUMENTS = 6 << 20
 
 
 class Capabilities(extensions.kernel_cap_t):
@@ -78,31 +85,6 @@ class KernelSymbol(extensions.kernel_symbol):
         return str(text)
 
 
-class ScannedFile(extensions.struct_file):
-    """An open file.
-
-    Plugin: linux.sockscan; all kernels; Volatility 2.28.2.
-    Cause: what only looks like a file in the scanned memory may lead to an inode that is not
-    mapped. `container_of` returns None for it, and the plugin asks that for its `socket`.
-    No longer needed when: Sockscan._walk_file_ops_needles checks what container_of returns.
-    """
-
-    def get_dentry(self) -> interfaces.objects.ObjectInterface:
-        """Returns the dentry; a null pointer when what was found by a scan is no file."""
-        dentry = super().get_dentry()
-        # Objects that a scan makes lie in physical memory, and their pointers lead elsewhere.
-        if self.vol.layer_name != self.vol.native_layer_name and dentry:
-            kernel = linux.LinuxUtilities.get_module_from_volobj_type(self._context, self)
-            inode = dentry.d_inode
-            if inode and not linux.LinuxUtilities.container_of(
-                inode, "socket_alloc", "vfs_inode", kernel
-            ):
-                raise exceptions.InvalidAddressException(
-                    self.vol.layer_name, int(inode), "The inode of this file cannot be read"
-                )
-        return dentry
-
-
 class TaintFlag(objects.StructType):
     """What a bit of the kernel's taint means.
 
@@ -117,22 +99,6 @@ class TaintFlag(objects.StructType):
     def module(self) -> bool:
         """Whether the flag is shown for modules."""
         return bool(self.member("module")) if self.has_member("module") else True
-
-
-class Page(extensions.page):
-    """A page frame.
-
-    Plugins: linux.pagecache.InodePages, linux.pagecache.RecoverFs; kernels from 6.16 on at the
-    latest; Volatility 2.28.2.
-    Cause: `index` is called `__folio_index`.
-    No longer needed when: inode.get_contents knows the new name.
-    """
-
-    @property
-    def index(self) -> int:
-        """Number of the page in its file."""
-        number: Any = self.member("index" if self.has_member("index") else "__folio_index")
-        return int(number)
 
 
 class Task(extensions.task_struct):
@@ -166,6 +132,39 @@ class Task(extensions.task_struct):
     def is_valid(self) -> bool:
         """Returns whether this looks like a task, running or ended."""
         return bool(super().is_valid()) or self._is_valid_exited()
+
+    def get_arguments(self) -> Optional[str]:
+        """Returns the arguments with blanks between them; None where they cannot be read."""
+        memory: Any = self.mm
+        if not memory or not memory.is_readable():
+            return None
+        size = memory.arg_end - memory.arg_start
+        name = self.add_process_layer()
+        if name is None or not 0 < size <= _MOST_ARGUMENTS:
+            return None
+        try:
+            data = self._context.layers[name].read(memory.arg_start, size)
+        except exceptions.InvalidAddressException:
+            return None
+        return data.removesuffix(b"\0").replace(b"\0", b" ").decode("utf-8", errors="replace")
+
+    def reaches(self, mount: Any) -> bool:
+        """Returns whether a mount lies below the task's root folder (is_path_reachable)."""
+        root: Any = self.fs.root
+        # Only damage makes a circle.
+        seen: set[int] = set()
+        place: Any = mount.get_mnt_root()
+        while mount.mnt.vol.offset != root.mnt and mount.has_parent():
+            if mount.vol.offset in seen:
+                return False
+            seen.add(mount.vol.offset)
+            place, mount = mount.mnt_mountpoint, mount.mnt_parent.dereference()
+        if mount.mnt.vol.offset != root.mnt:
+            return False
+        while place not in (root.dentry, place.d_parent) and int(place) not in seen:
+            seen.add(int(place))
+            place = place.d_parent
+        return bool(place == root.dentry)
 
     def get_time_namespace(self) -> Optional[interfaces.objects.ObjectInterface]:
         """Returns the time namespace; of a task that has none any more, the kernel's first one.
@@ -225,18 +224,85 @@ class Memory(extensions.mm_struct):
 CLASSES: Mapping[str, type[interfaces.objects.ObjectInterface]] = {
     "kernel_cap_t": Capabilities,
     "kernel_symbol": KernelSymbol,
-    "file": ScannedFile,
+    "file": open_files.File,
+    "vm_area_struct": open_files.Area,
     "taint_flag": TaintFlag,
-    "page": Page,
+    "page": page_cache.Page,
+    "inode": page_cache.Inode,
     "task_struct": Task,
     "mm_struct": Memory,
 }
 
 
 def install(table: Any) -> None:
-    """Gives a symbol table the mended classes for the types that it has."""
+    """Gives a symbol table the mended classes for the types that it has.
+
+    What no class of a table can mend is mended in the plugins, for the tasks of such tables.
+    """
     for name, object_class in CLASSES.items():
         table.optional_set_type_class(name, object_class)
+    _read_long_arguments()
+    _read_long_environments()
+    _leave_out_unreachable_mounts()
+
+
+@functools.cache
+def _read_long_arguments() -> None:
+    """Lets a plugin show arguments of any length.
+
+    Plugin: linux.psaux; all kernels; Volatility 2.28.2.
+    Cause: arguments of more than 4,096 bytes are shown as "-".
+    No longer needed when: linux.psaux shows them.
+    """
+    stock = psaux.PsAux._get_command_line_args
+
+    def arguments(plugin: psaux.PsAux, task: Any, name: str) -> Any:
+        shown = stock(plugin, task, name)
+        if isinstance(shown, renderers.UnreadableValue) and isinstance(task, Task):
+            return task.get_arguments() or shown
+        return shown
+
+    psaux.PsAux._get_command_line_args = arguments
+
+
+@functools.cache
+def _read_long_environments() -> None:
+    """Lets a plugin show environments of any length.
+
+    Plugin: linux.envars; all kernels; Volatility 2.28.2.
+    Cause: a process with an environment of more than 8,192 bytes is left out.
+    No longer needed when: Envars passes a larger number to its get_task_env_variables.
+    """
+    stock = envars.Envars.get_task_env_variables
+
+    def variables(
+        context: interfaces.context.ContextInterface, task: Any, env_area_max_size: int = 8192
+    ) -> Iterable[tuple[str, str]]:
+        most = _MOST_ARGUMENTS if isinstance(task, Task) else 0
+        found: Iterable[tuple[str, str]] = stock(context, task, max(env_area_max_size, most))
+        return found
+
+    envars.Envars.get_task_env_variables = staticmethod(variables)
+
+
+@functools.cache
+def _leave_out_unreachable_mounts() -> None:
+    """Lets a plugin show of a process what /proc/PID/mountinfo does.
+
+    Plugin: linux.mountinfo --pids; all kernels; Volatility 2.28.2.
+    Cause: what the root folder of a process hides is shown too, and as if it were in that folder:
+    the files of the host at the "/" of a container, for one.
+    No longer needed when: MountInfo.get_mountinfo returns None for those.
+    """
+    stock = mountinfo.MountInfo._get_tasks_mountpoints
+
+    def mounts(tasks: Iterable[Any], filtered_by_pids: bool = False) -> Iterator[tuple[Any, ...]]:
+        for task, mount, namespace in stock(tasks, filtered_by_pids):
+            shown = not filtered_by_pids or not isinstance(task, Task) or task.reaches(mount)
+            if shown:
+                yield task, mount, namespace
+
+    mountinfo.MountInfo._get_tasks_mountpoints = staticmethod(mounts)
 
 
 #: What Volatility takes all offsets in kallsyms for, and what there was before offsets.
