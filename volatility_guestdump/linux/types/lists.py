@@ -71,17 +71,30 @@ class Walk:
 
     def __iter__(self) -> Iterator[int]:
         seen: set[int] = set()
-        yield from self._nodes(self._head, self._link, seen)
+        yield from self._forward(seen)
         if self.broken and self._back:
-            reason = self.broken
-            rest = list(self._nodes(self._head + self._back, self._back, seen))
-            self.broken = reason
-            yield from reversed(rest)
+            yield from reversed(self._from_the_end(seen))
 
-    def _nodes(self, head: int, link: int, seen: set[int]) -> Iterator[int]:
-        pointer = self._memory.pointer
+    def _from_the_end(self, seen: set[int]) -> list[int]:
+        """Returns what was not seen and is reached from the end, the last first."""
+        pointer, found, after = self._memory.pointer, [], self._head
         try:
-            node = pointer(head)
+            node = pointer(after + self._back)
+            while node not in seen and node not in self._ends and len(seen) < self._limit:
+                # Each leads to the one that it was reached from, or nothing is sure.
+                if pointer(node + self._link) != after:
+                    break
+                seen.add(node)
+                found.append(node)
+                node, after = pointer(node + self._back), node
+        except AddressError:
+            pass
+        return found
+
+    def _forward(self, seen: set[int]) -> Iterator[int]:
+        pointer, link = self._memory.pointer, self._link
+        try:
+            node = pointer(self._head)
             while node not in self._ends:
                 if node in seen:
                     self.broken = f"a list of {self._what} leads back to {node:#x}"
