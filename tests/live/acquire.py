@@ -86,6 +86,7 @@ def recipe(method: str, count: int, memory: int, kernel: KernelSource = BOOKWORM
             f"processes before-{number}",
             METHODS[method].replace("NUMBER", str(number)),
             f"processes after-{number}",
+            f": & begin newest-{number}; echo $!; end",
             "busybox sync",
             "echo 3 > /proc/sys/vm/drop_caches",
             f'echo "lab: acquired {number}"',
@@ -163,7 +164,7 @@ def _sections(log: str, number: int) -> dict[str, list[str]]:
     return {
         re.sub(rf"-{number}$", "", name): lines
         for name, lines in found.items()
-        if not re.match(r"(before|after)-\d+$", name) or name.endswith(f"-{number}")
+        if not re.match(r"(before|after|newest)-\d+$", name) or name.endswith(f"-{number}")
     }
 
 
