@@ -72,7 +72,10 @@ class Acquisition:
 
 def recipe(method: str, count: int, memory: int, kernel: KernelSource = BOOKWORM) -> Recipe:
     """Returns the recipe of a guest whose memory is read a number of times."""
+    # The load begins once all facts are told, which would take long under it.
     commands = [
+        "busybox mkdir /www/none",
+        LOAD,
         "begin steady-files",
         "for file in /proc/$steady/fd/*; do",
         "    echo $steady ${file##*/} $(busybox readlink $file)",
@@ -97,7 +100,7 @@ def recipe(method: str, count: int, memory: int, kernel: KernelSource = BOOKWORM
         kernel=kernel,
         format_version=6,
         memory=memory,
-        start=f"{STEADY}steady=$!\nbusybox mkdir /www/none\n{LOAD}",
+        start=f"{STEADY}steady=$!\n",
         end=STOP,
         finish="\n".join(commands) + "\n",
         programs=("kcore",) if method == "kcore" else (),
