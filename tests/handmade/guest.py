@@ -72,7 +72,13 @@ class GuestKernel(HandmadeKernel):
 
 
 class GuestModules(list[Module]):
-    """Modules, every other one of which is out of tree."""
+    """Modules, every other one of which is out of tree.
+
+    Attributes:
+        broken: why some may be missing.
+    """
+
+    broken = ""
 
     def taint(self, module: Module) -> Optional[int]:
         """Returns what a module taints the kernel with."""
@@ -95,9 +101,9 @@ class GuestStacks:
         self.offsets: Sequence[int] = ()
         self.frames = frames
 
-    def last_ran(self, task: Task) -> Optional[int]:
-        """Returns when a task last ran."""
-        return (NOW - task.pid % 100) * SECOND
+    def since_ran(self, task: Task) -> Optional[int]:
+        """Returns for how long a task has not run."""
+        return (task.pid % 100 - 1) * SECOND
 
     def of_vcpu(self, vcpu: VCPU) -> Stack:
         """Returns what a vCPU does."""

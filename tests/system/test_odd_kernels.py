@@ -5,11 +5,10 @@
 import pytest
 
 from tests.conftest import Vol
-from tests.helpers import guests, info, real_guest, rows
+from tests.helpers import guest_machine, guests, info, real_guest, rows
 from volatility_guestdump import kernels, words
 from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.exceptions import KernelError
-from volatility_guestdump.framework.layers import open_machine
 from volatility_guestdump.guest import system
 from volatility_guestdump.linux.isf.document import IsfView
 from volatility_guestdump.linux.kernel import LinuxKernel
@@ -19,11 +18,10 @@ from volatility_guestdump.machine import Machine
 
 
 def _machine(name: str) -> Machine:
-    guest = real_guest(name)
-    return open_machine(guest.guest_path.as_uri(), guest.vmem_path.as_uri())
+    return guest_machine(real_guest(name))
 
 
-def _with_code_alone(kernel: LinuxKernel) -> LinuxKernel:
+def with_code_alone(kernel: LinuxKernel) -> LinuxKernel:
     """Returns the kernel as it would be without CONFIG_KALLSYMS_ALL (scripts/kallsyms.c)."""
     assert kernel.kallsyms is not None
     ends = ("_etext", "_einittext")
@@ -55,7 +53,7 @@ def test_symbols_of_code_alone(name: str) -> None:
     machine = _machine(name)
     whole = kernels.linux_kernel(machine)
     assert whole is not None
-    part = _with_code_alone(whole)
+    part = with_code_alone(whole)
     assert part.has_code_alone and not whole.has_code_alone
     assert part.kaslr_shift == whole.kaslr_shift
     assert part.types is not None and len(part.btf) == len(whole.btf)
@@ -92,7 +90,7 @@ def test_a_kernel_that_does_not_tell_its_shift(vol: Vol) -> None:
     """UEFI's stub passes no header on; VMCOREINFO tells it, and without that it is not known."""
     kernel = kernels.linux_kernel(_machine("uefi"))
     assert kernel is not None and kernel.kaslr_shift is not None
-    part = _with_code_alone(kernel)
+    part = with_code_alone(kernel)
     assert part.kaslr_shift is None
     assert part.symbol_shift == kernel.kaslr_shift
     found = rows(vol("-r", "json", "-f", real_guest("uefi").guest_path, "linux.pslist"))

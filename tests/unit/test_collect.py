@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from datetime import datetime, timezone
-from typing import Any, cast
+from typing import Any, Optional, cast
 
 import jsonschema
 import pytest
@@ -210,7 +210,7 @@ BREAKS: dict[tuple[Any, str], tuple[str, set[str]]] = {
     (collect, "_missing"): ("Memory", {"memory"}),
     (compose, "_module"): ("Modules", {"modules"}),
     (collect, "ResidentMemory"): ("Memory of tasks", {"tasks"}),
-    (GuestStacks, "last_ran"): ("Tasks", {"tasks"}),
+    (GuestStacks, "since_ran"): ("Tasks", {"tasks"}),
     (incident, "linux_headline"): ("Headline", {"headline"}),
     (registers, "decode"): ("vCPU 0", {"vcpus"}),
     (GuestStacks, "of_vcpu"): ("vCPU 0", {"vcpus", "panic", "headline"}),
@@ -422,3 +422,19 @@ def test_a_log_of_empty_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found is not None and len(found.lines) > 1000
     assert found.left_out == 900 - len(found.lines) // 9
     assert found.lines[-1].stamp == log.records[-1].stamp
+
+
+@pytest.mark.parametrize(("loaded", "shown"), [(0, None), (2, 2)])
+def test_modules_that_cannot_be_found_are_not_none(loaded: int, shown: Optional[int]) -> None:
+    """That none is loaded is said of a list that was read, and is empty."""
+    subject = guest(counts=Counts(modules=loaded))
+    assert subject.linux is not None and subject.linux.modules is not None
+    whole = report(subject)
+    assert whole.modules is not None and len(whole.modules) == loaded
+    assert ("None is loaded" in html.render(whole, [], "x")) == (not loaded)
+    subject.linux.modules.broken = "the list of them is not in the dump"
+    found = report(subject)
+    assert (found.modules and len(found.modules)) == shown
+    assert "None is loaded" not in html.render(found, [], "x")
+    problems = {problem.section: problem.reason for problem in found.problems}
+    assert problems["Modules"] == "the list of them is not in the dump"

@@ -493,3 +493,30 @@ def test_names_are_read_when_they_are_asked_for() -> None:
     before = kernel.reads
     assert str(modules.locate(0x100012)) == "early+0x2 [a]"
     assert kernel.reads - before < 8
+
+
+def test_modules_that_no_symbol_leads_to() -> None:
+    """Their list is not empty, it is not known; a kernel that can load none has no such list."""
+    kernel = with_modules()
+    assert not modules_of(kernel).broken
+    kernel.symbols = {}
+    unknown = modules_of(kernel)
+    assert not list(unknown) and "no symbol" in unknown.broken
+    kernel = cast(Any, with_modules())
+    kernel.symbols = {}
+    none = Modules(kernel, FakeTypes("list"))
+    assert not list(none) and not none.broken
+
+
+def test_modules_of_which_the_first_cannot_be_found() -> None:
+    """A head that is not in the dump, and a module that is not: it is said how many are missing."""
+    kernel = with_modules()
+    kernel.symbols["modules"] = 0xDEAD0000
+    assert modules_of(kernel).broken and not list(modules_of(kernel))
+    kernel = with_modules()
+    end = BASE + len(kernel.memory)
+    kernel.put(BASE, end - 16)
+    kernel.put(end - 16, BASE + 0x200)
+    modules = modules_of(kernel)
+    assert [module.name for module in modules] == ["b"]
+    assert modules.broken == "1 of them cannot be read"

@@ -2,12 +2,23 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """Which ISF files are installed on this machine, by Volatility's own list of them."""
 
+import json
+import logging
+import lzma
+import zlib
 from typing import Optional
 
+from volatility3.framework import exceptions
 from volatility3.framework.automagic import symbol_cache
+from volatility3.framework.layers import resources
 
+from volatility_guestdump.exceptions import TypesError
+from volatility_guestdump.files.location import display_name
 from volatility_guestdump.linux.kernel import LinuxKernel
+from volatility_guestdump.linux.types.isf import Isf
 from volatility_guestdump.windows.pe import Pdb
+
+vollog = logging.getLogger(__name__)
 
 
 def linux_isf(kernel: LinuxKernel) -> tuple[bytes, Optional[str]]:
@@ -27,6 +38,25 @@ def linux_isf(kernel: LinuxKernel) -> tuple[bytes, Optional[str]]:
         if banner and banner.rstrip(b"\0\n") == kernel.banner:
             return banner, location
     return kernel.banner + b"\n\0", None
+
+
+def load_linux_isf(kernel: LinuxKernel) -> Optional[Isf]:
+    """Loads the installed ISF of a Linux kernel, compressed or not; None when there is none.
+
+    One that cannot be read is named in a warning, and counts as none.
+    """
+    location = linux_isf(kernel)[1]
+    if location is None:
+        return None
+    try:
+        with resources.ResourceAccessor().open(location) as file:
+            return Isf(json.load(file))
+    except (
+        *(OSError, EOFError, ValueError, RecursionError, lzma.LZMAError, zlib.error),
+        *(TypesError, exceptions.VolatilityException),
+    ) as error:
+        vollog.warning(f"The ISF {display_name(location)} cannot be read: {error}")
+        return None
 
 
 def windows_isf(pdb: Pdb) -> Optional[str]:

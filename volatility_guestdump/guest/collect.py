@@ -99,7 +99,7 @@ class _Collector:
             panic=make("Panic", lambda: self._panic(log, panic_stack)),
             vcpus=vcpus,
             log=log,
-            tasks=make("Tasks", lambda: self._tasks(log)),
+            tasks=make("Tasks", self._tasks),
             tasks_missing=make("Tasks", self._tasks_missing) or "",
             memory=self._memory(),
             modules=make("Modules", self._modules),
@@ -167,7 +167,7 @@ class _Collector:
     def _tasks_missing(self) -> str:
         return self._stacks.tasks_missing if self._stacks is not None else ""
 
-    def _tasks(self, log: Optional[Log]) -> Optional[TaskFacts]:
+    def _tasks(self) -> Optional[TaskFacts]:
         stacks = self._stacks
         if stacks is None or stacks.tasks is None:
             return None
@@ -175,16 +175,8 @@ class _Collector:
         if not tasks:
             self._attempts.note("Tasks", "none can be found")
             return None
-        last_ran = {task.address: stacks.tasks.last_ran(task) or 0 for task in tasks}
-        now = max(last_ran.values())
-        if log is not None and log.records:
-            now = max(now, log.records[-1].nanoseconds)
-        now = self._sane(now)
-        seconds = {
-            address: (now - ran) // NANOSECONDS if 0 < ran <= now else None
-            for address, ran in last_ran.items()
-        }
         waiting = [task for task in tasks if task.state == "D"]
+        seconds = {task.address: self._seconds(stacks.since_ran(task)) for task in waiting}
         # The first is the one that has waited longest.
         waiting.sort(key=lambda task: -(seconds[task.address] or 0))
         found = self._attempts.make_each(
@@ -205,13 +197,14 @@ class _Collector:
             not stacks.tasks.broken,
         )
 
-    def _sane(self, now: int) -> int:
-        """Returns the scheduler's time, 0 when it is one that cannot be."""
+    def _seconds(self, nanoseconds: Optional[int]) -> Optional[int]:
+        """Returns for how long a task has not run in seconds, None when that cannot be."""
         clock = self._subject.kernel.told.clock
-        # Both clocks start with the kernel; one damaged task must not make all others old.
-        if clock is not None and now > (clock.uptime.total_seconds() + 3600) * NANOSECONDS:
-            return 0
-        return now
+        seconds = None if nanoseconds is None else nanoseconds // NANOSECONDS
+        # No task is older than the kernel, whose clock was last brought forward by some CPU.
+        if seconds is None or (clock is not None and seconds > clock.uptime.total_seconds() + 3600):
+            return None
+        return seconds
 
     def _waits_in(self, frames: Sequence[Frame]) -> str:
         """Returns where a task waits, as the kernel itself finds it for /proc/PID/wchan."""
@@ -285,6 +278,10 @@ class _Collector:
         def make(module: Module) -> ModuleFacts:
             return ModuleFacts(module.name, module.size, modules.taint(module))
 
+        if modules.broken:
+            self._attempts.note("Modules", modules.broken)
+            if not loaded:
+                return None
         found = self._attempts.make_each("Modules", make, loaded)
         found.sort(key=lambda module: (not module.out_of_tree, not module.taint))
         return found

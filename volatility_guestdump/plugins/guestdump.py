@@ -78,7 +78,10 @@ class GuestDumpPlugin(interfaces.plugins.PluginInterface):
 
     def linux_kernel(self) -> Optional[LinuxKernel]:
         """Returns the Linux kernel of the guest, or None."""
-        return kernels.search_linux(self.machine, self._progress_callback)
+        kernel = kernels.search_linux(self.machine, self._progress_callback)
+        if kernel is not None:
+            kernel.offer_isf(functools.partial(installed.load_linux_isf, kernel))
+        return kernel
 
     def windows_kernel(self) -> Optional[WindowsKernel]:
         """Returns the Windows kernel of the guest, or None."""

@@ -12,6 +12,7 @@ from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.stacks.frames import Frame, Note, NoteKind
 from volatility_guestdump.linux.stacks.unwind import Unwinder
 from volatility_guestdump.linux.state.crash import registers_at_crash
+from volatility_guestdump.linux.state.run_queues import RunQueues
 from volatility_guestdump.linux.state.tasks import Cpus, Task, Tasks
 from volatility_guestdump.machine import VCPU
 
@@ -97,6 +98,19 @@ class Stacks:
     def all_tasks(self) -> Sequence[Task]:
         """Every task but the idle ones; none where `tasks` is None."""
         return list(self.tasks or ())
+
+    def since_ran(self, task: Task) -> Optional[int]:
+        """Returns for how many nanoseconds a task has not run, at least; None where nothing tells.
+
+        Args:
+            task: that no CPU runs.
+        """
+        return None if self._run_queues is None else self._run_queues.since_ran(task)
+
+    @functools.cached_property
+    def _run_queues(self) -> Optional[RunQueues]:
+        types = self._kernel.types
+        return None if types is None else RunQueues(self._kernel, types, self.cpus.offsets)
 
     def of_vcpu(self, vcpu: VCPU) -> Stack:
         """Returns what a vCPU was doing."""

@@ -104,17 +104,25 @@ class Modules:
     def _walk(self) -> Iterator[Module]:
         head = self._kernel.address("modules")
         if head is None:
+            # A kernel that can load none has no such list, in its types neither.
+            if self._kind.find("list") is not None:
+                self.broken = "no symbol tells where the list of them is"
             return
+        unreadable = 0
         nodes = ring(self._kernel, head, limit=_MAXIMUM_MODULES, what="modules")
         try:
             for node in nodes:
                 module = self._module(self._kind.containing("list", node))
                 if module is not None:
                     yield module
+                else:
+                    unreadable += 1
         except KernelError as error:
             self.broken = str(error)
             return
         self.broken = nodes.broken
+        if unreadable and not self.broken:
+            self.broken = f"{unreadable} of them cannot be read"
 
     def _module(self, module: Struct) -> Optional[Module]:
         try:

@@ -152,16 +152,6 @@ class Tasks:
         """
         return self._tasks.bare(task.address).integer("thread.sp")
 
-    def last_ran(self, task: Task) -> Optional[int]:
-        """Returns when a task last ran, in nanoseconds of the scheduler's clock, or None.
-
-        That clock starts with the kernel; it is the one of the log's time stamps too.
-        """
-        try:
-            return self._tasks.bare(task.address).get("se.exec_start")
-        except AddressError:
-            return None
-
     def is_running(self, task: Task) -> bool:
         """Whether a CPU runs the task, so that what it left of its stack is out of date.
 

@@ -47,15 +47,18 @@ class Isf:
     """
 
     def __init__(self, document: Any) -> None:
-        self._symbols = _mapping(document, "symbols")
+        symbols = _mapping(document, "symbols").items()
+        self._addresses = {
+            name: symbol["address"]
+            for name, symbol in symbols
+            if isinstance(symbol, Mapping) and isinstance(symbol.get("address"), int)
+        }
         self.types: Types = _IsfTypes(document)
 
     def address(self, symbol: str) -> Optional[int]:
         """Returns the address that a symbol was linked to, or None."""
-        found = self._symbols.get(symbol)
-        address = found.get("address") if isinstance(found, Mapping) else None
-        # A symbol that is only declared has the address 0.
-        return address if isinstance(address, int) and address else None
+        # One that is only declared has the address 0.
+        return self._addresses.get(symbol) or None
 
 
 class _Found(NamedTuple):
