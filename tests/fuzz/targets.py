@@ -39,9 +39,8 @@ from volatility_guestdump import words
 from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.exceptions import AddressError, GuestDumpError
 from volatility_guestdump.exports import html
-from volatility_guestdump.files import memory_file
 from volatility_guestdump.files.location import file_state
-from volatility_guestdump.files.memory_file import Content, MemoryFile, open_memory_file
+from volatility_guestdump.files.memory_file import Content, MemoryFile
 from volatility_guestdump.files.physical import PhysicalMemory
 from volatility_guestdump.framework import layers
 from volatility_guestdump.framework.symbol_table import _GuestDumpFormat
@@ -319,7 +318,7 @@ def _real() -> tuple[Guest, GuestFile, PhysicalMemory]:
         if guest is not None and not GUESTS[name].slow:
             with guest.guest_path.open("rb") as stream:
                 parsed = GuestFile.parse(stream)
-            memory = PhysicalMemory(parsed.ranges, open_memory_file(guest.vmem_path.as_uri()))
+            memory = PhysicalMemory(parsed.ranges, MemoryFile(guest.vmem_path.as_uri()))
             return guest, parsed, memory
     raise RuntimeError("the lab has made no guest yet: python -m tests.lab module")
 
@@ -410,8 +409,7 @@ class _Nowhere(interfaces.plugins.FileHandlerInterface):
 
 
 def _forget_all() -> None:
-    memory_file._opened.clear()
-    layers._machines.clear()
+    layers.SESSION.close()
     forget()
 
 
@@ -429,7 +427,7 @@ def volatility(rng: random.Random) -> None:
         _forget_all()
         damaged = _DamagedFile(rng)
         key = (location, parsed.memory_size, os.getpid(), file_state(location))
-        memory_file._opened.get(key, lambda: damaged)
+        layers.SESSION._files.get(key, lambda: damaged)
         grid = plugins.construct_plugin(
             *(context, chosen, plugin, "plugins", None),
             _Nowhere,  # type: ignore[type-abstract]

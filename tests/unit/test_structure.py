@@ -122,6 +122,13 @@ def test_plugins_are_on_top(name: str) -> None:
             ("exceptions", "kept", "machine", "text", "x86/", "linux/", "windows/"),
         ),
         (
+            "dumps/",
+            (
+                *("budget", "dumps/", "exceptions", "files/", "kept", "kernels", "linux/"),
+                *("machine", "sources/", "x86/"),
+            ),
+        ),
+        (
             "guest/",
             (
                 *("attempts", "exceptions", "files/", "kernels", "linux/", "machine", "text"),

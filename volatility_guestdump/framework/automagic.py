@@ -20,7 +20,7 @@ from volatility_guestdump.files.location import (
     location_of,
     refuse_pipe,
 )
-from volatility_guestdump.framework.images import ImageStacker
+from volatility_guestdump.framework.formats import FOR_LINUX
 from volatility_guestdump.framework.machines import MachineRequirement, machine_below
 from volatility_guestdump.framework.stacking import MEMORY_OPTION
 from volatility_guestdump.framework.symbol_table import LinuxGuestDumpSymbols
@@ -101,7 +101,7 @@ class GuestDumpStackers(stacker.LayerStacker):
         return [
             each
             for each in super().create_stackers_list()
-            if not each.exclusion_list or issubclass(each, ImageStacker)
+            if not each.exclusion_list or issubclass(each, FOR_LINUX)
         ]
 
     @classmethod
