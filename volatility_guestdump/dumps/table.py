@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from volatility_guestdump.dumps.debug_guest import DebugGuest
 from volatility_guestdump.dumps.format import Format, Stage
+from volatility_guestdump.dumps.glued import Glued
 from volatility_guestdump.dumps.memory_images import Avml, Lime
 from volatility_guestdump.dumps.qemu_elf import QemuElfCore
 from volatility_guestdump.dumps.raw import Raw, SearchedRaw
@@ -20,6 +21,7 @@ FORMATS: Sequence[Format] = (
     Lime(),
     Avml(),
     Raw(),
+    Glued(),
     SearchedRaw(),
 )
 
