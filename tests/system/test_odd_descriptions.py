@@ -284,7 +284,7 @@ def test_elf_of_qemu(tmp_path: pathlib.Path) -> None:
     [
         ("vmss", "rip", "rip of vCPU 0 is missing"),
         ("vmss", "regionsCount", "regionsCount is missing"),
-        ("vmss", "regionPPN", "by the guest's page tables memory lies at 0x0-0x7ffffff, "),
+        ("vmss", "regionPPN", "by the guest's memory map memory lies at 0x0-0x7ffffff, "),
         ("guest", "version", "it is read as version 7"),
         ("guest", "records", "its registers are not where that has them, and are not used"),
     ],
