@@ -33,6 +33,8 @@ class Session:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        #: In the identities of its machines: their kernels are read through files of this session.
+        self._token = object()
         self._files: Kept[MemoryFile] = Kept(_GUESTS)
         self._contents: Kept[Content] = Kept(_GUESTS)
         self._descriptions: Kept[Any] = Kept(_DESCRIPTIONS)
@@ -94,7 +96,7 @@ class Session:
             reading: tells it from other machines that the same files can be read as.
         """
         files = tuple((location, file_state(location)) for location in locations if location)
-        identity = (reading, files)
+        identity = (self._token, reading, files)
         with self._lock:
             self._identities.add(identity)
         return self._machines.get(identity, lambda: make(identity))
