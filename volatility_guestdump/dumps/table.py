@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from volatility_guestdump.dumps.debug_guest import DebugGuest
 from volatility_guestdump.dumps.format import Format, Stage
+from volatility_guestdump.dumps.glued import Glued
 from volatility_guestdump.dumps.memory_images import Avml, Lime
 from volatility_guestdump.dumps.qemu_elf import ElfCore, QemuElfCore
 from volatility_guestdump.dumps.raw import Raw, SearchedRaw
@@ -21,6 +22,7 @@ FORMATS: Sequence[Format] = (
     Avml(),
     ElfCore(),
     Raw(),
+    Glued(),
     SearchedRaw(),
 )
 
