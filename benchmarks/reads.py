@@ -22,11 +22,12 @@ from volatility3.plugins.linux import pslist  # type: ignore[attr-defined]
 
 import volatility_guestdump.framework  # noqa: F401 # makes Volatility know its stackers
 from tests.lab import formats
+from volatility_guestdump.dumps.format import Parts
+from volatility_guestdump.dumps.qemu_elf import QemuElfCore
+from volatility_guestdump.dumps.vmware_state import VmwareStateFile
 from volatility_guestdump.files.location import local_path
 from volatility_guestdump.framework import stacking
 from volatility_guestdump.framework.layers import GuestDumpLayer
-from volatility_guestdump.framework.qemu_elf import QemuElfLayer
-from volatility_guestdump.framework.vmware_state import VmwareStateLayer
 from volatility_guestdump.x86.paging import PageTables, PagingMode
 
 #: Reads (address, length).
@@ -79,11 +80,11 @@ def _one_file(
     source = formats.Source(memory, vcpus)
     state = formats.write(source, "vmsn-inside", folder).as_uri()
     core = formats.write(source, "elf-qemu", folder).as_uri()
-    kind = VmwareStateLayer.__name__
-    path, name = stacking.described_by(context, kind, state, state, None)
+    formats_read = {"memory in a .vmsn": (VmwareStateFile.name, state)}
+    formats_read["ELF core of QEMU"] = (QemuElfCore.name, core)
     return {
-        "VmwareStateLayer, memory in the .vmsn": VmwareStateLayer(context, path, name).read,
-        "QemuElfLayer": stacking.layer_of_file(context, QemuElfLayer, core).read,
+        f"GuestDumpLayer, {what}": stacking.layer_of(context, Parts(name, location, location)).read
+        for what, (name, location) in formats_read.items()
     }
 
 

@@ -8,7 +8,7 @@ It runs in a process of its own, whose time and memory are measured from outside
 import pathlib
 import sys
 
-from volatility_guestdump.framework.layers import open_machine
+from volatility_guestdump.dumps import open_dump
 from volatility_guestdump.linux.finding.find import find_kernel
 from volatility_guestdump.linux.isf.document import IsfView
 
@@ -24,7 +24,8 @@ def main(step: str, guest: pathlib.Path) -> None:
     """Does what the steps up to the given one do."""
     if step == "imports":
         return
-    kernel = find_kernel(open_machine(guest.as_uri(), guest.with_suffix(".vmem").as_uri()))
+    machine = open_dump(str(guest)).machine
+    kernel = None if machine is None else find_kernel(machine)
     assert kernel is not None
     view = IsfView(kernel)
     if step == "everything":

@@ -13,7 +13,8 @@ import pytest
 
 from tests import lab
 from tests.lab import writer
-from volatility_guestdump.framework.layers import open_machine
+from volatility_guestdump.dumps import open_dump
+from volatility_guestdump.framework.layers import SESSION
 from volatility_guestdump.machine import VCPU, Machine, MemoryRange, Origin, Read
 
 #: A vCPU that has not come far: real mode, no paging, no IDT.
@@ -64,7 +65,14 @@ def machine(read: Read, vcpus: Sequence[VCPU]) -> Machine:
 
 def guest_machine(guest: lab.Guest) -> Machine:
     """Returns the machine of a guest of the lab."""
-    return open_machine(guest.guest_path.as_uri(), guest.vmem_path.as_uri())
+    return opened(guest.guest_path)
+
+
+def opened(path: pathlib.Path, memory: Optional[pathlib.Path] = None) -> Machine:
+    """Returns the machine in a dump, kept as Volatility keeps it."""
+    dump = open_dump(str(path), str(memory) if memory else None, session=SESSION)
+    assert dump.machine is not None, dump.advice
+    return dump.machine
 
 
 def rows(done: "subprocess.CompletedProcess[str]") -> list[dict[str, Any]]:

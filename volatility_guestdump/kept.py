@@ -45,6 +45,11 @@ class Kept(Generic[_T]):
     def __reduce__(self) -> tuple[Any, ...]:
         return Kept, (self._limit,)
 
+    def drop(self, key: Hashable) -> None:
+        """Forgets the value of a key, if there is one."""
+        with self._lock:
+            self._values.pop(key, None)
+
     def clear(self) -> None:
         """Forgets everything."""
         with self._lock:

@@ -3,6 +3,7 @@
 """Which kernel a machine runs, found once for each of the machines looked at last."""
 
 import threading
+from collections.abc import Hashable
 from typing import Optional, Protocol
 
 from volatility_guestdump.kept import Kept, MadeOnce
@@ -120,6 +121,14 @@ def kernel(machine: Machine) -> Optional[Kernel]:
     return linux_kernel(machine) or windows_kernel(machine)
 
 
-def forget() -> None:
-    """Forgets what was found, for those who change what is in a machine's memory."""
-    _kept.clear()
+def forget(identity: Hashable = None) -> None:
+    """Forgets what was found.
+
+    Args:
+        identity: of the machine that is not needed any more; None stands for all, for those who
+            change what is in a machine's memory.
+    """
+    if identity is None:
+        _kept.clear()
+    else:
+        _kept.drop(identity)

@@ -16,6 +16,7 @@ from typing import Any, Callable, Optional
 from volatility3.framework import automagic, contexts, exceptions, interfaces, plugins
 from volatility3.plugins.linux import pslist  # type: ignore[attr-defined]
 
+from tests.fuzz import worst
 from tests.fuzz.mutations import mutate
 from tests.handmade import kallsyms as handmade_kallsyms
 from tests.handmade import pe as handmade_pe
@@ -38,9 +39,8 @@ from volatility_guestdump import words
 from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.exceptions import AddressError, GuestDumpError
 from volatility_guestdump.exports import html
-from volatility_guestdump.files import memory_file
 from volatility_guestdump.files.location import file_state
-from volatility_guestdump.files.memory_file import Content, MemoryFile, open_memory_file
+from volatility_guestdump.files.memory_file import Content, MemoryFile
 from volatility_guestdump.files.physical import PhysicalMemory
 from volatility_guestdump.framework import layers
 from volatility_guestdump.framework.symbol_table import _GuestDumpFormat
@@ -52,7 +52,14 @@ from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.stacks.orc import OrcTable, find_form
 from volatility_guestdump.linux.stacks.stacks import Stacks
 from volatility_guestdump.linux.symbols.kallsyms import find_kallsyms
-from volatility_guestdump.machine import PAGE_SIZE, REGISTERS, VCPU, Machine, MemoryRange
+from volatility_guestdump.machine import (
+    OPTIONAL_REGISTERS,
+    PAGE_SIZE,
+    REGISTERS,
+    VCPU,
+    Machine,
+    MemoryRange,
+)
 from volatility_guestdump.plugins.guestdump import Backtrace, Info, Registers, Report
 from volatility_guestdump.report import compose, document
 from volatility_guestdump.sources import lime
@@ -191,7 +198,8 @@ def _look_at_source(
                 address = run.start + rng.randrange(run.size)
                 assert len(memory.read(address, 64)) == 64
     for vcpu in vcpus:
-        assert set(REGISTERS) <= set(vcpu.registers)
+        # Each is there or not.
+        assert set(vcpu.registers) <= {*REGISTERS, *OPTIONAL_REGISTERS}
         find_paging(memory.read, vcpu)
 
 
@@ -310,7 +318,7 @@ def _real() -> tuple[Guest, GuestFile, PhysicalMemory]:
         if guest is not None and not GUESTS[name].slow:
             with guest.guest_path.open("rb") as stream:
                 parsed = GuestFile.parse(stream)
-            memory = PhysicalMemory(parsed.ranges, open_memory_file(guest.vmem_path.as_uri()))
+            memory = PhysicalMemory(parsed.ranges, MemoryFile(guest.vmem_path.as_uri()))
             return guest, parsed, memory
     raise RuntimeError("the lab has made no guest yet: python -m tests.lab module")
 
@@ -401,8 +409,7 @@ class _Nowhere(interfaces.plugins.FileHandlerInterface):
 
 
 def _forget_all() -> None:
-    memory_file._opened.clear()
-    layers._machines.clear()
+    layers.SESSION.close()
     forget()
 
 
@@ -420,7 +427,7 @@ def volatility(rng: random.Random) -> None:
         _forget_all()
         damaged = _DamagedFile(rng)
         key = (location, parsed.memory_size, os.getpid(), file_state(location))
-        memory_file._opened.get(key, lambda: damaged)
+        layers.SESSION._files.get(key, lambda: damaged)
         grid = plugins.construct_plugin(
             *(context, chosen, plugin, "plugins", None),
             _Nowhere,  # type: ignore[type-abstract]
@@ -504,4 +511,9 @@ TARGETS: dict[str, tuple[Target, int]] = {
     "stacks": (stacks, 30),
     "real_kernel": (real_kernel, 2),
     "volatility": (volatility, 1),
+    "full_tables": (worst.full_tables, 4),
+    "sizes": (worst.sizes, 8),
+    "counters": (worst.counters, 20),
+    "lists": (worst.lists, 10),
+    "banners": (worst.banners, 8),
 }

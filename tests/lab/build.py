@@ -18,9 +18,9 @@ NAME_SIZE = 56
 def missing(recipe: Recipe) -> list[str]:
     """Returns the programs that this machine lacks for building what a recipe wants."""
     wanted = []
-    if recipe.programs or recipe.built_modules:
+    if recipe.programs or recipe.built_modules or recipe.lime:
         wanted.append(COMPILER)
-    if recipe.built_modules:
+    if recipe.built_modules or recipe.lime:
         wanted.append("make")
     return [name for name in wanted if shutil.which(name) is None]
 
@@ -51,13 +51,31 @@ def modules(headers: pathlib.Path, scratch: pathlib.Path) -> pathlib.Path:
     Raises:
         LabError: they cannot be built.
     """
-    folder = scratch / "modules"
-    shutil.copytree(MODULE_SOURCES, folder)
+    return _make(MODULE_SOURCES, headers, scratch / "modules")
+
+
+def _make(source: pathlib.Path, headers: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+    """Builds modules in a new folder, and returns it."""
+    shutil.copytree(source, folder)
     # The headers name the compiler that the kernel was built with, which need not be here; nor need
     # pahole, which would make the modules' BTF where the headers have that of the kernel.
     here = (f"M={folder.resolve()}", f"CC={COMPILER}", "CONFIG_DEBUG_INFO_BTF_MODULES=")
-    _run("make", "-C", str(headers), *here, "modules")
+    _run("make", "-C", str(headers.resolve()), *here, "modules")
     return folder
+
+
+def lime(source: pathlib.Path, headers: pathlib.Path, scratch: pathlib.Path) -> bytes:
+    """Returns LiME as a module for a kernel.
+
+    Args:
+        source: the folder of LiME's source.
+        headers: the folder of the kernel's headers, as unpacked from its package.
+        scratch: a folder for files on the way.
+
+    Raises:
+        LabError: it cannot be built.
+    """
+    return (_make(source, headers, scratch / "lime") / "lime.ko").read_bytes()
 
 
 def rename(module: bytes, old: str, new: str) -> bytes:

@@ -182,6 +182,9 @@ def _initramfs(recipe: Recipe, kernel: packages.Kernel, scratch: pathlib.Path) -
             if name == "odd_name" and recipe.module_name:
                 data = build.rename(data, name, recipe.module_name)
             files[f"lab/{name}.ko"] = data
+    if recipe.lime:
+        headers = packages.headers(recipe.kernel, kernel.release)
+        files["lab/lime.ko"] = build.lime(packages.lime(), headers, scratch)
     if recipe.finish:
         files["finish.sh"] = recipe.finish.encode()
     if recipe.second:

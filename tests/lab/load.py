@@ -42,8 +42,8 @@ from tests.lab.qemu import Machine
 from tests.lab.recipes import GUESTS, STOP, Recipe
 from tests.lab.writer import pack_guest, write_vmem
 from volatility_guestdump import kernels
+from volatility_guestdump.dumps import open_dump
 from volatility_guestdump.exceptions import AddressError
-from volatility_guestdump.framework.layers import open_machine
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.stacks.frames import Frame, NoteKind
 from volatility_guestdump.linux.stacks.stacks import Stack, Stacks
@@ -292,7 +292,10 @@ def checked(folder: pathlib.Path) -> tuple[list[Stack], list[Fault]]:
     Returns:
         Its traces, and what is wrong with them.
     """
-    machine = open_machine((folder / "debug.guest").as_uri(), (folder / "debug.vmem").as_uri())
+    dump = open_dump(str(folder / "debug.guest"))
+    if dump.machine is None:
+        raise LabError(dump.advice)
+    machine = dump.machine
     kernel = kernels.linux_kernel(machine)
     if kernel is None:
         raise LabError(f"no kernel is found in {folder}")

@@ -379,6 +379,18 @@ def firmware(package: str) -> pathlib.Path:
     return _tool(package, "amd64", wanted, CACHE / "firmware" / package) / "firmware.fd"
 
 
+def lime() -> pathlib.Path:
+    """Returns the folder of LiME's source.
+
+    Raises:
+        LabError: it cannot be had.
+    """
+    folder = r"\./usr/src/lime-forensics-[^/]*/"
+    names = ("main.c", "disk.c", "tcp.c", "hash.c", "deflate.c", "lime.h", "Makefile")
+    wanted = {folder + re.escape(name): name for name in names}
+    return _tool("lime-forensics-dkms", "amd64", wanted, CACHE / "lime")
+
+
 def _tool(
     name: str, architecture: str, wanted: dict[str, str], folder: pathlib.Path
 ) -> pathlib.Path:

@@ -28,6 +28,9 @@ PROGRAM = "qemu-system-x86_64"
 CHUNK = 64 << 20
 
 
+#: MiB of a disk beyond the guest's memory: for headers.
+DISK_ROOM = 8
+
 #: Kind and name of the notes in which QEMU puts a vCPU's state, padded to a multiple of 4.
 _QEMU_NOTE = b"\0\0\0\0QEMU\0\0\0\0"
 
@@ -82,7 +85,20 @@ def command_line(
         *("-serial", "chardev:facts"),
         *(("-bios", str(firmware)) if firmware else ()),
         *(argument for device in recipe.devices for argument in ("-device", device)),
+        *_disks(recipe, folder),
     ]
+
+
+def _disks(recipe: Recipe, folder: pathlib.Path) -> Iterator[str]:
+    """Yields the arguments for a guest's empty disks; their files take what is written only."""
+    if recipe.disks:
+        yield from ("-device", "nvme,id=disks,serial=lab")
+    for number in range(1, recipe.disks + 1):
+        path = folder / f"disk-{number}"
+        with path.open("wb") as stream:
+            stream.truncate((recipe.memory + DISK_ROOM) << 20)
+        yield from ("-drive", f"if=none,id=disk{number},format=raw,file={_escape(path)}")
+        yield from ("-device", f"nvme-ns,bus=disks,drive=disk{number},nsid={number}")
 
 
 def _escape(path: pathlib.Path) -> str:

@@ -21,7 +21,7 @@ from tests.lab import Guest
 from volatility_guestdump.exceptions import MediumError, MemoryFileError
 from volatility_guestdump.files.memory_file import MemoryFile
 from volatility_guestdump.framework import reasons
-from volatility_guestdump.framework.stackers import GuestDumpStacker
+from volatility_guestdump.framework.formats import GuestDumpStacker
 
 PAGE = 4096
 REGIONS = [(0, 2 * PAGE), (0x10000, 2 * PAGE)]

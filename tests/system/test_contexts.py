@@ -18,7 +18,6 @@ from tests.helpers import IDLE_VCPU, guest_machine, real_guest, write_pair
 from tests.lab import formats
 from tests.lab.windows import missing_tools, stand_in
 from volatility_guestdump import kernels
-from volatility_guestdump.files import memory_file
 from volatility_guestdump.files.physical import PhysicalMemory
 from volatility_guestdump.framework import layers
 from volatility_guestdump.linux.finding.find import find_kernel
@@ -132,8 +131,7 @@ def test_a_dump_that_takes_the_place_of_another(tmp_path: pathlib.Path) -> None:
 
 def forget_all() -> None:
     """Forgets what is kept of the files looked at last."""
-    memory_file._opened.clear()
-    layers._machines.clear()
+    layers.SESSION.close()
     kernels.forget()
 
 

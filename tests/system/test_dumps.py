@@ -18,9 +18,9 @@ from tests.conftest import Vol
 from tests.helpers import IDLE_VCPU, info, rows, write_pair
 from volatility_guestdump import resources
 from volatility_guestdump.files.physical import PhysicalMemory
+from volatility_guestdump.framework.formats import GuestDumpStacker
 from volatility_guestdump.framework.intel import GuestDumpIntelLA57
 from volatility_guestdump.framework.layers import GuestDumpLayer
-from volatility_guestdump.framework.stackers import GuestDumpStacker
 from volatility_guestdump.sources import debug_guest
 
 PAGE = 4096

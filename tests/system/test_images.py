@@ -15,22 +15,24 @@ from tests.conftest import Vol
 from tests.helpers import guest_machine, guests, info, real_guest, rows, write_pair
 from tests.lab import formats
 from tests.lab.windows import missing_tools, stand_in
-from volatility_guestdump.framework import images
+from volatility_guestdump.dumps.format import Parts
+from volatility_guestdump.dumps.raw import Raw
+from volatility_guestdump.dumps.session import Session
 from volatility_guestdump.linux.finding import find
 from volatility_guestdump.linux.finding.low_memory import low_memory_tables
-from volatility_guestdump.linux.finding.search import Traces, search
+from volatility_guestdump.linux.finding.search import Hits, search
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.machine import PAGE_SIZE, Memory
 
 GUESTS = ("5.10", "hole-pti", "6.12", "newest", "la57", "nokaslr")
 
 
-def _by_each_way(memory: Memory, traces: Traces) -> list[LinuxKernel]:
+def _by_each_way(memory: Memory, hits: Hits) -> list[LinuxKernel]:
     """Returns the kernels that low memory, VMCOREINFO and the banner lead to, each alone."""
     low = find._first(((tables, {}) for tables in low_memory_tables(memory)), "low memory")
-    found = [low, find.search_kernel(memory, traces=traces)]
-    traces.vmcoreinfo.clear()
-    found.append(find.search_kernel(memory, traces=traces))
+    found = [low, find.search_kernel(memory, hits=hits)]
+    hits.vmcoreinfo.clear()
+    found.append(find.search_kernel(memory, hits=hits))
     kernels = [kernel for kernel in found if kernel is not None]
     assert [kernel.found_by for kernel in kernels] == ["low memory", "VMCOREINFO", "banner"]
     return kernels
@@ -43,9 +45,9 @@ def test_each_way_alone(name: str) -> None:
     memory = machine.memory
     kernel = find.find_kernel(machine)
     assert kernel is not None and kernel.found_by == "registers"
-    traces = search(memory)
-    assert traces.vmcoreinfo and traces.banners
-    for each in _by_each_way(memory, traces):
+    hits = search(memory)
+    assert hits.vmcoreinfo and hits.banners
+    for each in _by_each_way(memory, hits):
         assert each.kallsyms is not None and kernel.kallsyms is not None
         assert each.page_map == kernel.page_map
         assert each.banner == kernel.banner
@@ -78,15 +80,21 @@ def test_what_looks_like_a_kernel_in_memory(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, guest: str, copies: int
 ) -> None:
     """A hypervisor's guest, or copies of the banner: the running kernel is found by each way."""
-    memory = images.open_raw(_write_host(tmp_path, guest, copies).as_uri(), 0).memory
+    memory = _raw_memory(_write_host(tmp_path, guest, copies))
     expected = real_guest("hole-pti").expected
-    traces = search(memory)
-    assert len(traces.banners) >= copies + 2 * bool(guest) + 1
-    assert len(traces.vmcoreinfo) == 1 + bool(guest)
-    for each in _by_each_way(memory, traces):
+    hits = search(memory)
+    assert len(hits.banners) >= copies + 2 * bool(guest) + 1
+    assert len(hits.vmcoreinfo) == 1 + bool(guest)
+    for each in _by_each_way(memory, hits):
         assert each.physical_base == int(expected["physical_base"], 16)
         assert each.banner.decode() == expected["banner"]
     assert not caplog.records
+
+
+def _raw_memory(path: pathlib.Path) -> Memory:
+    """Returns the memory in a raw file, without a hole."""
+    location = path.as_uri()
+    return Raw().machine(Parts(Raw.name, location, location), Session()).memory
 
 
 #: Whose formats are tested always, and those whose are only where slow tests are.

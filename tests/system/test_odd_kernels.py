@@ -5,11 +5,10 @@
 import pytest
 
 from tests.conftest import Vol
-from tests.helpers import guests, info, real_guest, rows
+from tests.helpers import guest_machine, guests, info, real_guest, rows
 from volatility_guestdump import kernels, words
 from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.exceptions import KernelError
-from volatility_guestdump.framework.layers import open_machine
 from volatility_guestdump.guest import system
 from volatility_guestdump.linux.isf.document import IsfView
 from volatility_guestdump.linux.kernel import LinuxKernel
@@ -19,8 +18,7 @@ from volatility_guestdump.machine import Machine
 
 
 def _machine(name: str) -> Machine:
-    guest = real_guest(name)
-    return open_machine(guest.guest_path.as_uri(), guest.vmem_path.as_uri())
+    return guest_machine(real_guest(name))
 
 
 def with_code_alone(kernel: LinuxKernel) -> LinuxKernel:

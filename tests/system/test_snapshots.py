@@ -15,15 +15,13 @@ from volatility3.framework import contexts, interfaces
 from volatility3.framework.layers import physical
 
 from tests.conftest import Vol
-from tests.helpers import guest_machine, info, real_guest, rows
+from tests.helpers import guest_machine, info, opened, real_guest, rows
 from tests.lab import Guest, formats
 from tests.lab.formats import signatures, vmware_state
 from tests.lab.windows import missing_tools, stand_in
 from volatility_guestdump import kernels
-from volatility_guestdump.framework import qemu_elf
-from volatility_guestdump.framework import vmware_state as vmware
-from volatility_guestdump.framework.unsupported import UnsupportedFormatStacker
-from volatility_guestdump.framework.vmware_state import VmwareStateLayer, VmwareStateStacker
+from volatility_guestdump.framework.formats import GuestDumpStacker, UnsupportedFormatStacker
+from volatility_guestdump.framework.layers import GuestDumpLayer
 from volatility_guestdump.linux.finding.find import find_kernel
 from volatility_guestdump.linux.state.tasks import Cpus, kernel_gs_base
 from volatility_guestdump.machine import VCPU, Machine
@@ -69,7 +67,7 @@ def test_elf_of_qemu(vol: Vol, name: str) -> None:
     guest = real_guest(name)
     frames = rows(vol("-r", "json", "-f", guest.guest_path, "guestdump.Backtrace"))
     for path in (guest.folder / "dump.elf", guest.folder / "dump-paging.elf"):
-        machine = qemu_elf.open_machine(path.as_uri())
+        machine = opened(path)
         check_registers(machine, guest, more=True)
         assert memory_equals(machine, guest)
         assert rows(vol("-r", "json", "-f", path, "guestdump.Backtrace")) == frames
@@ -91,7 +89,7 @@ def test_elf_of_qemu(vol: Vol, name: str) -> None:
 
 def test_vmcoreinfo_of_the_file() -> None:
     """It leads to the kernel without registers; where it is another kernel's they do instead."""
-    machine = qemu_elf.open_machine((real_guest("qemu-elf").folder / "dump.elf").as_uri())
+    machine = opened(real_guest("qemu-elf").folder / "dump.elf")
     whole = find_kernel(machine)
     assert (
         whole is not None
@@ -116,7 +114,7 @@ def test_vmcoreinfo_of_the_file() -> None:
 def test_kernel_gs_base() -> None:
     """A vCPU in user mode is told by the base of GS that the CPU keeps for the kernel."""
     guest = real_guest("qemu-elf-la57")
-    machine = qemu_elf.open_machine((guest.folder / "dump.elf").as_uri())
+    machine = opened(guest.folder / "dump.elf")
     number = guest.expected["vcpu_modes"].index("user")
     vcpu = machine.vcpus[number]
     kernel = kernels.linux_kernel(machine)
@@ -144,7 +142,7 @@ def test_states(files: formats.Files, name: str, kind: str, shown: str) -> None:
     """Registers and memory of a state file in each form."""
     guest = real_guest(name)
     path = files(guest, kind)
-    machine = vmware.open_machine(path.as_uri(), path.with_suffix(".vmem").as_uri())
+    machine = opened(path)
     check_registers(machine, guest)
     assert memory_equals(machine, guest)
     assert machine.origin.format == shown
@@ -237,11 +235,12 @@ def test_which_files_belong_together(
     hole = real_guest("hole-pti")
     for name, kind in names.items():
         write_file(tmp_path / name, kind, files)
-    layer = stack(tmp_path / opened, VmwareStateStacker)
+    layer = stack(tmp_path / opened, GuestDumpStacker)
     if expected is None:
-        assert layer is None
+        # The links lead to files that have a debug.guest beside them.
+        assert layer is None or str(layer.config["format"]) == "debug.guest"
         return
-    assert isinstance(layer, VmwareStateLayer)
+    assert isinstance(layer, GuestDumpLayer)
     assert layer.machine.origin.location == (tmp_path / expected).as_uri()
     memory = [name for name, kind in names.items() if kind == "vmem"] or [expected]
     assert layer.machine.origin.memory_location == (tmp_path / memory[0]).as_uri()
@@ -290,8 +289,8 @@ def test_names_from_either_side(
         path.symlink_to(packed[kind + suffix])
         paths.append(path)
     for path in paths:
-        layer = stack(path, VmwareStateStacker)
-        assert isinstance(layer, VmwareStateLayer)
+        layer = stack(path, GuestDumpStacker)
+        assert isinstance(layer, GuestDumpLayer)
         origin = layer.machine.origin
         assert [origin.location, origin.memory_location] == [each.as_uri() for each in paths]
         assert len(layer.machine.vcpus) == 2 and not origin.missing_memory
@@ -329,11 +328,11 @@ def test_memory_that_the_user_names(
     guest = real_guest("hole-pti")
     state = tmp_path / "state.17"
     state.symlink_to(files(guest, "vmsn"))
-    layer = stack(state, VmwareStateStacker, guest_memory=str(guest.vmem_path))
-    assert isinstance(layer, VmwareStateLayer) and not caplog.messages
+    layer = stack(state, GuestDumpStacker, guest_memory=str(guest.vmem_path))
+    assert isinstance(layer, GuestDumpLayer) and not caplog.messages
     assert stacked_kernel(layer.machine) == guest.expected["banner"]
-    layer = stack(state, VmwareStateStacker, guest_memory=str(tmp_path / "gone"))
-    assert isinstance(layer, VmwareStateLayer) and layer.machine.origin.memory_location is None
+    layer = stack(state, GuestDumpStacker, guest_memory=str(tmp_path / "gone"))
+    assert isinstance(layer, GuestDumpLayer) and layer.machine.origin.memory_location is None
     assert "gone: no such file. Only registers can be shown" in caplog.text
 
 
@@ -370,8 +369,8 @@ def test_a_vcpu_without_all_registers(
     assert damaged != whole
     (tmp_path / "x.vmss").write_bytes(damaged)
     (tmp_path / "x.vmem").symlink_to(guest.vmem_path)
-    layer = stack(tmp_path / "x.vmss", VmwareStateStacker)
-    assert isinstance(layer, VmwareStateLayer)
+    layer = stack(tmp_path / "x.vmss", GuestDumpStacker)
+    assert isinstance(layer, GuestDumpLayer)
     assert [vcpu.number for vcpu in layer.machine.vcpus] == [1]
     assert caplog.messages == ["x.vmss is not as it should be: vCPU 0: it has no rip"]
     assert stacked_kernel(layer.machine) == guest.expected["banner"]

@@ -14,7 +14,7 @@ import zipfile
 
 import pytest
 
-from tests.helpers import write_pair
+from tests.helpers import opened, write_pair
 from volatility_guestdump.exceptions import MemoryFileError
 from volatility_guestdump.files import gzip_index
 from volatility_guestdump.files.gzip_members import GzipStream
@@ -26,7 +26,6 @@ from volatility_guestdump.files.location import (
     packed_locations,
 )
 from volatility_guestdump.files.memory_file import MemoryFile
-from volatility_guestdump.framework.layers import open_guest_file
 
 #: Two members, with runs of zeros and without.
 MEMORY = bytes(300_000) + random.Random(3).randbytes(400_000) + bytes(1_000_000)
@@ -123,7 +122,7 @@ def test_bytes_behind_a_compressed_guest_file(tmp_path: pathlib.Path, tail: byte
     guest = write_pair(tmp_path, bytes(4096))
     packed = tmp_path / "copy.guest.gz"
     packed.write_bytes(gzip.compress(guest.read_bytes()) + tail)
-    assert open_guest_file(packed.as_uri()).vcpus == open_guest_file(guest.as_uri()).vcpus
+    assert opened(packed).vcpus == opened(guest).vcpus
 
 
 def test_a_stream_of_members(tmp_path: pathlib.Path) -> None:

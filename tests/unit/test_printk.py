@@ -213,3 +213,29 @@ def counted(kernel: HandmadeKernel) -> list[int]:
 
     kernel.read = read  # type: ignore[method-assign]
     return reads
+
+
+def test_of_an_old_log_that_is_long_the_end_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text of those before is not read: it may be gigabytes."""
+    monkeypatch.setattr(printk, "MAXIMUM_RECORDS", 10)
+    kernel = with_log([], old=True)
+    handmade.write_old(kernel, [Entry(b"%d" % number * 9) for number in range(60)])
+    reads = counted(kernel)
+    log = read_log(kernel.kernel)
+    assert (len(log.records), log.earlier, log.lost) == (10, 50, 0)
+    assert log.records[-1].lines == ("59" * 9,) and len(reads) <= 60 + 10 + 9
+
+
+def test_a_text_of_an_old_log_that_is_not_in_the_dump() -> None:
+    """It is counted: what tells of the next record is there."""
+    kernel = with_log([Entry(b"first"), Entry(b"second"), Entry(b"third")], old=True)
+    del kernel.bytes[handmade.TEXT + 36 + handmade.OLD_HEADER]
+    log = read_log(kernel.kernel)
+    assert (texts(log), log.lost) == (["first", "third"], 1)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_text_of_tabs(old: bool) -> None:
+    """Each becomes eight spaces: of a record no more is kept than it may have."""
+    (record,) = read_log(with_log([Entry(b"\t" * 4000)], old).kernel).records
+    assert len(record.lines[0]) == 4096

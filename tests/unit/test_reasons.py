@@ -2,13 +2,14 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """The last lines of a run that was in vain: which reasons are kept for them."""
 
+import logging
 from collections import deque
 from collections.abc import Iterator
 
 import pytest
 
 from volatility_guestdump.exceptions import SourceError
-from volatility_guestdump.framework import reasons
+from volatility_guestdump.framework import reasons, stacking
 
 Kept = deque[str]
 
@@ -29,7 +30,7 @@ def test_a_file_with_the_name_of_a_word_keeps_its_last_line(messages: Kept, name
         "debug.guest, which --guest-memory names, is not used: memory is read from debug.mem",
         "Not a usable memory image: debug.memory: cut off",
     ):
-        reasons.vollog.warning(said)
+        logging.getLogger(reasons.__name__).warning(said)
     reasons.no_linux_kernel(f"file:///tmp/{name}")
     assert messages[-1].startswith(f"{name} shows no Linux kernel")
 
@@ -45,7 +46,7 @@ def test_a_file_with_the_name_of_a_word_keeps_its_last_line(messages: Kept, name
 )
 def test_of_a_file_that_was_warned_of_there_is_no_more_to_say(messages: Kept, said: str) -> None:
     """Why it is of no use is known."""
-    reasons.vollog.warning(said)
+    logging.getLogger(reasons.__name__).warning(said)
     reasons.no_linux_kernel("file:///tmp/a%20%281%29.mem")
     assert list(messages) == [said]
 
@@ -53,5 +54,5 @@ def test_of_a_file_that_was_warned_of_there_is_no_more_to_say(messages: Kept, sa
 def test_each_file_is_warned_of_once(messages: Kept) -> None:
     """Several stackers try a file; one whose name another one's ends in is another."""
     for name in ("old.mem", "old.mem", "mem"):
-        reasons.warn_of_file("Not a usable memory image", SourceError(f"{name}: cut off"))
+        stacking.LoggedSaid().warn_of_file("memory image", SourceError(f"{name}: cut off"))
     assert len(messages) == 2

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from volatility_guestdump.dumps import Session
 from volatility_guestdump.exceptions import (
     AddressError,
     MediumError,
@@ -26,7 +27,7 @@ from volatility_guestdump.files.location import (
     local_path,
     memory_locations,
 )
-from volatility_guestdump.files.memory_file import MemoryFile, MemoryStream, open_memory_file
+from volatility_guestdump.files.memory_file import MemoryFile, MemoryStream
 from volatility_guestdump.files.physical import PhysicalMemory
 from volatility_guestdump.machine import MemoryRange
 
@@ -197,14 +198,15 @@ def test_files_stay_open(tmp_path: pathlib.Path) -> None:
     for name in "abc":
         (tmp_path / name).write_bytes(DATA)
         locations.append((tmp_path / name).as_uri())
-    first = open_memory_file(locations[0])
-    assert open_memory_file(locations[0]) is first
+    session = Session()
+    first = session.file(locations[0])
+    assert session.file(locations[0]) is first
     (tmp_path / "a").write_bytes(b"longer" + DATA)
-    second = open_memory_file(locations[0])
+    second = session.file(locations[0])
     assert second.size == len(DATA) + 6 and first.size == len(DATA)
     for location in locations[1:]:
-        open_memory_file(location)
-    assert open_memory_file(locations[0]) is not second
+        session.file(location)
+    assert session.file(locations[0]) is not second
 
 
 #: Reads go through windows of 64 KiB; what lies in four of these pieces may be one.
@@ -239,11 +241,12 @@ def test_a_forked_process_opens_the_file_anew(tmp_path: pathlib.Path) -> None:
     """It would share the place in the file, where there are no positioned reads."""
     path = tmp_path / "debug.vmem"
     path.write_bytes(CONTENT)
-    file = open_memory_file(path.as_uri())
-    assert open_memory_file(path.as_uri()) is file
+    session = Session()
+    file = session.file(path.as_uri())
+    assert session.file(path.as_uri()) is file
     child = os.fork()
     if not child:
-        os._exit(open_memory_file(path.as_uri()) is file)
+        os._exit(session.file(path.as_uri()) is file)
     assert os.waitpid(child, 0)[1] == 0
 
 
@@ -419,3 +422,21 @@ def test_any_read(
                 assert caught.value.address == missing
             else:
                 assert memory.read(address, length) == model[address : address + length]
+
+
+def test_memory_that_is_closed(tmp_path: pathlib.Path) -> None:
+    """Nothing of the file is left in the process, and what is read from then on is an error."""
+    path = tmp_path / "x.vmem"
+    path.write_bytes(bytes(range(256)) * 0x1000)
+    file = MemoryFile(path.as_uri())
+    memory = PhysicalMemory([MemoryRange(0, file.size, 0)], file)
+    assert memory.read(0x1F001, 2) == b"\x01\x02"
+    memory.close()
+    memory.close()
+    # The map alone is gone, and the file is read.
+    assert memory.read(0x1F001, 2) == b"\x01\x02"
+    file.close()
+    with pytest.raises(MediumError):
+        memory.read(0x1F001, 2)
+    maps = pathlib.Path("/proc/self/maps")
+    assert not maps.exists() or str(path) not in maps.read_text()

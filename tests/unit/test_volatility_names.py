@@ -152,6 +152,12 @@ PRIVATE = (
         "_concrete_members",
         "framework/templates.py",
     ),
+    # Each node of the areas of a process' memory is read by a call of its own.
+    Private(
+        "volatility3.framework.symbols.linux.extensions:maple_tree",
+        "_parse_maple_tree_node",
+        "framework/mends.py",
+    ),
     # What exported symbols are called.
     Private(
         "volatility3.framework.symbols.linux.extensions:kernel_symbol",

@@ -18,6 +18,7 @@ from volatility_guestdump.files.location import (
     GZIP_SUFFIX,
     MEMORY_SUFFIX,
     has_suffix,
+    is_readable,
     local_path,
     location_of,
     of_all_names,
@@ -43,6 +44,15 @@ def looks_like_state_file(location: str) -> bool:
 def is_suspend_file(location: str) -> bool:
     """Whether a URL has the name of a suspended machine's state file."""
     return has_suffix(without_gzip(location), SUSPEND_SUFFIX)
+
+
+def has_state_file(memory_location: str) -> bool:
+    """Whether a memory file has a state file of the same name beside it that can be opened.
+
+    Volatility's VmwareStacker looks for just these two names.
+    """
+    stem = without_gzip(memory_location)[: -len(MEMORY_SUFFIX)]
+    return is_readable(stem + SUSPEND_SUFFIX) or is_readable(stem + SNAPSHOT_SUFFIX)
 
 
 def state_memory_locations(state_location: str) -> list[str]:

@@ -278,8 +278,14 @@ def why_unreadable(location: str) -> Optional[str]:
         with open_location(location) as stream:
             stream.read(1)
     except STREAM_ERRORS as error:
-        return f"{display_name(location)}: {getattr(error, 'strerror', None) or error}"
+        return f"{display_name(location)}: {why(error)}"
     return None
+
+
+def why(error: Exception) -> str:
+    """Returns what an error in opening or reading a file says, without its number and file name."""
+    reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or error
+    return str(reason)
 
 
 def file_state(location: str) -> Optional[tuple[int, ...]]:

@@ -18,15 +18,14 @@ from volatility_guestdump.files.location import (
     GZIP_SUFFIX,
     STREAM_ERRORS,
     display_name,
-    file_state,
     has_suffix,
     local_path,
     open_location,
     packed_message,
     packing_of,
     refuse_pipe,
+    why,
 )
-from volatility_guestdump.kept import Kept
 
 vollog = logging.getLogger(__name__)
 
@@ -88,10 +87,9 @@ class MemoryFile:
             self._file = open_location(location, as_it_is=True)
             self.size = self._file.seek(0, os.SEEK_END)
         except STREAM_ERRORS as error:
-            reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or error
             missing = isinstance(error, FileNotFoundError)
             kind = MissingMemoryFile if missing else MemoryFileError
-            raise kind(f"{display_name(location)}: {reason}") from error
+            raise kind(f"{display_name(location)}: {why(error)}") from error
         # Positioned reads need no lock and half the system calls.
         if hasattr(os, "pread") and isinstance(self._file, io.FileIO):
             self._descriptor = self._file.fileno()
@@ -164,9 +162,15 @@ class MemoryFile:
             # Empty, or too large for the address space of a 32-bit process.
             return None
 
+    def close(self) -> None:
+        """Closes the file: what is read from then on raises MediumError."""
+        with self._lock:
+            self._descriptor = None
+            self._file.close()
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Volatility sends layers to other processes.
-        return open_memory_file, (self.location, self.expected_size)
+        return MemoryFile, (self.location, self.expected_size)
 
 
 def _is_gzip(path: str, expected_size: Optional[int]) -> bool:
@@ -192,18 +196,6 @@ def _refuse_packed(path: str, location: str, expected_size: Optional[int]) -> No
         return
     if expected_size is not None or has_suffix(path, packing.suffix):
         raise MemoryFileError(packed_message(location, packing))
-
-
-_opened: Kept[MemoryFile] = Kept(2)
-
-
-def open_memory_file(
-    location: str, expected_size: Optional[int] = None, progress: Progress = None
-) -> MemoryFile:
-    """Returns a memory file, opened now or before; see `MemoryFile`."""
-    # A forked process opens it anew: it would share the place in the file with its parent.
-    key = (location, expected_size, os.getpid(), file_state(location))
-    return _opened.get(key, lambda: MemoryFile(location, expected_size, progress))
 
 
 class MemoryStream(io.RawIOBase):

@@ -2,7 +2,7 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """From Volatility's layers to machines.
 
-A layer of ours (`MachineLayer`) knows its machine; of a physical layer of Volatility's own one
+A layer of ours (`GuestDumpLayer`) knows its machine; of a physical layer of Volatility's own one
 without vCPUs is made. Whoever wants the machine of a guest asks `machine_below`, with any layer
 that stands on it.
 """
@@ -22,16 +22,15 @@ from volatility_guestdump.files.location import (
     has_suffix,
     local_path,
 )
-from volatility_guestdump.files.memory_file import open_memory_file
 from volatility_guestdump.files.physical import PhysicalMemory
-from volatility_guestdump.framework.layers import MachineLayer, MemoryFileLayer
+from volatility_guestdump.framework.layers import SESSION, GuestDumpLayer, MemoryFileLayer
 from volatility_guestdump.kept import Kept
 from volatility_guestdump.machine import Machine, Memory, MemoryRange, Origin
 
 
 def machine_of(layer: interfaces.layers.DataLayerInterface) -> Optional[Machine]:
     """Returns the machine whose guest-physical memory a layer is, or None."""
-    if isinstance(layer, MachineLayer):
+    if isinstance(layer, GuestDumpLayer):
         return layer.machine
     if isinstance(layer, segmented.NonLinearlySegmentedLayer):
         adapted: Kept[Machine] = vars(layer).setdefault(_ADAPTED, Kept(1))
@@ -77,7 +76,7 @@ class _LayerMemory:
 
 #: The attribute of Volatility's own layers that has their machine. It reads the layer: from a table
 #: beside them, even one whose keys are weak, no layer would ever be freed.
-_ADAPTED = "_guestdump_machine"
+_ADAPTED = "guestdump_machine"
 
 #: Class of a layer of Volatility's -> what it is of, in words.
 _FORMATS = {
@@ -167,7 +166,7 @@ def _mapped_memory(
             return PhysicalMemory(runs, below.memory_file), runs
         if has_suffix(below.location, GZIP_SUFFIX) or local_path(below.location) is None:
             return None
-        return PhysicalMemory(runs, open_memory_file(below.location)), runs
+        return PhysicalMemory(runs, SESSION.file(below.location)), runs
     except MemoryFileError:
         return None
 

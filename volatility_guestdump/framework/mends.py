@@ -9,6 +9,7 @@ fails, and how to tell that it is no longer needed: take it out of `CLASSES`, an
 same name in tests/system/test_mends.py passes all the same.
 """
 
+import contextlib
 import datetime
 import functools
 import weakref
@@ -196,6 +197,24 @@ class Task(extensions.task_struct):
         )
 
 
+class MapleTree(extensions.maple_tree):
+    """The areas of a process' memory, by address.
+
+    Plugins: linux.proc.Maps and others that list areas; kernels from 6.1 on; memory that was read
+    while the guest ran; Volatility 2.28.2.
+    Cause: a node that cannot be read, or is none any more, ends the plugin.
+    No longer needed when: maple_tree.get_slot_iter goes on behind such a node.
+    """
+
+    def _parse_maple_tree_node(  # type: ignore[override] # it is a generator
+        self, *arguments: Any, **named: Any
+    ) -> Iterator[Any]:
+        # It is called again for each node below, so one that is bad costs what is below it.
+        with contextlib.suppress(exceptions.InvalidAddressException, AttributeError):
+            found: Any = super()._parse_maple_tree_node(*arguments, **named)
+            yield from found
+
+
 class Memory(extensions.mm_struct):
     """The memory of a process.
 
@@ -231,6 +250,7 @@ CLASSES: Mapping[str, type[interfaces.objects.ObjectInterface]] = {
     "inode": page_cache.Inode,
     "task_struct": Task,
     "mm_struct": Memory,
+    "maple_tree": MapleTree,
 }
 
 

@@ -15,6 +15,7 @@ the kernel keeps in different places by which path the process knows it:
 those of the overlay from then on.
 """
 
+import functools
 from typing import Any, Optional
 
 from volatility3.framework import exceptions, interfaces
@@ -35,6 +36,11 @@ class File(extensions.struct_file):
     mapped. `container_of` returns None for it, and the plugin asks that for its `socket`.
     No longer needed when: Sockscan._walk_file_ops_needles checks what container_of returns.
 
+    Plugin: linux.lsof; memory that was read while the guest ran; Volatility 2.28.2.
+    Cause: what a file leads to may belong to another one by the time it is read: a path that never
+    was.
+    No longer needed when: LinuxUtilities.path_for_file compares `mnt_sb` and `d_sb`.
+
     Plugins: linux.proc.Maps and others that show what is mapped; Volatility 2.28.2.
     Cause: of a container's files they show paths and inodes that /proc/PID/maps does not.
     No longer needed when: linux.proc.Maps shows the same.
@@ -51,15 +57,22 @@ class File(extensions.struct_file):
     def get_inode(self) -> Optional[interfaces.objects.ObjectInterface]:
         """Returns the inode of the file; None where it cannot be read."""
         path = self._user_path()
-        return super().get_inode() if path is None else path.dentry.d_inode.dereference()
+        if path is not None:
+            found: interfaces.objects.ObjectInterface = path.dentry.d_inode.dereference()
+            return found
+        return None if self._is_torn else super().get_inode()
 
     def get_dentry(self) -> interfaces.objects.ObjectInterface:
         """Returns the dentry; a null pointer when what was found by a scan is no file."""
         path = self._user_path()
         if path is not None:
-            found: interfaces.objects.ObjectInterface = path.dentry
-            return found
+            shown: interfaces.objects.ObjectInterface = path.dentry
+            return shown
         dentry = super().get_dentry()
+        if self._is_torn:
+            raise exceptions.InvalidAddressException(
+                self.vol.layer_name, int(dentry), "The path of this file is of two file systems"
+            )
         if self.is_mapped and self.has_fake_path:
             return self._dentry_of_inode() or dentry
         if self._was_scanned and dentry:
@@ -84,6 +97,19 @@ class File(extensions.struct_file):
             and dentry.is_readable()
             and inode.i_sb != dentry.d_sb
             and self._user_path() is None
+        )
+
+    @functools.cached_property
+    def _is_torn(self) -> bool:
+        """Whether mount and dentry are of two file systems, which those of no file are."""
+        path: Any = self.f_path
+        return bool(
+            not self._was_scanned
+            and path.mnt
+            and path.dentry
+            and path.mnt.is_readable()
+            and path.dentry.is_readable()
+            and path.mnt.mnt_sb != path.dentry.d_sb
         )
 
     @property

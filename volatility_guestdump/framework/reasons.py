@@ -15,9 +15,8 @@ from collections.abc import Sequence
 
 from volatility3.framework import constants, interfaces
 
+from volatility_guestdump.dumps import raw
 from volatility_guestdump.files.location import display_name
-
-vollog = logging.getLogger(__name__)
 
 #: Before the name of a file in a warning of it, where the name does not come first.
 _BEFORE_NAME = r"(?:Not a usable [\w ]+: |No guest dump: |No state of a VMware machine: )?"
@@ -53,17 +52,9 @@ _warnings = _Warnings()
 logging.getLogger(__package__.partition(".")[0]).addHandler(_warnings)
 
 
-def warn_of_file(what: str, error: Exception) -> None:
-    """Warns of a file that cannot be used, unless that was said of it in this run of a plugin.
-
-    Several stackers try to open the same file.
-
-    Args:
-        what: it is not, in words.
-        error: names the file and the reason.
-    """
-    if not any(message.endswith(f": {error}") for message in _warnings.messages):
-        vollog.warning(f"{what}: {error}")
+def said() -> Sequence[str]:
+    """Returns the warnings of this run of a plugin, without repetitions, the latest ones."""
+    return tuple(_warnings.messages)
 
 
 def no_linux_kernel(location: str) -> None:
@@ -78,11 +69,7 @@ def no_linux_kernel(location: str) -> None:
     warning = re.compile(f"{_BEFORE_NAME}{re.escape(name)}{_BEHIND_NAME}")
     if any(map(warning.match, _warnings.messages)):
         return
-    _warnings.keep(
-        f"{name} shows no Linux kernel: neither page tables below 1 MiB, nor "
-        "VMCOREINFO, nor a banner lead to one. It is not all of a Linux machine's memory, or in a "
-        "format that is not known"
-    )
+    _warnings.keep(raw.no_linux_kernel(location))
 
 
 class GuestDumpReasons(interfaces.automagic.AutomagicInterface):

@@ -1,8 +1,8 @@
 # This file is licensed under the Volatility Software License 1.0
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
-"""Stackers: from debug.guest or debug.vmem to GuestDumpLayer, and from any machine to its kernel.
+"""Stackers of systems: from the layer of any machine to that of its kernel.
 
-Those of the other formats stand beside their layers: `vmware_state`, `qemu_elf`, `images`.
+Those of formats, from a file to the layer of its machine, are in `formats`.
 """
 
 import logging
@@ -10,20 +10,10 @@ from typing import Optional
 
 from volatility3.framework import constants, interfaces
 from volatility3.framework.automagic import linux, windows
-from volatility3.framework.layers import intel, physical
+from volatility3.framework.layers import intel
 
 from volatility_guestdump import kernels
-from volatility_guestdump.exceptions import (
-    SourceError,
-    UnrecognizedSource,
-)
-from volatility_guestdump.files.location import (
-    guest_locations,
-    is_readable,
-    looks_like_guest_file,
-    memory_locations,
-    packed_guest_dump,
-)
+from volatility_guestdump.dumps import checks
 from volatility_guestdump.framework import reasons
 from volatility_guestdump.framework.installed import linux_isf
 from volatility_guestdump.framework.intel import (
@@ -32,22 +22,9 @@ from volatility_guestdump.framework.intel import (
     GuestDumpIntelLA57,
     GuestDumpIntelPAE,
 )
-from volatility_guestdump.framework.layers import (
-    GuestDumpLayer,
-    MachineLayer,
-    open_guest_file,
-)
+from volatility_guestdump.framework.layers import GuestDumpLayer
 from volatility_guestdump.framework.machines import machine_of
-from volatility_guestdump.framework.stacking import (
-    Order,
-    described_by,
-    find_memory,
-    is_left_to_vmware_stacker,
-    memory_candidates,
-    read_through_memory_file,
-    report,
-    report_unreadable,
-)
+from volatility_guestdump.framework.stacking import Order
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.machine import Machine
 from volatility_guestdump.windows.kernel import WindowsKernel
@@ -61,68 +38,6 @@ _LINUX_LAYERS: dict[PagingMode, type[intel.Intel]] = {
     PagingMode.FOUR_LEVEL: GuestDumpIntel32e,
     PagingMode.FIVE_LEVEL: GuestDumpIntelLA57,
 }
-
-
-class GuestDumpStacker(interfaces.automagic.StackerLayerInterface):
-    """Stacks a GuestDumpLayer on either file of a debug.guest + debug.vmem pair."""
-
-    stack_order = Order.GUEST_DUMP
-
-    @classmethod
-    def stack(
-        cls,
-        context: interfaces.context.ContextInterface,
-        layer_name: str,
-        progress_callback: constants.ProgressCallback = None,
-    ) -> Optional[interfaces.layers.DataLayerInterface]:
-        """Attempts to identify a guest dump within this layer."""
-        layer = context.layers[layer_name]
-        if type(layer) is not physical.FileLayer:
-            return None
-        guest = cls._find_guest(layer.location)
-        if guest is None:
-            return None
-        candidates = [layer.location]
-        if guest == layer.location:
-            candidates = memory_candidates(context, memory_locations(guest))
-        size = open_guest_file(guest).memory_size
-        memory = find_memory(guest, candidates, size, progress_callback)
-        if memory is not None and guest != layer.location:
-            read_through_memory_file(layer, memory, size)
-        path, name = described_by(context, GuestDumpLayer.__name__, guest, memory, size)
-        dump = GuestDumpLayer(context, path, name)
-        report(dump.machine)
-        return dump
-
-    @staticmethod
-    def _find_guest(location: str) -> Optional[str]:
-        """Returns the URL of debug.guest, given that of it or of its memory file."""
-        try:
-            open_guest_file(location)
-            return location
-        except UnrecognizedSource as error:
-            packed = packed_guest_dump(location)
-            if packed is not None:
-                vollog.warning(packed)
-                return None
-            # Whoever names a file so means it.
-            level = logging.WARNING if looks_like_guest_file(location) else constants.LOGLEVEL_VV
-            vollog.log(level, f"No guest dump: {error}")
-        except SourceError as error:
-            reasons.warn_of_file("Not a usable guest dump", error)
-            return None
-        for guest in guest_locations(location):
-            if not is_readable(guest):
-                report_unreadable(guest)
-                continue
-            if is_left_to_vmware_stacker(location):
-                return None
-            try:
-                open_guest_file(guest)
-                return guest
-            except SourceError as error:
-                reasons.warn_of_file("Not a usable guest dump", error)
-        return None
 
 
 class GuestDumpWindowsStacker(interfaces.automagic.StackerLayerInterface):
@@ -140,7 +55,7 @@ class GuestDumpWindowsStacker(interfaces.automagic.StackerLayerInterface):
     ) -> Optional[interfaces.layers.DataLayerInterface]:
         """Attempts to find the kernel that the vCPUs run, and leaves the rest to Volatility."""
         layer = context.layers[layer_name]
-        if not isinstance(layer, MachineLayer):
+        if not isinstance(layer, GuestDumpLayer):
             return None
         kernel = kernels.windows_kernel(layer.machine)
         if kernel is None:
@@ -175,7 +90,7 @@ class GuestDumpLinuxStacker(interfaces.automagic.StackerLayerInterface):
         """Attempts to find the kernel that the vCPUs run."""
         layer = context.layers[layer_name]
         machine = machine_of(layer)
-        if machine is not None and not isinstance(layer, MachineLayer):
+        if machine is not None and not isinstance(layer, GuestDumpLayer):
             cls._report(machine)
         kernel = None if machine is None else cls._find(machine, progress_callback)
         if kernel is None:
@@ -200,7 +115,8 @@ class GuestDumpLinuxStacker(interfaces.automagic.StackerLayerInterface):
     @classmethod
     def _report(cls, machine: Machine) -> None:
         """Says of a layer of Volatility's own what our stackers say of theirs."""
-        report(machine)
+        for remark in checks.remarks(machine):
+            vollog.warning(remark)
 
 
 class GuestDumpSearchStacker(GuestDumpLinuxStacker):

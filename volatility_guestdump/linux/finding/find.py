@@ -31,7 +31,7 @@ from volatility_guestdump.linux.finding.banner import (
 )
 from volatility_guestdump.linux.finding.image import Run
 from volatility_guestdump.linux.finding.low_memory import low_memory_tables
-from volatility_guestdump.linux.finding.search import Progress, Traces, search
+from volatility_guestdump.linux.finding.search import Hits, Progress, search
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.state.crash import is_second_kernel
 from volatility_guestdump.linux.symbols.kallsyms import Kallsyms, find_kallsyms
@@ -91,28 +91,33 @@ def find_kernel(machine: Machine) -> Optional[LinuxKernel]:
     return (
         _by_note(machine)
         or _first(_by_registers(machine), "registers")
-        or _first(((tables, {}) for tables in low_memory_tables(machine.memory)), "low memory")
+        or low_memory_kernel(machine.memory)
     )
 
 
+def low_memory_kernel(memory: Memory) -> Optional[LinuxKernel]:
+    """Returns the Linux kernel that low memory leads to, or None; see `find_kernel`."""
+    return _first(((tables, {}) for tables in low_memory_tables(memory)), "low memory")
+
+
 def search_kernel(
-    memory: Memory, progress: Progress = None, traces: Optional[Traces] = None
+    memory: Memory, progress: Progress = None, hits: Optional[Hits] = None
 ) -> Optional[LinuxKernel]:
     """Searches all of memory for a Linux kernel.
 
     Args:
         memory: that is searched.
         progress: called with per cent and a description while it is.
-        traces: what a search has found already.
+        hits: what a search has found already.
 
     Returns:
         The kernel, or None when there is none. Of several with symbols, which a crash kernel or
         an earlier kernel left in memory, it is the first, and a warning says so.
     """
-    traces = search(memory, progress) if traces is None else traces
-    found = _chosen(_by_vmcoreinfo(memory, traces), "VMCOREINFO")
+    hits = search(memory, progress) if hits is None else hits
+    found = _chosen(_by_vmcoreinfo(memory, hits), "VMCOREINFO")
     for reach, attempts in zip(RODATA_REACHES, _BANNER_ATTEMPTS):
-        found = found or _chosen(_by_banner(memory, traces.banners[:attempts], reach), "banner")
+        found = found or _chosen(_by_banner(memory, hits.banners[:attempts], reach), "banner")
     return found
 
 
@@ -138,8 +143,8 @@ def _by_registers(machine: Machine) -> Iterator[tuple[PageTables, _Known]]:
         yield tables, {"asm_exc_divide_error": first, "divide_error": first}
 
 
-def _by_vmcoreinfo(memory: Memory, traces: Traces) -> Iterator[tuple[PageTables, _Known]]:
-    for address in traces.vmcoreinfo:
+def _by_vmcoreinfo(memory: Memory, hits: Hits) -> Iterator[tuple[PageTables, _Known]]:
+    for address in hits.vmcoreinfo:
         yield from _named_tables(memory, vmcoreinfo.read_at(memory, address))
 
 

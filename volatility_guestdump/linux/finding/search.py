@@ -20,7 +20,7 @@ _HITS = 256
 
 
 @dataclass
-class Traces:
+class Hits:
     """What a search found.
 
     Attributes:
@@ -32,14 +32,14 @@ class Traces:
     banners: list[int] = field(default_factory=list)
 
 
-def search(memory: Memory, progress: Progress = None) -> Traces:
+def search(memory: Memory, progress: Progress = None) -> Hits:
     """Reads all of memory once. Of each page ten bytes are looked at for VMCOREINFO.
 
     Args:
         memory: that is searched.
         progress: called with per cent and a description.
     """
-    traces = Traces()
+    hits = Hits()
     runs = list(memory.stored())
     total = sum(run.size for run in runs)
     done = 0
@@ -52,23 +52,23 @@ def search(memory: Memory, progress: Progress = None) -> Traces:
                 portion = memory.read(start, size + more)
             except AddressError:
                 portion, _ = read_padded(memory.read, start, size + more)
-            _look_at(memory, start, portion, traces)
+            _look_at(memory, start, portion, hits)
             done += size
             if progress is not None:
                 progress(100 * done / total, "Searching for a Linux kernel")
-    return traces
+    return hits
 
 
-def _look_at(memory: Memory, start: int, portion: bytes, traces: Traces) -> None:
+def _look_at(memory: Memory, start: int, portion: bytes, hits: Hits) -> None:
     first = -start % PAGE_SIZE
     starts = portion[first::PAGE_SIZE]
     page = starts.find(vmcoreinfo.START[:1])
-    while page >= 0 and len(traces.vmcoreinfo) < _HITS:
+    while page >= 0 and len(hits.vmcoreinfo) < _HITS:
         at = first + page * PAGE_SIZE
         if portion.startswith(vmcoreinfo.START, at):
-            traces.vmcoreinfo.append(start + at)
+            hits.vmcoreinfo.append(start + at)
         page = starts.find(vmcoreinfo.START[:1], page + 1)
     banners = [start + at for at in banner_starts(portion, start)]
     for address in reversed(banners):
-        if len(traces.banners) < _HITS and banner_at(memory, address):
-            traces.banners.append(address)
+        if len(hits.banners) < _HITS and banner_at(memory, address):
+            hits.banners.append(address)

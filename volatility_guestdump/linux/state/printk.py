@@ -109,7 +109,9 @@ class _NoRecordError(Exception):
 def _record(info: Struct, text: bytes) -> Record:
     """Returns a record, given a struct printk_info or a struct printk_log."""
     # A tab is not to be shown as something that is not known.
-    lines = tuple(printable(line.expandtabs()) for line in text.rstrip(b"\n").split(b"\n"))
+    lines = tuple(
+        printable(line.expandtabs()[:_TEXT_LIMIT]) for line in text.rstrip(b"\n").split(b"\n")
+    )
     return Record(
         nanoseconds=info.integer("ts_nsec"),
         facility=info.integer("facility"),
@@ -248,17 +250,24 @@ def _read_old(kernel: LinuxKernel, types: Types) -> Log:
     length, index, last = (
         int.from_bytes(kernel.read(place, 4), "little") for place in (size, first, end)
     )
-    records: deque[Record] = deque(maxlen=MAXIMUM_RECORDS)
+    # The last are wanted alone, and where these are only a walk from the first tells.
+    there: deque[tuple[Struct, int]] = deque(maxlen=MAXIMUM_RECORDS)
     count = 0
-    for record in _walk_old(kernel, types, start, length, index, last):
-        records.append(record)
+    for found in _walk_old(kernel, types, start, length, index, last):
+        there.append(found)
         count += 1
-    return Log(list(records), 0, count - len(records))
+    records = []
+    for info, place in there:
+        size = min(info.integer("text_len"), info.integer("len"), _TEXT_LIMIT)
+        with contextlib.suppress(AddressError):
+            records.append(_record(info, kernel.read(place, size)))
+    return Log(records, len(there) - len(records), count - len(there))
 
 
 def _walk_old(
     kernel: LinuxKernel, types: Types, start: int, length: int, index: int, last: int
-) -> Iterator[Record]:
+) -> Iterator[tuple[Struct, int]]:
+    """Yields what tells of each record, and the address of its text."""
     headers = Structures(kernel, types, "printk_log")
     headers.require_numbers("len", "text_len", "ts_nsec", "facility", "level")
     header = types.size_of("printk_log", _LARGEST_RECORD)
@@ -279,10 +288,9 @@ def _walk_old(
             if size < header:
                 # No record is shorter than what tells of it.
                 return
-            text = min(info.integer("text_len"), _TEXT_LIMIT, size)
-            yield _record(info, kernel.read(start + index + header, text))
         except AddressError:
             # Where the next record is, only this one would have told.
             return
+        yield info, start + index + header
         index += size
         walked += size

@@ -5,16 +5,10 @@
 Without it Volatility searches all of such a file for a kernel, finds none, and says no more.
 """
 
-import logging
 from collections.abc import Mapping
-
-from volatility3.framework import constants, interfaces
-from volatility3.framework.layers import physical
+from typing import Optional
 
 from volatility_guestdump.files.location import STREAM_ERRORS, display_name, open_location
-from volatility_guestdump.framework.stacking import Order
-
-vollog = logging.getLogger(__name__)
 
 _ELF_FROM_QEMU = (
     "take an ELF of the guest's memory: `virsh dump --memory-only`, or dump-guest-memory of QEMU's "
@@ -38,27 +32,18 @@ SIGNATURES: Mapping[bytes, str] = {
 }
 
 
-class UnsupportedFormatStacker(interfaces.automagic.StackerLayerInterface):
-    """Stacks nothing: says what a file is that cannot be read, and how to get one that can."""
+def what_it_is(location: str) -> Optional[str]:
+    """Returns what a file is that cannot be read, and how to get one that can; None for any other.
 
-    stack_order = Order.UNSUPPORTED
-
-    @classmethod
-    def stack(
-        cls,
-        context: interfaces.context.ContextInterface,
-        layer_name: str,
-        progress_callback: constants.ProgressCallback = None,
-    ) -> None:
-        """Warns of a file in a format that is known, but not read."""
-        layer = context.layers[layer_name]
-        if type(layer) is not physical.FileLayer:
-            return
-        try:
-            with open_location(layer.location) as stream:
-                start = stream.read(max(map(len, SIGNATURES)))
-        except STREAM_ERRORS:
-            return
-        for signature, what in SIGNATURES.items():
-            if start.startswith(signature):
-                vollog.warning(f"{display_name(layer.location)} is {what}")
+    Args:
+        location: URL of the file.
+    """
+    try:
+        with open_location(location) as stream:
+            start = stream.read(max(map(len, SIGNATURES)))
+    except STREAM_ERRORS:
+        return None
+    for signature, what in SIGNATURES.items():
+        if start.startswith(signature):
+            return f"{display_name(location)} is {what}"
+    return None

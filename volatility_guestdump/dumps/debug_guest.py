@@ -1,0 +1,123 @@
+# This file is licensed under the Volatility Software License 1.0
+# which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
+"""debug.guest and debug.vmem of VMware ESXi, opened by either name."""
+
+import logging
+from collections.abc import Hashable, Sequence
+from typing import Optional
+
+from volatility_guestdump.dumps.format import Format, Parts, Request, Stage
+from volatility_guestdump.dumps.memory import find_memory, memory_candidates, warn_of_registers
+from volatility_guestdump.dumps.session import Session
+from volatility_guestdump.exceptions import SourceError, UnrecognizedSource
+from volatility_guestdump.files.companions import has_state_file
+from volatility_guestdump.files.location import (
+    STREAM_ERRORS,
+    display_name,
+    guest_locations,
+    is_readable,
+    looks_like_guest_file,
+    memory_locations,
+    open_location,
+    packed_guest_dump,
+)
+from volatility_guestdump.files.physical import PhysicalMemory
+from volatility_guestdump.machine import Machine, Origin
+from volatility_guestdump.sources.debug_guest import GuestFile
+
+_logger = logging.getLogger(__name__)
+
+
+def _read(location: str) -> GuestFile:
+    name = display_name(location)
+    try:
+        with open_location(location) as stream:
+            return GuestFile.parse(stream, name)
+    except STREAM_ERRORS as error:
+        raise SourceError(f"{name}: {error}") from error
+
+
+def open_guest_file(location: str, session: Session) -> GuestFile:
+    """Returns what a debug.guest file has, read now or before.
+
+    Args:
+        location: URL of the file.
+        session: keeps it.
+
+    Raises:
+        UnrecognizedSource: nothing in the file looks like a guest dump.
+        SourceError: the file is damaged, not supported or cannot be read.
+    """
+    return session.description(GuestFile, location, lambda: _read(location))
+
+
+class DebugGuest(Format):
+    """debug.guest with the vCPUs, debug.vmem with the memory."""
+
+    name = "debug.guest"
+    what = "guest dump"
+    stage = Stage.DESCRIBED
+    # Its first bytes are a version, 1 or 7: they prove nothing.
+    magics: Sequence[bytes] = ()
+
+    def find(self, request: Request) -> Optional[Parts]:
+        """Returns both files, given either; see `Format.find`."""
+        location, session = request.location, request.session
+        guest = _find_guest(request)
+        if guest is None:
+            return None
+        candidates: Sequence[str] = [location]
+        if guest == location:
+            candidates = memory_candidates(request, memory_locations(guest))
+        size = open_guest_file(guest, session).memory_size
+        return Parts(self.name, guest, find_memory(guest, candidates, size, request), size)
+
+    def machine(self, parts: Parts, session: Session) -> Machine:
+        """Returns the machine; without a memory file it has registers alone."""
+
+        def make(identity: Hashable) -> Machine:
+            guest = open_guest_file(parts.location, session)
+            file = None
+            if parts.memory is not None:
+                file = session.file(parts.memory, guest.memory_size)
+            origin = Origin(
+                guest.format,
+                parts.location,
+                guest.ranges,
+                parts.memory,
+                file.size if file else 0,
+                memory_locations(parts.location),
+            )
+            return Machine(PhysicalMemory(guest.ranges, file), guest.vcpus, identity, origin)
+
+        return session.machine([parts.location, parts.memory], make)
+
+
+def _find_guest(request: Request) -> Optional[str]:
+    """Returns the URL of debug.guest, given that of it or of its memory file."""
+    location, session, said = request.location, request.session, request.said
+    try:
+        open_guest_file(location, session)
+        return location
+    except UnrecognizedSource as error:
+        packed = packed_guest_dump(location)
+        if packed is not None:
+            said.warn(packed)
+            return None
+        # Whoever names a file so means it.
+        if looks_like_guest_file(location):
+            said.warn(f"No guest dump: {error}")
+        else:
+            _logger.debug("No guest dump: %s", error)
+    for guest in guest_locations(location):
+        if not is_readable(guest):
+            warn_of_registers(guest, request)
+            continue
+        if request.others_follow and has_state_file(location):
+            return None
+        try:
+            open_guest_file(guest, session)
+            return guest
+        except SourceError as error:
+            said.warn_of_file(DebugGuest.what, error)
+    return None
