@@ -68,5 +68,9 @@ class BtfError(TypesError):
     """The kernel's type information (BTF) is missing or damaged."""
 
 
+class LostTypeError(BtfError):
+    """Thrown when a type lies on a page of the kernel's BTF that is missing."""
+
+
 class OrcError(KernelError):
     """The kernel's unwinding tables (ORC) are missing or damaged."""

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from tests.handmade.btf import BOOL, CHAR, SIGNED, BtfBuilder, header
 from volatility_guestdump.exceptions import BtfError, TypesError
-from volatility_guestdump.linux.types.btf import COMPOSITES, ENUMS, Btf, Integer, Kind, Member
+from volatility_guestdump.linux.types.btf import COMPOSITES, ENUMS, Btf, Integer, Member
+from volatility_guestdump.linux.types.btf_kinds import Kind
 from volatility_guestdump.linux.types.btf_types import BtfTypes
 
 HEADER = 24

@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from volatility_guestdump.exceptions import OrcError
-from volatility_guestdump.linux.stacks.orc import OrcTable, Register, Type, find_form
+from volatility_guestdump.linux.stacks.orc import (
+    LOST,
+    OrcTable,
+    Register,
+    Type,
+    find_form,
+    table_with_holes,
+)
+from volatility_guestdump.machine import PAGE_SIZE
 
 TABLE = 0xFFFFFFFF82000000
 CODE = 0xFFFFFFFF81000000
@@ -140,3 +148,31 @@ def test_unsorted_places_end(data: bytes, ips: bytes, address: int) -> None:
     for form in (1, 2, 3, 4):
         with contextlib.suppress(OrcError):
             OrcTable(ips, data, TABLE, form).find(address & (1 << 64) - 1)
+
+
+@pytest.mark.parametrize("form", [1, 2, 3, 4])
+def test_a_page_that_is_missing(form: int) -> None:
+    """It costs the entries in it: where one may be lost that is said, and no other is given."""
+    count = 3000
+    ips = places([CODE + 16 * n for n in range(count)])
+    data = (entries(form) * (count * 6 // len(entries(form)) + 1))[: count * 6]
+    at = TABLE + len(ips)
+    whole = OrcTable(ips, data, TABLE, form)
+    for which, size in ((0, len(ips)), (1, len(data))):
+        for start in range(0, size, PAGE_SIZE):
+            tables = [bytearray(ips), bytearray(data)]
+            first = max(start - (TABLE, at)[which] % PAGE_SIZE, 0)
+            end = min(start + PAGE_SIZE - (TABLE, at)[which] % PAGE_SIZE, size)
+            tables[which][first:end] = bytes(end - first)
+            found = table_with_holes(TABLE, bytes(tables[0]), at, bytes(tables[1]))
+            assert found.form == form
+            lost = 0
+            for n in range(count):
+                try:
+                    assert found.find(CODE + 16 * n + 5) == whole.find(CODE + 16 * n + 5)
+                except OrcError as error:
+                    assert str(error) == LOST
+                    lost += 1
+            width = (4, 6)[which]
+            assert (end - first) // width <= lost <= (end - first) // width + 2
+            assert first == 0 or found.find(CODE - 1) is None

@@ -75,7 +75,7 @@ class FakeKernel:
 
     bits = 64
     symbol_shift = SHIFT
-    has_code_alone = False
+    has_code_alone = lacks_symbols = False
     banner = b"Linux version 6.1.0 (me@here) #1 SMP"
     kallsyms_error = "no symbols here"
 

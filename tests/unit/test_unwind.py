@@ -38,7 +38,7 @@ class FakeKernel:
     """A kernel with functions of 16 bytes, each with one ORC entry, and one page of stack."""
 
     bits = 64
-    has_code_alone = False
+    has_code_alone = lacks_symbols = False
     virtual_base = CODE
     kallsyms = None
     types: Any = None

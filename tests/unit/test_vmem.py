@@ -422,3 +422,21 @@ def test_any_read(
                 assert caught.value.address == missing
             else:
                 assert memory.read(address, length) == model[address : address + length]
+
+
+def test_memory_that_is_closed(tmp_path: pathlib.Path) -> None:
+    """Nothing of the file is left in the process, and what is read from then on is an error."""
+    path = tmp_path / "x.vmem"
+    path.write_bytes(bytes(range(256)) * 0x1000)
+    file = MemoryFile(path.as_uri())
+    memory = PhysicalMemory([MemoryRange(0, file.size, 0)], file)
+    assert memory.read(0x1F001, 2) == b"\x01\x02"
+    memory.close()
+    memory.close()
+    # The map alone is gone, and the file is read.
+    assert memory.read(0x1F001, 2) == b"\x01\x02"
+    file.close()
+    with pytest.raises(MediumError):
+        memory.read(0x1F001, 2)
+    maps = pathlib.Path("/proc/self/maps")
+    assert not maps.exists() or str(path) not in maps.read_text()

@@ -7,6 +7,7 @@ from typing import Optional
 from volatility_guestdump import kernels
 from volatility_guestdump.budget import Budget
 from volatility_guestdump.dumps.format import Format, OneFile, Parts, Request, Stage, one_file
+from volatility_guestdump.dumps.glued import Glued, find_glued_around
 from volatility_guestdump.dumps.session import Session
 from volatility_guestdump.files.location import display_name
 from volatility_guestdump.files.memory_file import MemoryFile
@@ -91,36 +92,61 @@ class SearchedRaw(Raw):
     name = "raw, searched"
     stage = Stage.SEARCHED
 
-    def _hole(self, request: Request) -> Optional[int]:
+    def find(self, request: Request) -> Optional[Parts]:
+        """Returns the file, read in the way that a kernel proves; see `Format.find`."""
         file = request.session.file(request.location, None, request.progress)
         hits = search(PhysicalMemory(raw.with_hole(file.size, 0), file), request.progress)
+        # Kernels are looked for around banners last: each takes seconds, where memory is glued.
+        ways = [self._with_hole, self._glued]
+        leads = any(_leads_to_tables(*_moved(hits, file, hole)) for hole in raw.USUAL_HOLES)
+        for way in ways if leads else reversed(ways):
+            parts = way(request, file, hits)
+            if parts is not None:
+                return parts
+        return None
+
+    def _glued(self, request: Request, file: MemoryFile, hits: Hits) -> Optional[Parts]:
+        found = find_glued_around(file, hits.banners, request.progress) if hits.banners else None
+        return None if found is None else Glued().accepted(found, request)
+
+    def _with_hole(self, request: Request, file: MemoryFile, hits: Hits) -> Optional[Parts]:
         attempts = 0
         for hole in raw.possible_holes(file.size):
-            ranges = raw.with_hole(file.size, hole)
-            distance = ranges[-1].start - ranges[-1].file_offset
-            moved = Hits(
-                *(
-                    [each + (distance if hole and each >= hole else 0) for each in found]
-                    for found in (hits.vmcoreinfo, hits.banners)
-                )
-            )
-            memory = PhysicalMemory(ranges, file)
+            memory, moved = _moved(hits, file, hole)
             if hole not in raw.USUAL_HOLES:
                 # To decode kallsyms for each would take too long.
                 moved.banners.clear()
-                named = (vmcoreinfo.read_at(memory, each) for each in moved.vmcoreinfo)
-                if not any(any(vmcoreinfo.vmcoreinfo_tables(memory, info)) for info in named):
+                if not _leads_to_tables(memory, moved):
                     continue
             kernel = search_kernel(memory, hits=moved)
             if kernel is not None:
                 start = _checked_hole(kernel, hole, file, request)
                 if start == hole:
                     kernels.remember(self._machine(start, request), kernel)
-                return start
+                return self.parts(request.location, start)
             attempts += 1
             if attempts >= _ATTEMPTS:
                 break
         return None
+
+
+def _moved(hits: Hits, file: MemoryFile, hole: int) -> tuple[PhysicalMemory, Hits]:
+    """Returns a file's memory with a hole put back, and where its hits are then."""
+    ranges = raw.with_hole(file.size, hole)
+    distance = ranges[-1].start - ranges[-1].file_offset
+    moved = Hits(
+        *(
+            [each + (distance if hole and each >= hole else 0) for each in found]
+            for found in (hits.vmcoreinfo, hits.banners)
+        )
+    )
+    return PhysicalMemory(ranges, file), moved
+
+
+def _leads_to_tables(memory: PhysicalMemory, hits: Hits) -> bool:
+    """Whether a VMCOREINFO leads to page tables of its kernel."""
+    named = (vmcoreinfo.read_at(memory, each) for each in hits.vmcoreinfo)
+    return any(any(vmcoreinfo.vmcoreinfo_tables(memory, info)) for info in named)
 
 
 def _checked_hole(kernel: LinuxKernel, hole: int, file: MemoryFile, request: Request) -> int:

@@ -12,6 +12,7 @@ from volatility_guestdump import kernels
 from volatility_guestdump.files.gzip_index import Progress
 from volatility_guestdump.files.location import file_state
 from volatility_guestdump.files.memory_file import Content, MemoryFile
+from volatility_guestdump.files.physical import PhysicalMemory
 from volatility_guestdump.kept import Kept
 from volatility_guestdump.machine import Machine
 
@@ -39,7 +40,9 @@ class Session:
         self._machines: Kept[Machine] = Kept(_GUESTS)
         # Also what is no longer kept, as long as a machine reads it.
         self._opened: weakref.WeakSet[MemoryFile] = weakref.WeakSet()
+        self._memories: weakref.WeakSet[PhysicalMemory] = weakref.WeakSet()
         self._identities: set[Hashable] = set()
+        self._token = object()
 
     def file(
         self, location: str, expected_size: Optional[int] = None, progress: Progress = None
@@ -94,10 +97,19 @@ class Session:
             reading: tells it from other machines that the same files can be read as.
         """
         files = tuple((location, file_state(location)) for location in locations if location)
-        identity = (reading, files)
+        # The session too: what was found in a machine must not be used when its files are closed.
+        identity = (self._token, reading, files)
         with self._lock:
             self._identities.add(identity)
-        return self._machines.get(identity, lambda: make(identity))
+
+        def made() -> Machine:
+            machine = make(identity)
+            if isinstance(machine.memory, PhysicalMemory):
+                with self._lock:
+                    self._memories.add(machine.memory)
+            return machine
+
+        return self._machines.get(identity, made)
 
     def close(self) -> None:
         """Closes all files, and forgets everything, also the kernels of the machines.
@@ -108,10 +120,14 @@ class Session:
             kept.clear()
         with self._lock:
             opened, identities = list(self._opened), list(self._identities)
+            memories = list(self._memories)
             self._opened.clear()
+            self._memories.clear()
             self._identities.clear()
         for identity in identities:
             kernels.forget(identity)
+        for memory in memories:
+            memory.close()
         for file in opened:
             file.close()
 

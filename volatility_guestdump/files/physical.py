@@ -68,6 +68,13 @@ class PhysicalMemory:
         # Without the map, which is of this process.
         return PhysicalMemory, (self.ranges, self.file)
 
+    def close(self) -> None:
+        """Lets go of the map; the file is closed by who opened it, and then nothing can be read."""
+        mapped, self._map = self._map, None
+        self._windows.clear()
+        if mapped is not None:
+            mapped.close()
+
     def _run(self, address: int) -> MemoryRange:
         index = bisect.bisect_right(self._starts, address) - 1
         if index >= 0:

@@ -1,6 +1,6 @@
 # This file is licensed under the Volatility Software License 1.0
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
-"""Which ISF files are installed on this machine, by Volatility's own list of them."""
+"""What of kernels is installed on this machine, by Volatility's own list of ISF files."""
 
 import json
 import logging
@@ -8,14 +8,16 @@ import lzma
 import zlib
 from typing import Optional
 
-from volatility3.framework import exceptions
+from volatility3.framework import exceptions, interfaces
 from volatility3.framework.automagic import symbol_cache
 from volatility3.framework.layers import resources
 
 from volatility_guestdump.exceptions import TypesError
 from volatility_guestdump.files.location import display_name
+from volatility_guestdump.framework import windows_symbols
 from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.types.isf import Isf
+from volatility_guestdump.windows.kernel import WindowsKernel
 from volatility_guestdump.windows.pe import Pdb
 
 vollog = logging.getLogger(__name__)
@@ -67,3 +69,39 @@ def windows_isf(pdb: Pdb) -> Optional[str]:
     except ValueError:
         return None
     return None if location is None else str(location)
+
+
+class InstalledSymbols:
+    """What of kernels is installed on this machine; see `guest.Installed`.
+
+    Args:
+        context: that symbols are loaded into.
+        config_path: of whoever wants them.
+    """
+
+    def __init__(self, context: interfaces.context.ContextInterface, config_path: str) -> None:
+        self._context = context
+        self._config_path = interfaces.configuration.path_join(config_path, "symbols")
+
+    def linux_isf(self, kernel: LinuxKernel) -> Optional[str]:
+        """Returns the URL of the ISF of a Linux kernel, or None."""
+        return linux_isf(kernel)[1]
+
+    def load_linux_isf(self, kernel: LinuxKernel) -> Optional[Isf]:
+        """Loads that ISF; None when there is none that can be read."""
+        return load_linux_isf(kernel)
+
+    def windows_isf(self, kernel: WindowsKernel) -> Optional[str]:
+        """Returns the URL of the ISF of a Windows kernel, or None."""
+        pdb = kernel.image.pdb
+        return None if pdb is None else windows_isf(pdb)
+
+    def windows_symbols(self, kernel: WindowsKernel) -> Optional[windows_symbols.WindowsSymbols]:
+        """Returns the symbols of a Windows kernel; None unless they are on this machine."""
+        pdb = kernel.image.pdb
+        if pdb is None or windows_isf(pdb) is None:
+            return None
+        table = windows_symbols.load(self._context, pdb, self._config_path)
+        if table is None:
+            return None
+        return windows_symbols.WindowsSymbols(kernel, self._context, table)

@@ -55,10 +55,16 @@ class _Members(Mapping[str, tuple[int, interfaces.objects.Template]]):
     def get(self, name: str, default: Any = None) -> Any:
         """Returns a member, or a default."""
         member = self._made.get(name)
-        return member or (self[name] if name in self._fields else default)
+        if member is None and name in self:
+            member = self[name]
+        return default if member is None else member
 
     def __contains__(self, name: object) -> bool:
-        return name in self._fields
+        if name in self._fields:
+            return True
+        # To say that the kernel has no such member would be false.
+        self._table.refuse_lost(self._type_name, name)
+        return False
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._fields)
@@ -121,6 +127,20 @@ class _GuestDumpFormat(intermed.Version8Format):
             raise exceptions.SymbolError(
                 type_name, self.name, f"{type_name} cannot be decoded"
             ) from error
+
+    def refuse_lost(self, type_name: str, member: object) -> None:
+        """Says that a member that is asked for is on a page that is missing.
+
+        Raises:
+            SymbolError: it is.
+        """
+        if self._view.types.is_lost(type_name, member):
+            raise exceptions.SymbolError(
+                f"{type_name}.{member}",
+                self.name,
+                f"The type of {type_name}.{member} is on a page of the kernel's BTF that is "
+                f"missing from the dump",
+            )
 
     def template(self, descriptor: dict[str, Any]) -> interfaces.objects.Template:
         """Returns the template of a member, with all that it refers to."""

@@ -373,6 +373,7 @@ class GuestFacts:
         memory: guest-physical memory.
         modules: those that are out of tree first; None when they are not known.
         failures: what could not be read, and why.
+        warnings: what is missing, left out or odd about the files, when they were opened for this.
     """
 
     machine: MachineFacts
@@ -387,3 +388,4 @@ class GuestFacts:
     memory: MemoryFacts
     modules: Optional[Sequence[ModuleFacts]]
     failures: Sequence[Failure] = ()
+    warnings: Sequence[str] = ()

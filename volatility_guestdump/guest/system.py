@@ -18,7 +18,6 @@ from volatility_guestdump.guest.facts import (
     KernelFacts,
     MachineFacts,
     MemoryFileFacts,
-    NoLinux,
     RegisterFacts,
     Symbols,
     TaskCount,
@@ -66,18 +65,6 @@ def _memory_file(machine: Machine) -> MemoryFileFacts:
         if file_state(candidate):
             return MemoryFileFacts(candidate, FileState.UNREADABLE, missing, None, damage)
     return MemoryFileFacts(expected[0], FileState.MISSING, missing, None, damage)
-
-
-def no_linux(machine: Machine, windows: Optional[WindowsKernel]) -> NoLinux:
-    """Returns why no Linux kernel is known of a machine of which none was found.
-
-    Args:
-        machine: that was searched.
-        windows: the kernel that it runs instead, or None.
-    """
-    if machine.origin.memory_location is None:
-        return NoLinux.MEMORY_MISSING
-    return NoLinux.NOT_FOUND if windows is None else NoLinux.OTHER_SYSTEM
 
 
 def register_facts(

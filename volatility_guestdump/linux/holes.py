@@ -3,6 +3,7 @@
 """Pages of zeros in what was read: where a page was missing, or was so in the machine's memory."""
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from typing import Optional
 
 from volatility_guestdump.machine import PAGE_SIZE
@@ -81,7 +82,7 @@ class Holes:
         return found
 
 
-def outside(ranges: "list[range]", count: int) -> "list[range]":
+def outside(ranges: Sequence[range], count: int) -> "list[range]":
     """Returns what ranges leave of the numbers from 0 up to a count; they are ascending."""
     found, start = [], 0
     for each in ranges:

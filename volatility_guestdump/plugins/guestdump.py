@@ -30,23 +30,21 @@ except Exception as error:
     # and goes on without this package.
     raise ImportError(f"volatility_guestdump: {error}") from error
 
-from volatility_guestdump import kernels, words
+from volatility_guestdump import words
 from volatility_guestdump.attempts import Attempts
 from volatility_guestdump.exceptions import KernelError
 from volatility_guestdump.exports import isf
 from volatility_guestdump.files.location import display_name
-from volatility_guestdump.framework import installed, output, windows_symbols
+from volatility_guestdump.framework import output
+from volatility_guestdump.framework.installed import InstalledSymbols
 from volatility_guestdump.framework.machines import MachineRequirement, machine_below
-from volatility_guestdump.guest import collect, system
-from volatility_guestdump.guest.facts import GuestFacts, KernelFacts, NoLinux
+from volatility_guestdump.guest import system
+from volatility_guestdump.guest.guest import Guest
 from volatility_guestdump.linux.isf.document import IsfView
-from volatility_guestdump.linux.kernel import LinuxKernel
 from volatility_guestdump.linux.stacks.stacks import Stack, Stacks, grouped
 from volatility_guestdump.linux.state.tasks import STATES
 from volatility_guestdump.machine import VCPU, Machine
 from volatility_guestdump.version import __version__
-from volatility_guestdump.windows.kernel import WindowsKernel
-from volatility_guestdump.x86 import registers
 
 vollog = logging.getLogger(__name__)
 
@@ -76,71 +74,17 @@ class GuestDumpPlugin(interfaces.plugins.PluginInterface):
         assert machine is not None, "the requirement is satisfied by nothing else"
         return machine
 
-    def linux_kernel(self) -> Optional[LinuxKernel]:
-        """Returns the Linux kernel of the guest, or None."""
-        kernel = kernels.search_linux(self.machine, self._progress_callback)
-        if kernel is not None:
-            kernel.offer_isf(functools.partial(installed.load_linux_isf, kernel))
-        return kernel
-
-    def windows_kernel(self) -> Optional[WindowsKernel]:
-        """Returns the Windows kernel of the guest, or None."""
-        return kernels.windows_kernel(self.machine)
+    @functools.cached_property
+    def guest(self) -> Guest:
+        """The guest that is looked at."""
+        here = InstalledSymbols(self.context, self.config_path)
+        return Guest(self.machine, here, self._progress_callback)
 
     def no_linux(self) -> str:
-        """Returns why there is no Linux kernel, in words."""
-        windows = self.windows_kernel()
-        return words.no_linux(
-            system.no_linux(self.machine, windows),
-            windows.system if windows else None,
-            self.machine.origin.missing_memory,
-        )
-
-    def windows_symbols(self, kernel: WindowsKernel) -> Optional[windows_symbols.WindowsSymbols]:
-        """Returns the symbols of a Windows kernel, when they are on this machine."""
-        pdb = kernel.image.pdb
-        if pdb is None or installed.windows_isf(pdb) is None:
-            return None
-        path = interfaces.configuration.path_join(self.config_path, "symbols")
-        table = windows_symbols.load(self.context, pdb, path)
-        if table is None:
-            return None
-        return windows_symbols.WindowsSymbols(kernel, self.context, table)
-
-    @functools.cached_property
-    def stacks(self) -> Optional[Stacks]:
-        """What the vCPUs and tasks of a Linux guest were doing; None of another guest."""
-        kernel = self.linux_kernel()
-        return None if kernel is None else Stacks(kernel, self.machine.vcpus)
-
-    def kernel_facts(self, attempts: Attempts) -> KernelFacts:
-        """Returns what is known of the kernel that the guest runs.
-
-        Args:
-            attempts: is told what cannot be read of a Linux kernel, and why.
-        """
-        kernel = self.linux_kernel()
-        if kernel is not None:
-            stacks = attempts.make("Stacks", lambda: self.stacks)
-            isf = attempts.make("Symbols", lambda: installed.linux_isf(kernel)[1])
-            return system.linux_facts(self.machine, kernel, stacks, isf, attempts)
-        windows = self.windows_kernel()
-        if windows is not None:
-            pdb = windows.image.pdb
-            location = None if pdb is None else installed.windows_isf(pdb)
-            return system.windows_facts(windows, location, self.windows_symbols(windows))
-        return system.unknown_kernel_facts(self.machine)
-
-    def symbolize(self) -> registers.Symbolize:
-        """Returns what names addresses in the guest's kernel."""
-        linux = self.linux_kernel()
-        if linux is not None:
-            return linux.symbolize
-        kernel = self.windows_kernel()
-        if kernel is None:
-            return _no_symbol
-        symbols = self.windows_symbols(kernel)
-        return symbols.symbolize if symbols else kernel.symbolize
+        """Returns why there is no Linux kernel, in words; empty when there is one."""
+        why, windows = self.guest.no_linux, self.guest.windows
+        missing = self.machine.origin.missing_memory
+        return words.no_linux(why, windows.system if windows else None, missing) if why else ""
 
     def write_file(self, name: str, write: Callable[[BinaryIO], None]) -> str:
         """Writes a file, unless there is one; returns what to say of it in its column.
@@ -178,7 +122,7 @@ class Info(GuestDumpPlugin):
         attempts = Attempts()
         machine = system.machine_facts(self.machine, attempts)
         yield from ((0, row) for row in words.machine_rows(machine))
-        yield from ((0, row) for row in words.kernel_rows(self.kernel_facts(attempts)))
+        yield from ((0, row) for row in words.kernel_rows(self.guest.kernel_facts(attempts)))
         for failure in attempts.failures:
             vollog.warning(f"{failure.what}: {failure.reason}")
 
@@ -205,8 +149,8 @@ class Registers(GuestDumpPlugin):
         if not machine.vcpus:
             vollog.error(f"{machine.origin.format}: this image has no registers")
             return
-        kernel = self.linux_kernel()
-        symbolize = self.symbolize()
+        kernel = self.guest.linux
+        symbolize = self.guest.symbolize
         for vcpu in selected_vcpus(machine, self.config.get("vcpu", None)):
             found = system.register_facts(machine, kernel, vcpu, symbolize)
             for register, value, decoded in found:
@@ -218,10 +162,6 @@ class Registers(GuestDumpPlugin):
             [("vCPU", int), ("Register", str), ("Value", format_hints.Hex), ("Decoded", str)],
             self._generator(),
         )
-
-
-def _no_symbol(address: int) -> Optional[str]:
-    return None
 
 
 def _address(value: Optional[int]) -> Union[format_hints.Hex, interfaces.renderers.BaseAbsentValue]:
@@ -330,7 +270,7 @@ class Backtrace(GuestDumpPlugin):
 
     def _stacks(self) -> Iterator[Stack]:
         """Yields the stacks that the options ask for."""
-        kernel = self.linux_kernel()
+        kernel = self.guest.linux
         if kernel is None:
             vollog.error(f"Only the stacks of Linux kernels can be unwound; {self.no_linux()}")
             return
@@ -342,7 +282,7 @@ class Backtrace(GuestDumpPlugin):
                 f"{self.machine.origin.format}: this image has no registers; the stacks of tasks "
                 f"that ran are not available, those of others with --tasks"
             )
-        stacks = self.stacks
+        stacks = self.guest.stacks
         assert stacks is not None, "there is a kernel"
         if stacks.tasks_missing:
             vollog.warning(f"The guest's tasks and modules cannot be told: {stacks.tasks_missing}")
@@ -403,7 +343,7 @@ class Isf(GuestDumpPlugin):
     hidden = False
 
     def _generator(self) -> Iterator[tuple[int, tuple[str, int, int, str]]]:
-        kernel = self.linux_kernel()
+        kernel = self.guest.linux
         if kernel is None:
             vollog.error(f"An ISF is made of a Linux kernel's memory; {self.no_linux()}")
             return
@@ -460,7 +400,7 @@ class Report(GuestDumpPlugin):
         from volatility_guestdump.report import compose, evidence, summary  # noqa: PLC0415
 
         origin = self.machine.origin
-        found = self._facts(Attempts())
+        found = self.guest.facts()
         versions = {
             "volatility_guestdump": __version__,
             "Volatility": constants.PACKAGE_VERSION,
@@ -478,25 +418,6 @@ class Report(GuestDumpPlugin):
                 f"{name}.html", lambda stream: html.write(report, rows, title, stream)
             )
         yield 0, ("Report", "File output", written)
-
-    def _facts(self, attempts: Attempts) -> GuestFacts:
-        """Returns what is known of the guest, however little that is."""
-        make = attempts.make
-        linux = make("Kernel", self.linux_kernel)
-        windows = None if linux else make("Kernel", self.windows_kernel)
-        no_linux = None
-        if linux is None:
-            why = make("Kernel", lambda: system.no_linux(self.machine, windows))
-            no_linux = why or NoLinux.SEARCH_FAILED
-        subject = collect.Subject(
-            self.machine,
-            linux,
-            make("Stacks", lambda: self.stacks) if linux else None,
-            make("System", lambda: self.kernel_facts(attempts)) or KernelFacts(),
-            no_linux,
-            make("Symbols", self.symbolize) or _no_symbol,
-        )
-        return collect.collect(subject, attempts)
 
     def run(self) -> renderers.TreeGrid:
         """Returns the rows."""

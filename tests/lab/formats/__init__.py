@@ -10,13 +10,20 @@ Each module knows one format by itself and shares nothing with the readers under
 """
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Callable
 
-from tests.lab.formats import avml, elf_core, lime, raw, vmware_state
-from tests.lab.formats.memory import Memory, Source, iomem, without_low_memory
+from tests.lab.formats import avml, elf_core, glued, lime, raw, vmware_state
+from tests.lab.formats.memory import (
+    Memory,
+    Source,
+    iomem,
+    system_ram,
+    without_low_memory,
+)
 from tests.lab.formats.vmware_state import State
 from tests.lab.guests import Guest
+from tests.lab.writer import Region
 
 __all__ = ["FORMATS", "Files", "Memory", "Source", "source", "write"]
 
@@ -36,7 +43,8 @@ def source(guest: Guest) -> Source:
         {name: int(value, 16) for name, value in {**registers, **others}.items()}
         for registers, others in zip(expected["vcpus"], more)
     ]
-    return Source(Memory(guest.vmem_path, regions), vcpus)
+    log = guest.folder.joinpath("console.log").read_text(errors="replace")
+    return Source(Memory(guest.vmem_path, regions), vcpus, system_ram(log))
 
 
 def _raw(source: Source, stem: pathlib.Path) -> pathlib.Path:
@@ -93,6 +101,15 @@ def _elf_qemu(source: Source, stem: pathlib.Path) -> pathlib.Path:
     return path
 
 
+def _glued(rule: Callable[[Sequence[Region]], Sequence[Region]] = list) -> Writer:
+    def write(source: Source, stem: pathlib.Path) -> pathlib.Path:
+        path = stem.with_name(f"{stem.name}.raw")
+        glued.write(path, source.memory, rule(source.system_ram))
+        return path
+
+    return write
+
+
 def _vmware(suffix: str, state: State) -> Writer:
     def write(source: Source, stem: pathlib.Path) -> pathlib.Path:
         path = stem.with_name(f"{stem.name}{suffix}")
@@ -115,6 +132,11 @@ FORMATS: Mapping[str, Writer] = {
     "avml-iomem": _avml_iomem,
     "elf": _elf,
     "elf-qemu": _elf_qemu,
+    "glued": _glued(),
+    "glued-page-zero": _glued(glued.with_page_zero),
+    "glued-pages": _glued(glued.whole_pages),
+    "glued-last-page-lost": _glued(glued.last_page_lost),
+    "glued-from-one-mib": _glued(without_low_memory),
     "vmsn": _vmware(".vmsn", State()),
     "vmss": _vmware(".vmss", State(magic=vmware_state.MAGICS[1], blocks=False)),
     "vmsn-inside": _vmware(".vmsn", State(inside=True)),

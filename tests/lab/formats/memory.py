@@ -3,11 +3,12 @@
 """What the writers of formats start from: a guest's memory, and its vCPUs' registers."""
 
 import pathlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from tests.lab.writer import Region, not_zero
+from tests.lab.writer import PAGE, Region, not_zero
 
 #: Memory is passed on in pieces of at most this size.
 PIECE = 1 << 20
@@ -86,10 +87,13 @@ class Source:
     Attributes:
         memory: of the guest.
         vcpus: of each vCPU, name of the register -> value, the names being those of expected.json.
+        system_ram: address and size of what its /proc/iomem calls "System RAM", as far as its log
+            tells.
     """
 
     memory: Memory
     vcpus: Sequence[Mapping[str, int]]
+    system_ram: Sequence[Region] = ()
 
 
 def iomem(regions: Sequence[Region]) -> list[Region]:
@@ -104,6 +108,36 @@ def iomem(regions: Sequence[Region]) -> list[Region]:
         (0x1000, 0x9FC00 - 0x1000),
         (LOW_MEMORY, end - 0x20000 - LOW_MEMORY),
         *others,
+    ]
+
+
+def system_ram(log: str) -> list[Region]:
+    """Returns address and size of what /proc/iomem calls "System RAM" by a kernel's first lines.
+
+    It prints what the firmware told it, and what it changed. From 7.0 on it calls RAM by its name
+    in /proc/iomem there, and before "usable".
+
+    Args:
+        log: of the kernel; of a second kernel in it, what the first one printed counts.
+    """
+    ram: list[Region] = []
+    behind = 0
+    for match in re.finditer(r"BIOS-e820: \[mem 0x([0-9a-f]+)-0x([0-9a-f]+)\] +(.*)", log):
+        start, last, kind = int(match[1], 16), int(match[2], 16), match[3].strip()
+        if start < behind:
+            break
+        behind = last + 1
+        if kind in ("usable", "System RAM"):
+            ram.append((start, last + 1 - start))
+    return [
+        (start, end - start)
+        for first, size in ram
+        # "update [mem 0x00000000-0x00000fff]", "remove [mem 0x000a0000-0x000fffff]"
+        for start, end in (
+            (max(first, PAGE), min(first + size, 0xA0000)),
+            (max(first, LOW_MEMORY), first + size),
+        )
+        if start < end
     ]
 
 

@@ -91,8 +91,13 @@ def find_kernel(machine: Machine) -> Optional[LinuxKernel]:
     return (
         _by_note(machine)
         or _first(_by_registers(machine), "registers")
-        or _first(((tables, {}) for tables in low_memory_tables(machine.memory)), "low memory")
+        or low_memory_kernel(machine.memory)
     )
+
+
+def low_memory_kernel(memory: Memory) -> Optional[LinuxKernel]:
+    """Returns the Linux kernel that low memory leads to, or None; see `find_kernel`."""
+    return _first(((tables, {}) for tables in low_memory_tables(memory)), "low memory")
 
 
 def search_kernel(

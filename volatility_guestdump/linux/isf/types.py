@@ -6,8 +6,9 @@ import functools
 import logging
 from typing import Any, Optional
 
-from volatility_guestdump.exceptions import BtfError
-from volatility_guestdump.linux.types.btf import COMPOSITES, ENUMS, Btf, Kind, Member
+from volatility_guestdump.exceptions import BtfError, LostTypeError
+from volatility_guestdump.linux.types.btf import COMPOSITES, ENUMS, Btf, Member
+from volatility_guestdump.linux.types.btf_kinds import Kind
 
 vollog = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class TypeConverter:
         #: Number of a structure -> (its members and those of anonymous ones, how deep they nest).
         self._flat_sizes: dict[int, tuple[int, int]] = {}
         self._names: dict[int, str] = {}
+        self._lost_members: dict[int, set[str]] = {}
         self.user_types: dict[str, int] = {}
         self.enums: dict[str, int] = {}
         self.base_types = {
@@ -120,6 +122,12 @@ class TypeConverter:
             self.base_types.setdefault(name, _base_type("int", size, signed))
         for name, number in partial:
             self.base_types.setdefault(name, _integer(btf, number))
+        if btf.damage:
+            # Their names may be lost, but they are what every kernel has of them.
+            for name, size, signed in (("long int", pointer_size, True), ("char", 1, True)):
+                self.base_types.setdefault(name, _base_type("int", size, signed))
+            self.base_types.setdefault("long unsigned int", _base_type("int", pointer_size, False))
+            self.base_types.setdefault("_Bool", _base_type("bool", 1, False))
         for names in _SPELLINGS:
             for name, other in (names, names[::-1]):
                 if name in self.base_types:
@@ -170,7 +178,10 @@ class TypeConverter:
         start, number = number, btf.resolve(number)
         kind = btf.kind(number)
         if kind is Kind.PTR:
-            target, below = self._descriptor(btf.target(number), depth + 1)
+            try:
+                target, below = self._descriptor(btf.target(number), depth + 1)
+            except LostTypeError:
+                target, below = VOID, 0
             return {"kind": "pointer", "subtype": target}, below + 1
         if kind is Kind.ARRAY:
             element, count = btf.array(number)
@@ -197,6 +208,10 @@ class TypeConverter:
             return {"kind": "function"}
         if kind in (Kind.INT, Kind.FLOAT) and btf.name(number) in self.base_types:
             return {"kind": "base", "name": btf.name(number)}
+        if kind is Kind.INT and not btf.name(number):
+            integer = btf.integer(number)
+            name = _ENUM_BASES.get((integer.size, integer.signed), "void")
+            return {"kind": "base", "name": "_Bool" if integer.boolean else name}
         return VOID
 
     def _typedef(self, number: int, target: int) -> Optional[str]:
@@ -237,20 +252,29 @@ class TypeConverter:
         for member in members:
             name = member.name
             if not name:
-                target = self._btf.resolve(member.type)
-                if self._btf.kind(target) not in COMPOSITES:
+                target = self._anonymous(member)
+                if not target:
                     continue
                 # Volatility takes its members for those of this structure: they must be sound.
                 self.user_type("", target)
                 name = f"unnamed_field_{len(fields)}"
                 while name in names:
                     name += "_"
-            field = self._field(member) if usable(name) else None
+            try:
+                field = self._field(member) if usable(name) else None
+            except LostTypeError:
+                # It costs this member. Whoever asks for it is told so.
+                self._lost_members.setdefault(number, set()).add(name)
+                continue
             if field is not None:
                 if not member.name:
                     field["anonymous"] = True
                 fields[name] = field
         return fields
+
+    def is_lost(self, name: str, member: object) -> bool:
+        """Whether a member of a structure that was asked for has a type that is lost."""
+        return member in self._lost_members.get(self.user_types.get(name, 0), ())
 
     def _flat_size(self, number: int, depth: int) -> tuple[int, int]:
         """Counts members including those of anonymous ones, which Volatility expands.
@@ -263,9 +287,9 @@ class TypeConverter:
             self._check_depth(number, depth)
             size = deepest = 0
             for member in self._btf.members(number):
-                target = 0 if member.name else self._btf.resolve(member.type)
+                target = self._anonymous(member)
                 size += 1
-                if target and self._btf.kind(target) in COMPOSITES:
+                if target:
                     inner, below = self._flat_size(target, depth + 1)
                     size += inner
                     deepest = max(deepest, below + 1)
@@ -274,6 +298,16 @@ class TypeConverter:
             found = self._flat_sizes[number] = size, deepest
         self._check_depth(number, depth + found[1])
         return found
+
+    def _anonymous(self, member: Member) -> int:
+        """Returns the number of the structure that an anonymous member is; 0 for any other."""
+        if member.name:
+            return 0
+        try:
+            target = self._btf.resolve(member.type)
+        except LostTypeError:
+            return 0
+        return target if self._btf.kind(target) in COMPOSITES else 0
 
     def _field(self, member: Member) -> Optional[Isf]:
         """Describes a member; None for a bitfield that no integer of its type covers (packed)."""

@@ -48,9 +48,13 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Optional
 
 from volatility_guestdump.exceptions import OrcError
+from volatility_guestdump.linux.holes import Holes, outside
 
 ENTRY_SIZE = 6
 IP_SIZE = 4
+
+#: What is said of a frame whose entry is on a page of zeros.
+LOST = "the entry for this place is on a page that is missing"
 
 #: A distribution's kernel has about 500,000.
 _MAXIMUM_ENTRIES = 1 << 24
@@ -163,13 +167,20 @@ FORMS: Mapping[int, Form] = {
 }
 
 
-def find_form(entries: bytes) -> int:
+def find_form(entries: bytes, lost: Sequence[range] = ()) -> int:
     """Returns the form of a kernel's whole table, by what most of its entries say.
+
+    Args:
+        entries: the table.
+        lost: numbers of the entries that are lost, in ascending ranges.
 
     Raises:
         OrcError: it is none of the known forms.
     """
-    flags = collections.Counter(_flags(entries))
+    words = _flags(entries)
+    flags: collections.Counter[int] = collections.Counter()
+    for present in outside(lost, len(words)):
+        flags.update(words[present.start : present.stop])
     if not flags:
         raise OrcError("the kernel's ORC table is empty")
     commonest = max(flags, key=flags.__getitem__)
@@ -206,6 +217,8 @@ class OrcTable:
         entries: the table of entries.
         address: where `ips` lies in the kernel's memory.
         form: of the entries, one of `FORMS`.
+        lost_ips: numbers of the places that are lost, in ascending ranges: a page of them is zeros.
+        lost_entries: the same of the entries.
 
     Attributes:
         form: as given.
@@ -214,7 +227,15 @@ class OrcTable:
         OrcError: the tables are empty, or do not belong together.
     """
 
-    def __init__(self, ips: bytes, entries: bytes, address: int, form: int) -> None:
+    def __init__(
+        self,
+        ips: bytes,
+        entries: bytes,
+        address: int,
+        form: int,
+        lost_ips: Sequence[range] = (),
+        lost_entries: Sequence[range] = (),
+    ) -> None:
         count = len(ips) // IP_SIZE
         if not 0 < count <= _MAXIMUM_ENTRIES or len(entries) != count * ENTRY_SIZE:
             raise OrcError(f"ORC tables of {len(ips)} and {len(entries)} bytes are no pair")
@@ -223,7 +244,10 @@ class OrcTable:
             self._offsets.byteswap()
         self._entries = entries
         self._address = address
+        self._lost_entries = lost_entries
         self.form = form
+        #: Ranges of the places that are there, ascending.
+        self._present = outside(lost_ips, count)
 
     def _place(self, index: int) -> int:
         return self._address + IP_SIZE * index + self._offsets[index]
@@ -232,18 +256,50 @@ class OrcTable:
         """Returns the entry for the code at an address, or None when it lies before the first.
 
         Raises:
-            OrcError: the entry means nothing.
+            OrcError: the entry means nothing, or it is lost.
         """
-        low, high = 0, len(self._offsets)
+        # Between the ranges are places that are lost; within one they ascend.
+        low, high, lost = 0, 0, False
+        for present in self._present:
+            if present.start and self._place(present.start) > address:
+                # Before the first place of all there is no code; before this one there may be.
+                lost = True
+                break
+            low, high, lost = present.start, present.stop, present.stop < len(self._offsets)
+        end = high
         while low < high:
             middle = (low + high) // 2
             if self._place(middle) <= address:
                 low = middle + 1
             else:
                 high = middle
+        if (lost and low == end) or any(low - 1 in each for each in self._lost_entries):
+            raise OrcError(LOST)
         if not low:
             return None
         sp_offset, bp_offset, flags = struct.unpack_from(
             "<hhH", self._entries, (low - 1) * ENTRY_SIZE
         )
         return FORMS[self.form].decode(sp_offset, bp_offset, flags)
+
+
+def table_with_holes(
+    place: int, ips: bytes, entries_at: int, entries: bytes, form: Optional[int] = None
+) -> OrcTable:
+    """Returns unwinding tables; a page of zeros in them is one that is lost.
+
+    Args:
+        place: address of the table of places.
+        ips: that table.
+        entries_at: address of the table of entries.
+        entries: that table.
+        form: of the entries; None where they shall tell it.
+
+    Raises:
+        OrcError: they are damaged.
+    """
+    count = len(entries) // ENTRY_SIZE
+    lost_ips = Holes(ips, place).entries(0, IP_SIZE, count)
+    lost = Holes(entries, entries_at).entries(0, ENTRY_SIZE, count)
+    form = find_form(entries, lost) if form is None else form
+    return OrcTable(ips, entries, place, form, lost_ips, lost)

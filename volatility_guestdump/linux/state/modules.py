@@ -19,10 +19,11 @@ from volatility_guestdump.exceptions import AddressError, KernelError, TypesErro
 from volatility_guestdump.linux.finding.image import KernelMemory
 from volatility_guestdump.linux.pieces import Pieces
 from volatility_guestdump.linux.place import Place
-from volatility_guestdump.linux.stacks.orc import ENTRY_SIZE, IP_SIZE, OrcTable
+from volatility_guestdump.linux.stacks.orc import ENTRY_SIZE, IP_SIZE, OrcTable, table_with_holes
 from volatility_guestdump.linux.types.lists import ring
 from volatility_guestdump.linux.types.protocol import Types
 from volatility_guestdump.linux.types.reading import Struct, Structures
+from volatility_guestdump.machine import read_padded
 from volatility_guestdump.text import printable
 
 #: More than any machine loads; a damaged list must end.
@@ -109,7 +110,12 @@ class Modules:
                 self.broken = "no symbol tells where the list of them is"
             return
         unreadable = 0
-        nodes = ring(self._kernel, head, limit=_MAXIMUM_MODULES, what="modules")
+        nodes = ring(
+            *(self._kernel, head),
+            limit=_MAXIMUM_MODULES,
+            what="modules",
+            back=self._kernel.bits // 8,
+        )
         try:
             for node in nodes:
                 module = self._module(self._kind.containing("list", node))
@@ -224,10 +230,11 @@ class Modules:
             ips, entries = arch.integer("orc_unwind_ip"), arch.integer("orc_unwind")
             if not 0 <= count <= _MAXIMUM_ORC_ENTRIES:
                 return None
-            return OrcTable(
-                kernel.read(ips, count * IP_SIZE),
-                kernel.read(entries, count * ENTRY_SIZE),
+            return table_with_holes(
                 ips,
+                read_padded(kernel.read, ips, count * IP_SIZE)[0],
+                entries,
+                read_padded(kernel.read, entries, count * ENTRY_SIZE)[0],
                 # Modules have the form of the kernel that they were built with.
                 kernel.orc.form,
             )

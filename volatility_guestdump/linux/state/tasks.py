@@ -203,7 +203,8 @@ class Tasks:
         self._note(leaders.broken)
 
     def _list(self, head: int) -> Walk:
-        return ring(self._kernel, head, limit=_MAXIMUM_TASKS, what="tasks")
+        back = self._kernel.bits // 8
+        return ring(self._kernel, head, limit=_MAXIMUM_TASKS, what="tasks", back=back)
 
     def _note(self, reason: str) -> None:
         self.broken = self.broken or reason

@@ -39,14 +39,16 @@ What came over time, and is decided by the kind or the flag that a type has:
 """
 
 import array
-import enum
 import itertools
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Optional
 
-from volatility_guestdump.exceptions import BtfError
+from volatility_guestdump.exceptions import BtfError, LostTypeError
+from volatility_guestdump.linux.holes import Holes
+from volatility_guestdump.linux.types.btf_holes import LOST, types_around
+from volatility_guestdump.linux.types.btf_kinds import MAXIMUM_TYPES, SIZES, Kind
 
 MAGIC = 0xEB9F
 
@@ -54,67 +56,11 @@ _HEADER = struct.Struct("<HBBIIIII")
 
 #: No chain of typedefs and qualifiers in a kernel comes near it.
 _MAXIMUM_DEPTH = 64
-#: The kernel refuses BTF with longer names (KSYM_NAME_LEN, since 6.1) or with more types
-#: (BTF_MAX_TYPE, include/uapi/linux/btf.h).
+#: The kernel refuses BTF with longer names (KSYM_NAME_LEN, since 6.1).
 _MAXIMUM_NAME = 512
-_MAXIMUM_TYPES = 0xFFFFF
 
-
-class Kind(enum.IntEnum):
-    """Kinds of types."""
-
-    VOID = 0
-    INT = 1
-    PTR = 2
-    ARRAY = 3
-    STRUCT = 4
-    UNION = 5
-    ENUM = 6
-    FWD = 7
-    TYPEDEF = 8
-    VOLATILE = 9
-    CONST = 10
-    RESTRICT = 11
-    FUNC = 12
-    FUNC_PROTO = 13
-    VAR = 14
-    DATASEC = 15
-    FLOAT = 16
-    DECL_TAG = 17
-    TYPE_TAG = 18
-    ENUM64 = 19
-
-
-#: u32 words of a type behind the first three: (always, for each of vlen).
-_EXTRA_WORDS: dict[int, tuple[int, int]] = {
-    Kind.INT: (1, 0),
-    Kind.PTR: (0, 0),
-    Kind.ARRAY: (3, 0),
-    Kind.STRUCT: (0, 3),
-    Kind.UNION: (0, 3),
-    Kind.ENUM: (0, 2),
-    Kind.FWD: (0, 0),
-    Kind.TYPEDEF: (0, 0),
-    Kind.VOLATILE: (0, 0),
-    Kind.CONST: (0, 0),
-    Kind.RESTRICT: (0, 0),
-    Kind.FUNC: (0, 0),
-    Kind.FUNC_PROTO: (0, 2),
-    Kind.VAR: (1, 0),
-    Kind.DATASEC: (0, 3),
-    Kind.FLOAT: (0, 0),
-    Kind.DECL_TAG: (1, 0),
-    Kind.TYPE_TAG: (0, 0),
-    Kind.ENUM64: (0, 3),
-}
 
 _KINDS = tuple(Kind)
-
-#: All u32 words of a type of each kind that five bits can say: (always, for each of vlen).
-_SIZES = tuple(
-    (3 + _EXTRA_WORDS[kind][0], _EXTRA_WORDS[kind][1]) if kind in _EXTRA_WORDS else (0, 0)
-    for kind in range(32)
-)
 
 #: Kinds that only qualify another type.
 _MODIFIERS = frozenset(
@@ -177,16 +123,20 @@ class Btf:
 
     Args:
         data: all of BTF, header included.
+        address: where it lies in the kernel's memory. A page of zeros in it is a hole then: what is
+            missing costs the types and the names in it.
 
     Attributes:
         names: name -> numbers of the types that have it, for the kinds that can be looked up.
-        anonymous: numbers of the structures, unions and enums that have no name.
+        anonymous: numbers of the structures, unions and enums that have no name, or one that is
+            lost.
+        damage: what is lost, in words; empty when nothing is.
 
     Raises:
         BtfError: the header or a type does not fit into the data, or is of an unknown kind.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, address: Optional[int] = None) -> None:
         if len(data) < _HEADER.size:
             raise BtfError(f"BTF of {len(data)} bytes has no header")
         magic, version, _, header, types, types_size, strings, strings_size = _HEADER.unpack_from(
@@ -207,16 +157,49 @@ class Btf:
             self._words.byteswap()
         self._starts: list[int] = [-1]
         self._kinds = bytearray((Kind.VOID,))
+        self._knows_last = True
+        self.damage = ""
+        at = header + strings
+        holes = [] if address is None else list(Holes(data, address))
+        #: Where names are lost.
+        self._lost_names = [
+            (start - at, end - at) for start, end in holes if start < at + strings_size and end > at
+        ]
+        at = header + types
+        lost_words = [
+            (max(start - at, 0) // 4, min(-(-(end - at) // 4), len(self._words)))
+            for start, end in holes
+            if start < at + types_size and end > at
+        ]
         self.names: dict[str, list[int]] = {}
         self.anonymous: list[int] = []
         # Up to 5.19 values of enums are signed, and no flag says so.
         self._signed_enums = True
-        self._index()
+        if lost_words:
+            self._index_around(lost_words)
+        else:
+            self._index()
+        self._index_names()
+        if self._lost_names and not self.damage:
+            self.damage = "some names of types and members are on a page that is lost"
+
+    def _index_around(self, holes: Sequence[tuple[int, int]]) -> None:
+        found = types_around(self._words, holes, self._strings)
+        self._starts, self._kinds, self._knows_last = found
+        if len(self._starts) > MAXIMUM_TYPES:
+            raise BtfError(f"BTF has more than {MAXIMUM_TYPES} types")
+        lost = self._starts.count(-1) - 1
+        parts = [f"{lost} types are on a page that is lost"] if lost else []
+        if not self._knows_last:
+            parts.append(
+                f"those from number {len(self._starts)} on are on, or behind, a page that is lost"
+            )
+        self.damage = ", and ".join(parts)
 
     def _index(self) -> None:
-        words, starts, kinds, sizes = self._words, self._starts, self._kinds, _SIZES
+        words, starts, kinds, sizes = self._words, self._starts, self._kinds, SIZES
         position, end = 0, len(words)
-        while position < end - 2 and len(starts) <= _MAXIMUM_TYPES:
+        while position < end - 2 and len(starts) <= MAXIMUM_TYPES:
             info = words[position + 1]
             kind = (info >> 24) & 0x1F
             fixed, each = sizes[kind]
@@ -225,17 +208,20 @@ class Btf:
             starts.append(position)
             kinds.append(kind)
             position += fixed + each * (info & 0xFFFF)
-        if len(starts) > _MAXIMUM_TYPES:
-            raise BtfError(f"BTF has more than {_MAXIMUM_TYPES} types")
+        if len(starts) > MAXIMUM_TYPES:
+            raise BtfError(f"BTF has more than {MAXIMUM_TYPES} types")
         if position != end:
             raise BtfError(f"type {len(starts) - 1} of BTF is cut off")
+
+    def _index_names(self) -> None:
+        words, starts, kinds = self._words, self._starts, self._kinds
         # Names that start inside of each other could take far more memory than they lie in.
         room = 2 * len(self._strings)
         named = kinds.translate(_NAMED)
         for number in itertools.compress(range(len(kinds)), named):
             start = starts[number]
-            if words[start]:
-                name = self._string(words[start])
+            name = self._string(words[start]) if words[start] else ""
+            if name:
                 numbers = self.names.get(name)
                 if numbers is None:
                     numbers = self.names[name] = []
@@ -256,21 +242,33 @@ class Btf:
         end = self._strings.find(b"\0", offset, offset + _MAXIMUM_NAME)
         if end < 0:
             raise BtfError(f"a name of BTF at {offset:#x} is too long, or outside of its strings")
+        if self._lost_names and any(
+            start <= end and offset < stop for start, stop in self._lost_names
+        ):
+            return ""
         return self._strings[offset:end].decode("ascii", "replace")
 
     def _start(self, number: int) -> int:
         if not 0 < number < len(self._starts):
-            raise BtfError(f"BTF has no type {number}")
-        return self._starts[number]
+            raise self._no_type(number)
+        start = self._starts[number]
+        if start < 0:
+            raise self._no_type(number)
+        return start
+
+    def _no_type(self, number: int) -> BtfError:
+        if 0 < number < len(self._starts) or (number > 0 and not self._knows_last):
+            return LostTypeError(f"type {number} of BTF is on, or behind, a page that is lost")
+        return BtfError(f"BTF has no type {number}")
 
     def kind(self, number: int) -> Kind:
         """Returns the kind of a type."""
-        if not 0 <= number < len(self._kinds):
-            raise BtfError(f"BTF has no type {number}")
+        if not 0 <= number < len(self._kinds) or self._kinds[number] == LOST:
+            raise self._no_type(number)
         return _KINDS[self._kinds[number]]
 
     def name(self, number: int) -> str:
-        """Returns the name of a type; empty for an anonymous one and for void."""
+        """Returns the name of a type; empty for an anonymous one, for void, and for a lost name."""
         return self._string(self._words[self._start(number)]) if number else ""
 
     def target(self, number: int) -> int:
@@ -330,7 +328,7 @@ class Btf:
         return self._words[start + 3], self._words[start + 5]
 
     def members(self, number: int) -> list[Member]:
-        """Decodes the members of a structure or union."""
+        """Decodes the members of a structure or union; those whose names are lost are absent."""
         start = self._start(number)
         info = self._words[start + 1]
         count = self.count(number)
@@ -341,7 +339,9 @@ class Btf:
             bits = 0
             if info >> 31:
                 bits, offset = offset >> 24, offset & 0xFFFFFF
-            members.append(Member(self._string(name), member_type, offset, bits))
+            text = self._string(name) if name else ""
+            if text or not name:
+                members.append(Member(text, member_type, offset, bits))
         return members
 
     def placed(self, member: Member) -> tuple[int, int]:
@@ -357,7 +357,7 @@ class Btf:
         return member.bit_offset, member.bit_size
 
     def enumerators(self, number: int) -> dict[str, int]:
-        """Returns the names and values of an enum."""
+        """Returns the names and values of an enum, without those whose names are lost."""
         start = self._start(number)
         info = self._words[start + 1]
         wide = self.kind(number) is Kind.ENUM64
@@ -373,6 +373,8 @@ class Btf:
             if signed and value >> (bits - 1):
                 value -= 1 << bits
             found[self._string(self._words[position])] = value
+        if self._lost_names:
+            found.pop("", None)
         return found
 
     def section_offsets(self, name: str) -> dict[int, int]:

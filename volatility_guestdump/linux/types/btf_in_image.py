@@ -6,9 +6,11 @@ import contextlib
 import itertools
 from typing import Optional
 
-from volatility_guestdump.exceptions import AddressError, BtfError
+from volatility_guestdump.exceptions import BtfError
 from volatility_guestdump.linux.finding.image import CODE_ALONE, KernelImage, read_run
-from volatility_guestdump.linux.types.btf import Btf, Kind, btf_headers
+from volatility_guestdump.linux.types.btf import Btf, btf_headers
+from volatility_guestdump.linux.types.btf_kinds import Kind
+from volatility_guestdump.machine import PAGE_SIZE, read_padded
 
 #: A kernel's BTF has about 5 MiB.
 _BTF_LIMIT = 64 << 20
@@ -42,10 +44,12 @@ def read_btf(kernel: KernelImage) -> Btf:
         return found
     if not 0 < stop - start <= _BTF_LIMIT:
         raise BtfError(f"the kernel's BTF would have {stop - start} bytes")
-    try:
-        return Btf(kernel.read(start, stop - start))
-    except AddressError as error:
-        raise BtfError(f"the kernel's BTF is not in the dump: {error}") from error
+    data, missing = read_padded(kernel.read, start, stop - start)
+    if not any(data[: PAGE_SIZE - start % PAGE_SIZE]):
+        raise BtfError(
+            "the first page of the kernel's types (BTF), which says where they are, is missing"
+        ) from missing
+    return Btf(data, start)
 
 
 def _search_btf(kernel: KernelImage) -> Optional[Btf]:
@@ -54,7 +58,7 @@ def _search_btf(kernel: KernelImage) -> Optional[Btf]:
         image = read_run(kernel, run)
         for place in itertools.islice(btf_headers(image), _BTF_ATTEMPTS):
             with contextlib.suppress(BtfError):
-                btf = Btf(image[place : place + _BTF_LIMIT])
+                btf = Btf(image[place : place + _BTF_LIMIT], run.start + place)
                 if btf.find("task_struct", Kind.STRUCT) is not None:
                     return btf
     return None

@@ -5,8 +5,9 @@
 from collections.abc import Mapping
 from typing import NamedTuple, Optional
 
-from volatility_guestdump.exceptions import BtfError
-from volatility_guestdump.linux.types.btf import COMPOSITES, ENUMS, Btf, Kind
+from volatility_guestdump.exceptions import BtfError, LostTypeError
+from volatility_guestdump.linux.types.btf import COMPOSITES, ENUMS, Btf
+from volatility_guestdump.linux.types.btf_kinds import Kind
 from volatility_guestdump.linux.types.protocol import Field, Shape, Types
 
 #: No nest of structures, nor of arrays, in a kernel comes near it.
@@ -33,6 +34,15 @@ class BtfTypes(Types):
 
     def look_up(self, structure: str, path: str) -> Optional[Field]:
         """Returns a member; see `Types.look_up`."""
+        found = self._look_up(structure, path)
+        if found is None and self._btf.damage:
+            raise LostTypeError(
+                f"{structure}.{path} is not in what is left of the kernel's types: "
+                f"{self._btf.damage}"
+            )
+        return found
+
+    def _look_up(self, structure: str, path: str) -> Optional[Field]:
         number = self._composite(structure)
         found = None
         offset = 0
@@ -73,10 +83,15 @@ class BtfTypes(Types):
             if member.name == name:
                 return _Found(member.type, *btf.placed(member))
         for member in members:
-            if not member.name:
+            if member.name:
+                continue
+            try:
                 found = self._member(btf.resolve(member.type), name, seen)
-                if found is not None:
-                    return found._replace(bit_offset=member.bit_offset + found.bit_offset)
+            except LostTypeError:
+                # It may be in another.
+                continue
+            if found is not None:
+                return found._replace(bit_offset=member.bit_offset + found.bit_offset)
         return None
 
     def _field(self, found: _Found) -> Field:
@@ -84,7 +99,10 @@ class BtfTypes(Types):
         kind, offset = btf.kind(number), found.bit_offset
         if kind is Kind.PTR:
             target = btf.target(number)
-            return Field(offset, Shape.POINTER, structure=self._structure(target))
+            try:
+                return Field(offset, Shape.POINTER, structure=self._structure(target))
+            except LostTypeError:
+                return Field(offset, Shape.POINTER)
         if kind is Kind.ARRAY:
             # pahole makes one array of all dimensions.
             element, count = btf.array(number)

@@ -42,6 +42,8 @@ class Walk:
         limit: number of nodes that a list can have.
         what: is on the list, in words: "tasks".
         link: offset of the pointer to the next in each node.
+        back: offset of the pointer to the one before, 0 where there is none. Where the way forward
+            is broken, what lies behind is reached from the other end.
 
     Attributes:
         broken: why nodes may be missing of those that there were up to now; empty when none is.
@@ -56,6 +58,7 @@ class Walk:
         limit: int,
         what: str,
         link: int = 0,
+        back: int = 0,
     ) -> None:
         self.broken = ""
         self._memory = memory
@@ -64,10 +67,32 @@ class Walk:
         self._limit = limit
         self._what = what
         self._link = link
+        self._back = back
 
     def __iter__(self) -> Iterator[int]:
-        pointer, link = self._memory.pointer, self._link
         seen: set[int] = set()
+        yield from self._forward(seen)
+        if self.broken and self._back:
+            yield from reversed(self._from_the_end(seen))
+
+    def _from_the_end(self, seen: set[int]) -> list[int]:
+        """Returns what was not seen and is reached from the end, the last first."""
+        pointer, found, after = self._memory.pointer, [], self._head
+        try:
+            node = pointer(after + self._back)
+            while node not in seen and node not in self._ends and len(seen) < self._limit:
+                # Each leads to the one that it was reached from, or nothing is sure.
+                if pointer(node + self._link) != after:
+                    break
+                seen.add(node)
+                found.append(node)
+                node, after = pointer(node + self._back), node
+        except AddressError:
+            pass
+        return found
+
+    def _forward(self, seen: set[int]) -> Iterator[int]:
+        pointer, link = self._memory.pointer, self._link
         try:
             node = pointer(self._head)
             while node not in self._ends:
@@ -78,15 +103,25 @@ class Walk:
                     self.broken = f"there are more than {self._limit} {self._what}"
                     return
                 seen.add(node)
+                try:
+                    following = pointer(node + link)
+                except AddressError:
+                    # What of it lies on another page may be there.
+                    yield node
+                    raise
+                if self._back and not following:
+                    # No node of a ring has a null pointer: its page is lost, and so is zeros.
+                    self.broken = f"a list of {self._what} is zeros at {node:#x}"
+                    return
                 yield node
-                node = pointer(node + link)
+                node = following
         except AddressError as error:
             self.broken = str(error)
 
 
-def ring(memory: Pointers, head: int, *, limit: int, what: str) -> Walk:
+def ring(memory: Pointers, head: int, *, limit: int, what: str, back: int = 0) -> Walk:
     """Returns the nodes of a list_head but for its head; see `Walk`."""
-    return Walk(memory, head, frozenset((head,)), limit=limit, what=what)
+    return Walk(memory, head, frozenset((head,)), limit=limit, what=what, back=back)
 
 
 def chain(
