@@ -124,7 +124,8 @@ def test_a_damaged_guest_file_is_said(
     layer = stack(guest)
     assert isinstance(layer, GuestDumpLayer)
     assert [vcpu.lacks(*REGISTERS) for vcpu in layer.machine.vcpus] == [()]
-    assert "debug.guest: 4565 bytes" in caplog.text and "incomplete" in caplog.text
+    assert "debug.guest is not as it should be: 4565 bytes" in caplog.text
+    assert "incomplete" in caplog.text
 
 
 @pytest.mark.skipif(not hasattr(os, "pread"), reason="the error is made in pread")
