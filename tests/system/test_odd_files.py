@@ -4,15 +4,21 @@
 
 import bz2
 import gzip
+import http.server
 import lzma
 import os
 import pathlib
 import random
+import socket
+import subprocess
+import threading
 import zipfile
+from collections.abc import Iterator
+from typing import Optional
 
 import pytest
 
-from tests.conftest import Vol
+from tests.conftest import Vol, program
 from tests.helpers import IDLE_VCPU, info, rows, write_pair
 
 SIZE = 1 << 20
@@ -149,6 +155,42 @@ def test_memory_is_a_pipe(vol: Vol, guest: pathlib.Path) -> None:
     assert [row["Value"] for row in rows(done) if row["Register"] == "rip"] == [0x1234]
     assert done.stderr.count("WARNING") == 1
     assert "debug.vmem: is a pipe, which has no random access" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """Yields the URL of a server that has no file."""
+    handler = http.server.BaseHTTPRequestHandler
+    with http.server.HTTPServer(("127.0.0.1", 0), handler) as opened:
+        threading.Thread(target=opened.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{opened.server_port}"
+        opened.shutdown()
+
+
+@pytest.mark.parametrize("plugin", ["guestdump.Info", "linux.pslist"])
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [(True, "HTTP Error 501: "), (False, "Connection refused"), (None, "Volatility 3 is offline")],
+)
+def test_a_url_that_leads_nowhere(
+    server: str, tmp_path: pathlib.Path, answers: Optional[bool], reason: str, plugin: str
+) -> None:
+    """One line says which URL and why, and it is the last."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    url = f"{f'http://127.0.0.1:{port}' if answers is False else server}/debug.guest"
+    offline = ["--offline"] if answers is None else []
+    done = subprocess.run(
+        [program("vol"), "-q", *offline, "--cache-path", tmp_path, "-f", url, plugin],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"volatility_guestdump: {url} cannot be opened: ") and reason in last
+    assert done.stderr.count(f"{url} cannot be opened") == 2
 
 
 @pytest.mark.parametrize("plugin", ["guestdump.Info", "linux.pslist"])

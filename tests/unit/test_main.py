@@ -18,6 +18,7 @@ OTHER_VOLATILITY = {
     "volatility3/__init__.py": "",
     "volatility3/framework/__init__.py": "def interface_version(): return {version}\n",
     "volatility3/framework/constants.py": "",
+    "volatility3/framework/exceptions.py": "",
     "volatility3/framework/layers/__init__.py": "",
     "volatility3/framework/layers/resources.py": "",
 }

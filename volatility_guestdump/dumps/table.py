@@ -8,7 +8,7 @@ from volatility_guestdump.dumps.debug_guest import DebugGuest
 from volatility_guestdump.dumps.format import Format, Stage
 from volatility_guestdump.dumps.glued import Glued
 from volatility_guestdump.dumps.memory_images import Avml, Lime
-from volatility_guestdump.dumps.qemu_elf import QemuElfCore
+from volatility_guestdump.dumps.qemu_elf import ElfCore, QemuElfCore
 from volatility_guestdump.dumps.raw import Raw, SearchedRaw
 from volatility_guestdump.dumps.vmware_state import VmwareStateFile
 
@@ -20,6 +20,7 @@ FORMATS: Sequence[Format] = (
     QemuElfCore(),
     Lime(),
     Avml(),
+    ElfCore(),
     Raw(),
     Glued(),
     SearchedRaw(),

@@ -15,9 +15,10 @@ the file that a user names to the first row of a plugin they take turns:
 """
 
 import pathlib
+from typing import BinaryIO
 
 from volatility3 import framework
-from volatility3.framework import constants
+from volatility3.framework import constants, exceptions
 from volatility3.framework.layers import resources
 
 from volatility_guestdump.files import gzip_index, location
@@ -38,7 +39,18 @@ from volatility_guestdump.framework import formats as formats  # noqa: E402
 from volatility_guestdump.framework import reasons as reasons  # noqa: E402
 from volatility_guestdump.framework import stackers as stackers  # noqa: E402
 
+
+def _open(url: str) -> BinaryIO:
+    """Opens a URL as Volatility does, with the errors that files have."""
+    try:
+        opened: BinaryIO = resources.ResourceAccessor().open(url)
+        return opened
+    except exceptions.VolatilityException as error:
+        # It was told to stay offline.
+        raise OSError(str(error)) from error
+
+
 # Files of other places than this machine come as Volatility gets them, and indexes lie where it
 # keeps what --clear-cache deletes.
-location.set_opener(lambda url: resources.ResourceAccessor().open(url))
+location.set_opener(_open)
 gzip_index.set_cache_folder(lambda: pathlib.Path(constants.CACHE_PATH))

@@ -18,7 +18,9 @@ from volatility_guestdump.files.location import (
     file_state,
     local_path,
     location_of,
+    open_location,
     refuse_pipe,
+    why,
 )
 from volatility_guestdump.framework.formats import FOR_LINUX
 from volatility_guestdump.framework.machines import MachineRequirement, machine_below
@@ -59,7 +61,7 @@ class GuestDumpStackers(stacker.LayerStacker):
         progress_callback: constants.ProgressCallback = None,
     ) -> Optional[list[str]]:
         """Runs the automagic over the configurable."""
-        if self._refuse_pipe() or not self.find_requirements(
+        if self._refuse_what_cannot_be_opened() or not self.find_requirements(
             context, config_path, requirement, MachineRequirement
         ):
             return None
@@ -75,15 +77,25 @@ class GuestDumpStackers(stacker.LayerStacker):
             self._set_aside_others()
         return found
 
-    def _refuse_pipe(self) -> bool:
-        """Lets no stacker open a pipe: that may wait forever, and memory is not read in order."""
+    def _refuse_what_cannot_be_opened(self) -> bool:
+        """Lets no stacker open a pipe or a URL that leads nowhere, and says what is wrong with it.
+
+        A pipe may wait forever, and memory is not read in order. Of a URL Volatility would only say
+        that no requirement is fulfilled.
+        """
         location = str(self.config.get("single_location", None) or "")
         path = local_path(location)
         try:
             if path is not None:
                 refuse_pipe(path)
-        except OSError as error:
-            vollog.warning(f"{display_name(location)} {error.strerror}")
+            elif location:
+                # Volatility keeps what is behind a URL, so this costs no second download.
+                open_location(location).close()
+        except STREAM_ERRORS as error:
+            if path is None:
+                vollog.warning(f"{location} cannot be opened: {error}")
+            else:
+                vollog.warning(f"{display_name(location)} {why(error)}")
             del self.config["single_location"]
             return True
         return False

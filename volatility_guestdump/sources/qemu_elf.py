@@ -108,19 +108,21 @@ class QemuElf:
     vmcoreinfo: bytes = b""
 
     @classmethod
-    def parse(cls, stream: BinaryIO, name: str = "core") -> "QemuElf":
+    def parse(cls, stream: BinaryIO, name: str = "core", needs_notes: bool = True) -> "QemuElf":
         """Reads and validates an ELF core.
 
         Args:
             stream: the file, which can seek. No memory is read of it.
             name: how to call the file in errors.
+            needs_notes: whether a core without notes on a machine is not recognised: it may be a
+                machine's, without registers, or that of a process.
 
         Raises:
             UnrecognizedSource: the file is no ELF core of a machine that is a PC.
             SourceError: it is one, but is damaged or not supported.
         """
         try:
-            return _parse(stream)
+            return _parse(stream, needs_notes)
         except SourceError as error:
             raise type(error)(f"{name}: {error}") from None
 
@@ -132,7 +134,7 @@ def _read(stream: BinaryIO, offset: int, length: int) -> bytes:
     return read_up_to(stream, length)
 
 
-def _parse(stream: BinaryIO) -> QemuElf:
+def _parse(stream: BinaryIO, needs_notes: bool) -> QemuElf:
     try:
         header = elf.parse_header(_read(stream, 0, elf.MAXIMUM_HEADER))
     except ElfError as error:
@@ -165,7 +167,8 @@ def _parse(stream: BinaryIO) -> QemuElf:
     if not notes.are_of_a_machine(loads):
         if end_of_notes > stream.seek(0, os.SEEK_END):
             raise SourceError("the file ends in its notes: the copy is incomplete")
-        raise UnrecognizedSource("an ELF core without notes on a machine")
+        if needs_notes:
+            raise UnrecognizedSource("an ELF core without notes on a machine")
     if end_of_notes > stream.seek(0, os.SEEK_END):
         notes.oddities.append("the file ends in its notes")
     vcpus = notes.vcpus()
