@@ -574,7 +574,7 @@ def _memory(window: _Window, groups: Sequence[_Group], oddities: _Oddities) -> _
     regions, doubtful = _regions(numbers, oddities)
     if block is None:
         return _Memory(regions, doubtful)
-    room = limit - block.offset
+    room = max(0, limit - block.offset)
     sizes = (block.size, block.size_in_memory)
     wanted = max((run.file_offset + run.size for run in regions or ()), default=0)
     if wanted in sizes and wanted <= room:
