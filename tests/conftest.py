@@ -10,9 +10,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Callable
 
+import hypothesis
 import pytest
 
 from tests import packages
+
+# How long an example takes is the machine's business.
+hypothesis.settings.register_profile("lab", deadline=None)
+hypothesis.settings.load_profile("lab")
 
 #: Runs vol with arguments, and returns what came of it.
 Vol = Callable[..., "subprocess.CompletedProcess[str]"]

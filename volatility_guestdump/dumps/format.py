@@ -83,7 +83,7 @@ class Said:
             what: it is not, in words.
             error: names the file and the reason.
         """
-        if not any(message.endswith(f": {error}") for message in self.messages):
+        if not any(f": {message}".endswith(f": {error}") for message in self.messages):
             self.warn(f"Not a usable {what}: {error}")
 
 

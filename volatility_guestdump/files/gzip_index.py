@@ -34,6 +34,8 @@ _CHUNK_SIZE = 256 << 10
 _WORKERS = 1
 # Larger ones were three times slower: each is a new allocation from the system.
 _STEP = 256 << 10
+#: Of what has no more bytes no index is kept.
+_SMALL = 1 << 20
 #: What is kept of the content: at most 64 MiB.
 _BLOCK = 64 << 10
 _BLOCKS = 1024
@@ -115,7 +117,9 @@ class SeekableGzip:
             self._finalizer()
             self._open(None)
             size = self._build(index, progress)
-            self._save(index.path)
+            # A file that describes a guest is read as fast without one.
+            if size > _SMALL:
+                self._save(index.path)
         self.size: int = size
 
     def _open(self, members_end: Optional[int]) -> None:
