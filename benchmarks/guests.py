@@ -49,7 +49,7 @@ class Subject:
     @property
     def memory(self) -> str:
         """The size of the guest's memory, in words."""
-        mebibytes = self.file.memory_size >> 20
+        mebibytes = (self.file.memory_size or 0) >> 20
         return f"{mebibytes >> 10} GiB" if mebibytes >= 1 << 10 else f"{mebibytes} MiB"
 
     def image(self, name: str) -> pathlib.Path:
@@ -103,7 +103,7 @@ def with_vcpus(subject: Subject, count: int, folder: pathlib.Path) -> Subject:
     home.mkdir()
     present = subject.file.vcpus
     vcpus = [present[number % len(present)] for number in range(count)]
-    regions = [(run.start, run.size) for run in subject.file.ranges]
+    regions = [(run.start, run.size) for run in subject.file.ranges or ()]
     # The lab's writer calls the flags what QEMU calls them.
     registers = [{**vcpu.registers, "eflags": vcpu.registers["rflags"]} for vcpu in vcpus]
     guest = home / "debug.guest"
@@ -115,13 +115,14 @@ def with_vcpus(subject: Subject, count: int, folder: pathlib.Path) -> Subject:
 
 def _write_raw(file: GuestFile, memory: pathlib.Path, raw: pathlib.Path) -> None:
     with memory.open("rb") as source, raw.open("wb") as target:
-        for run in file.ranges:
+        ranges = file.ranges or ()
+        for run in ranges:
             start, end = run.file_offset, run.file_offset + run.size
             for position, stop in _extents(source.fileno(), start, end):
                 for offset in range(position, stop, _CHUNK):
                     part = os.pread(source.fileno(), min(_CHUNK, stop - offset), offset)
                     os.pwrite(target.fileno(), part, offset - start + run.start)
-        target.truncate(file.ranges[-1].end)
+        target.truncate(ranges[-1].end)
 
 
 def _extents(descriptor: int, start: int, end: int) -> Sequence[tuple[int, int]]:

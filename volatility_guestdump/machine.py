@@ -121,6 +121,7 @@ class Origin:
         memory_file_size: bytes of memory in that file.
         expected_memory: URLs at which the memory file was looked for, the likeliest first.
         damage: what of the file cannot be understood, so that memory may be missing; else empty.
+        layout: what tells where memory lies and how, where its files do not; else empty.
     """
 
     format: str
@@ -130,6 +131,7 @@ class Origin:
     memory_file_size: int
     expected_memory: Sequence[str] = ()
     damage: str = ""
+    layout: str = ""
 
     @property
     def memory_size(self) -> int:

@@ -21,6 +21,7 @@ from volatility_guestdump.files.physical import PhysicalMemory
 from volatility_guestdump.framework.formats import GuestDumpStacker
 from volatility_guestdump.framework.intel import GuestDumpIntelLA57
 from volatility_guestdump.framework.layers import GuestDumpLayer
+from volatility_guestdump.machine import REGISTERS
 from volatility_guestdump.sources import debug_guest
 
 PAGE = 4096
@@ -117,11 +118,14 @@ def test_other_files_are_left_alone(
 def test_a_damaged_guest_file_is_said(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One byte short of a guest dump is a damaged one, with the reason."""
+    """One byte short of a guest dump is a damaged one, with the reason; what is there is used."""
     guest = write_pair(tmp_path, MEMORY, regions=REGIONS)
     guest.write_bytes(guest.read_bytes()[:-1])
-    assert isinstance(stack(guest), physical.FileLayer)
-    assert "debug.guest: 4565 bytes" in caplog.text and "incomplete" in caplog.text
+    layer = stack(guest)
+    assert isinstance(layer, GuestDumpLayer)
+    assert [vcpu.lacks(*REGISTERS) for vcpu in layer.machine.vcpus] == [()]
+    assert "debug.guest is not as it should be: 4565 bytes" in caplog.text
+    assert "incomplete" in caplog.text
 
 
 @pytest.mark.skipif(not hasattr(os, "pread"), reason="the error is made in pread")

@@ -77,8 +77,10 @@ def test_each_format(files: formats.Files, kind: str, whole: GuestFacts) -> None
         assert not found.vcpus
 
 
-@pytest.mark.parametrize("executor", ["threads", "processes"])
-@pytest.mark.parametrize("kind", ["debug.guest", "lime", "debug.guest.gz"])
+@pytest.mark.parametrize(
+    ("kind", "executor"),
+    [("debug.guest", "threads"), ("lime", "threads"), ("debug.guest.gz", "processes")],
+)
 def test_many_at_once(
     files: formats.Files,
     tmp_path: pathlib.Path,

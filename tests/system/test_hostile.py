@@ -43,7 +43,7 @@ def changed(
     shutil.copyfile(guest.guest_path, folder / "debug.guest")
     shutil.copyfile(guest.vmem_path, folder / "debug.vmem")
     with guest.guest_path.open("rb") as stream:
-        ranges = GuestFile.parse(stream).ranges
+        ranges = GuestFile.parse(stream).ranges or ()
     with (folder / "debug.vmem").open("r+b") as memory:
         for place, content in changes.items():
             address = kernel.address(place) if isinstance(place, str) else place

@@ -24,7 +24,7 @@ from volatility_guestdump.framework.formats import GuestDumpStacker, Unsupported
 from volatility_guestdump.framework.layers import GuestDumpLayer
 from volatility_guestdump.linux.finding.find import find_kernel
 from volatility_guestdump.linux.state.tasks import Cpus, kernel_gs_base
-from volatility_guestdump.machine import VCPU, Machine
+from volatility_guestdump.machine import REGISTERS, VCPU, Machine
 from volatility_guestdump.sources.debug_guest import GuestFile
 
 #: What Volatility logs when it takes the page map from a layer, and when it scans for a kernel.
@@ -362,7 +362,7 @@ def test_named_memory_that_is_not_used(
 def test_a_vcpu_without_all_registers(
     files: formats.Files, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is left out and said; the other one still leads to the kernel."""
+    """It has the others, and what it lacks is said; the other one still leads to the kernel."""
     guest = real_guest("hole-pti")
     whole = files(guest, "vmss").read_bytes()
     damaged = whole.replace(b"\x03rip" + struct.pack("<I", 0), b"\x03rpi" + struct.pack("<I", 0), 1)
@@ -371,8 +371,8 @@ def test_a_vcpu_without_all_registers(
     (tmp_path / "x.vmem").symlink_to(guest.vmem_path)
     layer = stack(tmp_path / "x.vmss", GuestDumpStacker)
     assert isinstance(layer, GuestDumpLayer)
-    assert [vcpu.number for vcpu in layer.machine.vcpus] == [1]
-    assert caplog.messages == ["x.vmss is not as it should be: vCPU 0: it has no rip"]
+    assert [vcpu.lacks(*REGISTERS) for vcpu in layer.machine.vcpus] == [("rip",), ()]
+    assert caplog.messages == ["x.vmss is not as it should be: rip of vCPU 0 is missing"]
     assert stacked_kernel(layer.machine) == guest.expected["banner"]
 
 

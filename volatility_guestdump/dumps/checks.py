@@ -20,6 +20,8 @@ def remarks(machine: Machine, oddities: Sequence[str] = ()) -> Iterator[str]:
         machine: that is looked at.
         oddities: what of the file that describes it is not as it should be.
     """
+    if machine.origin.layout:
+        oddities = [*oddities[: _ODDITIES - 1], machine.origin.layout, *oddities[_ODDITIES - 1 :]]
     if oddities:
         shown = "; ".join(oddities[:_ODDITIES])
         more = f"; and {len(oddities) - _ODDITIES} more" if len(oddities) > _ODDITIES else ""

@@ -2,11 +2,14 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """debug.guest and debug.vmem of VMware ESXi, opened by either name."""
 
+import dataclasses
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Optional
 
+from volatility_guestdump.dumps import checks
 from volatility_guestdump.dumps.format import Format, Parts, Request, Stage
+from volatility_guestdump.dumps.holes import Stored, better_told, prove
 from volatility_guestdump.dumps.memory import find_memory, memory_candidates, warn_of_registers
 from volatility_guestdump.dumps.session import Session
 from volatility_guestdump.exceptions import SourceError, UnrecognizedSource
@@ -32,7 +35,8 @@ def _read(location: str) -> GuestFile:
     name = display_name(location)
     try:
         with open_location(location) as stream:
-            return GuestFile.parse(stream, name)
+            # Whoever calls a file so means it: of a version to come memory alone may be read.
+            return GuestFile.parse(stream, name, looks_like_guest_file(location))
     except STREAM_ERRORS as error:
         raise SourceError(f"{name}: {error}") from error
 
@@ -62,15 +66,19 @@ class DebugGuest(Format):
 
     def find(self, request: Request) -> Optional[Parts]:
         """Returns both files, given either; see `Format.find`."""
-        location, session = request.location, request.session
+        location, session, said = request.location, request.session, request.said
         guest = _find_guest(request)
         if guest is None:
             return None
         candidates: Sequence[str] = [location]
         if guest == location:
             candidates = memory_candidates(request, memory_locations(guest))
-        size = open_guest_file(guest, session).memory_size
-        return Parts(self.name, guest, find_memory(guest, candidates, size, request), size)
+        found = open_guest_file(guest, session)
+        memory = find_memory(guest, candidates, found.memory_size, request)
+        if memory is None and not found.vcpus:
+            said.warn(f"Not a usable {self.what}: {display_name(guest)}: {found.oddities[0]}")
+            return None
+        return Parts(self.name, guest, memory, found.memory_size)
 
     def machine(self, parts: Parts, session: Session) -> Machine:
         """Returns the machine; without a memory file it has registers alone."""
@@ -80,17 +88,34 @@ class DebugGuest(Format):
             file = None
             if parts.memory is not None:
                 file = session.file(parts.memory, guest.memory_size)
+            told = None
+            if file is not None:
+                stored = Stored(file, 0, file.size)
+                told = better_told(guest.ranges, stored, guest.vcpus, doubtful=False)
+            ranges = told.ranges if told else guest.ranges or ()
             origin = Origin(
                 guest.format,
                 parts.location,
-                guest.ranges,
+                ranges,
                 parts.memory,
                 file.size if file else 0,
                 memory_locations(parts.location),
+                layout=told.words if told else "",
             )
-            return Machine(PhysicalMemory(guest.ranges, file), guest.vcpus, identity, origin)
+            machine = Machine(PhysicalMemory(ranges, file), guest.vcpus, identity, origin)
+            if guest.needs_proof and not prove(machine):
+                machine = dataclasses.replace(machine, vcpus=())
+            return machine
 
         return session.machine([parts.location, parts.memory], make)
+
+    def remarks(self, parts: Parts, machine: Machine, session: Session) -> Iterator[str]:
+        """Yields the usual remarks, and that registers are not used which prove nothing."""
+        guest = open_guest_file(parts.location, session)
+        oddities = list(guest.oddities)
+        if guest.vcpus and not machine.vcpus:
+            oddities.append("its registers fit no page tables in memory, and are not used")
+        yield from checks.remarks(machine, oddities)
 
 
 def _find_guest(request: Request) -> Optional[str]:

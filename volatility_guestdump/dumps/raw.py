@@ -5,27 +5,18 @@
 from typing import Optional
 
 from volatility_guestdump import kernels
-from volatility_guestdump.budget import Budget
 from volatility_guestdump.dumps.format import Format, OneFile, Parts, Request, Stage, one_file
 from volatility_guestdump.dumps.glued import Glued, find_glued_around
+from volatility_guestdump.dumps.holes import ATTEMPTS, Hole, Stored, checked, find_hole
 from volatility_guestdump.dumps.session import Session
 from volatility_guestdump.files.location import display_name
 from volatility_guestdump.files.memory_file import MemoryFile
 from volatility_guestdump.files.physical import PhysicalMemory
 from volatility_guestdump.linux.finding import vmcoreinfo
-from volatility_guestdump.linux.finding.find import IMAGE_STEPS, maps_an_image, search_kernel
-from volatility_guestdump.linux.finding.low_memory import last_entries, low_memory_tables
+from volatility_guestdump.linux.finding.find import search_kernel
 from volatility_guestdump.linux.finding.search import Hits, search
-from volatility_guestdump.linux.kernel import LinuxKernel
-from volatility_guestdump.linux.state import memory_map
 from volatility_guestdump.machine import Machine
 from volatility_guestdump.sources import raw
-from volatility_guestdump.x86.paging import PageTables
-
-#: How far the end of RAM that the firmware reports may be from the hole: it keeps some for itself.
-_FIRMWARE_LIMIT = 64 << 20
-#: Holes with which page tables make sense, and are followed in vain, before a search ends.
-_ATTEMPTS = 8
 
 
 class Raw(Format):
@@ -65,20 +56,9 @@ class Raw(Format):
     def _hole(self, request: Request) -> Optional[int]:
         """Returns where the hole starts, 0 for none, or None when there is no Linux kernel."""
         file = request.session.file(request.location, None, request.progress)
-        flat = PhysicalMemory(raw.with_hole(file.size, 0), file)
-        if next(last_entries(flat), None) is None:
-            return None
-        budget, attempts = Budget(2 * IMAGE_STEPS), 0
-        for hole in raw.possible_holes(file.size):
-            memory = PhysicalMemory(raw.with_hole(file.size, hole), file)
-            if any(maps_an_image(tables, budget) for tables in low_memory_tables(memory)):
-                kernel = kernels.linux_kernel(self._machine(hole, request))
-                if kernel is not None:
-                    return _checked_hole(kernel, hole, file, request)
-                attempts += 1
-            if budget.is_spent or attempts >= _ATTEMPTS:
-                break
-        return None
+        stored = Stored(file, 0, file.size)
+        found = find_hole(stored, lambda start: kernels.linux_kernel(self._machine(start, request)))
+        return None if found is None else _said(found, request)
 
     def _machine(self, hole: int, request: Request) -> Machine:
         parts = self.parts(request.location, hole)
@@ -120,12 +100,12 @@ class SearchedRaw(Raw):
                     continue
             kernel = search_kernel(memory, hits=moved)
             if kernel is not None:
-                start = _checked_hole(kernel, hole, file, request)
+                start = _said(checked(kernel, hole, Stored(file, 0, file.size)), request)
                 if start == hole:
                     kernels.remember(self._machine(start, request), kernel)
                 return self.parts(request.location, start)
             attempts += 1
-            if attempts >= _ATTEMPTS:
+            if attempts >= ATTEMPTS:
                 break
         return None
 
@@ -149,42 +129,16 @@ def _leads_to_tables(memory: PhysicalMemory, hits: Hits) -> bool:
     return any(any(vmcoreinfo.vmcoreinfo_tables(memory, info)) for info in named)
 
 
-def _checked_hole(kernel: LinuxKernel, hole: int, file: MemoryFile, request: Request) -> int:
-    """Returns where the hole starts by the kernel's own memory map, where it fits the file.
-
-    Args:
-        kernel: that was found with a hole at `hole`, which only has to be behind its image.
-        hole: where it starts, 0 for none.
-        file: the raw file.
-        request: gets the warning that there is a hole.
-    """
-    told_by = "page tables"
-    ends = memory_map.end_of_memory(kernel)
-    if ends is None and kernel.address("e820_table") is not None:
-        # What the kernel has allocated may lie behind the hole, and only make sense with it.
-        for other in raw.possible_holes(file.size):
-            memory = PhysicalMemory(raw.with_hole(file.size, other), file)
-            tables = PageTables(memory.read, kernel.tables.mode, kernel.tables.root)
-            ends = memory_map.end_of_memory(
-                LinuxKernel(tables, kernel.runs, kernel.banner, kernel.kallsyms)
-            )
-            if ends is not None:
-                hole = other
-                break
-    if ends is not None:
-        low, end = ends
-        start = file.size - (end - (4 << 30))
-        if end > 4 << 30 and end > file.size and low <= start < low + _FIRMWARE_LIMIT:
-            hole = start
-            told_by = "memory map"
-    if hole:
+def _said(hole: Hole, request: Request) -> int:
+    """Returns where a hole starts, and says that there is one."""
+    if hole.start:
         # A warning: whoever knows better should see it.
         request.said.warn(
-            f"{display_name(request.location)}: by the guest's {told_by} its memory has a hole at "
-            f"{hole:#x}-0xffffffff that the file has not; what the file has from {hole:#x} on is "
-            f"taken for memory from 0x100000000 on"
+            f"{display_name(request.location)}: by the guest's {hole.told_by} its memory has a "
+            f"hole at {hole.start:#x}-0xffffffff that the file has not; what the file has from "
+            f"{hole.start:#x} on is taken for memory from 0x100000000 on"
         )
-    return hole
+    return hole.start
 
 
 def no_linux_kernel(location: str) -> str:

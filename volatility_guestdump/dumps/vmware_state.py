@@ -8,6 +8,7 @@ from typing import Any, Optional
 
 from volatility_guestdump.dumps import checks
 from volatility_guestdump.dumps.format import Format, Parts, Request, Stage, opened
+from volatility_guestdump.dumps.holes import Stored, Told, better_told
 from volatility_guestdump.dumps.memory import find_memory, memory_candidates, warn_of_registers
 from volatility_guestdump.dumps.session import Session
 from volatility_guestdump.exceptions import MemoryFileError, SourceError, UnrecognizedSource
@@ -25,9 +26,9 @@ from volatility_guestdump.files.location import (
     packed_message,
     packing_of,
 )
-from volatility_guestdump.files.memory_file import MemoryStream
+from volatility_guestdump.files.memory_file import MemoryFile, MemoryStream
 from volatility_guestdump.files.physical import PhysicalMemory
-from volatility_guestdump.machine import VCPU, Machine, Memory, Origin
+from volatility_guestdump.machine import VCPU, Machine, Memory, MemoryRange, Origin
 from volatility_guestdump.sources.vmware_state import MAGICS, OLD_MAGICS, VmwareState
 from volatility_guestdump.x86 import stack_pointer
 
@@ -93,10 +94,13 @@ class VmwareStateFile(Format):
             file = None
             if memory_location is not None:
                 file = session.file(memory_location, state.memory_file_size)
-            ranges = state.ranges(file.size if file else 0)
+            ranges: Sequence[MemoryRange] = state.ranges(file.size if file else 0)
+            told = None if file is None else _told_by_guest(state, file)
+            if told is not None:
+                ranges = told.ranges
             memory = PhysicalMemory(ranges, file)
             size = sum(run.size for run in memory.ranges)
-            if file is not None and state.memory_offset is None:
+            if file is not None and state.memory_offset is None and told is None:
                 size += max(
                     0, file.size - max((run.file_offset + run.size for run in ranges), default=0)
                 )
@@ -108,6 +112,7 @@ class VmwareStateFile(Format):
                 memory_location,
                 size,
                 state_memory_locations(parts.location),
+                layout=told.words if told else "",
             )
             return Machine(memory, _vcpus(state, memory), identity, origin)
 
@@ -116,7 +121,7 @@ class VmwareStateFile(Format):
     def remarks(self, parts: Parts, machine: Machine, session: Session) -> Iterator[str]:
         """Yields the usual remarks, and that RSP and RBP may be exchanged."""
         state = open_state(parts.location, session)
-        yield from checks.remarks(machine, state.left_out)
+        yield from checks.remarks(machine, state.oddities)
         # Neither the file nor the guest's memory may tell RSP from RBP.
         readings = state.vcpus, state.vcpus_by_number
         if readings[1] and stack_pointer.likelier(machine.memory.read, *readings) is None:
@@ -145,6 +150,16 @@ def open_state(location: str, session: Session) -> VmwareState:
             return VmwareState.parse(stream, display_name(location))
 
     return session.description(VmwareState, location, read)
+
+
+def _told_by_guest(state: VmwareState, file: MemoryFile) -> Optional[Told]:
+    """Returns where memory lies by the guest's own tables, where the state tells less of it."""
+    offset, size = 0, file.size
+    if state.memory_offset is not None:
+        offset = state.memory_offset
+        size = max(0, min(state.memory_size, file.size - offset))
+    stored = Stored(file, offset, size)
+    return better_told(state.regions, stored, state.vcpus, state.doubtful)
 
 
 def _vcpus(state: VmwareState, memory: Memory) -> Sequence[VCPU]:

@@ -181,7 +181,7 @@ class GuestDumpLayer(segmented.SegmentedLayer):
                 self.context,
                 interfaces.configuration.path_join(self.config_path, "structures"),
                 self.context.symbol_space.free_table_name("guestdump"),
-                open_guest_file(self.describing_location, SESSION).version,
+                open_guest_file(self.describing_location, SESSION).layout,
             )
         )
 

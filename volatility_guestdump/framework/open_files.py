@@ -63,16 +63,15 @@ class File(extensions.struct_file):
         return None if self._is_torn else super().get_inode()
 
     def get_dentry(self) -> interfaces.objects.ObjectInterface:
-        """Returns the dentry; a null pointer when what was found by a scan is no file."""
+        """Returns a pointer to the dentry: a null pointer where that is not the file's."""
         path = self._user_path()
         if path is not None:
             shown: interfaces.objects.ObjectInterface = path.dentry
             return shown
         dentry = super().get_dentry()
         if self._is_torn:
-            raise exceptions.InvalidAddressException(
-                self.vol.layer_name, int(dentry), "The path of this file is of two file systems"
-            )
+            null = self._null_dentry()
+            return dentry if null is None else null
         if self.is_mapped and self.has_fake_path:
             return self._dentry_of_inode() or dentry
         if self._was_scanned and dentry:
@@ -136,6 +135,15 @@ class File(extensions.struct_file):
         ):
             return None
         return path
+
+    def _null_dentry(self) -> Any:
+        """Returns a null pointer of the type that callers expect; None if there is none."""
+        kernel = linux.LinuxUtilities.get_module_from_volobj_type(self._context, self)
+        if not kernel.has_symbol("empty_zero_page"):
+            return None
+        zeros = kernel.get_absolute_symbol_address("empty_zero_page")
+        path: Any = kernel.object("path", offset=zeros, absolute=True)
+        return None if path.dentry else path.dentry
 
     def _dentry_of_inode(self) -> Any:
         """Returns a dentry of the file's inode; None if there is none."""

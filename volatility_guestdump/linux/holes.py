@@ -34,8 +34,7 @@ class Holes:
         start = max(first - (address + first) % PAGE_SIZE, 0)
         while start < size:
             stop = min(start + PAGE_SIZE - (address + start) % PAGE_SIZE, len(data))
-            page = data[start:stop]
-            if page == _ZEROS[: len(page)]:
+            if not data[start] and data[start:stop] == _ZEROS[: stop - start]:
                 if self._ends and self._ends[-1] == start:
                     self._ends[-1] = stop
                 else:

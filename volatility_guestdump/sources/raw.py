@@ -19,16 +19,17 @@ USUAL_HOLES = (0, _USUAL_HOLE)
 _HOLE_STEP = 64 << 20
 
 
-def with_hole(size: int, start: int) -> Sequence[MemoryRange]:
+def with_hole(size: int, start: int, offset: int = 0) -> Sequence[MemoryRange]:
     """Returns the runs of memory of a file of some size with a hole put back.
 
     Args:
-        size: of the file, in bytes.
-        start: guest-physical address of the hole; 0 or one beyond the file stands for none.
+        size: of the memory in the file, in bytes.
+        start: guest-physical address of the hole; 0 or one beyond memory stands for none.
+        offset: where memory starts in the file.
     """
     if not start or start >= size:
-        return [MemoryRange(0, size, 0)]
-    return [MemoryRange(0, start, 0), MemoryRange(_HOLE_END, size - start, start)]
+        return [MemoryRange(0, size, offset)]
+    return [MemoryRange(0, start, offset), MemoryRange(_HOLE_END, size - start, offset + start)]
 
 
 def possible_holes(size: int) -> Iterator[int]:

@@ -21,20 +21,33 @@ The guest's memory is the block ``Memory`` of the group "memory", or, where ther
 its own (.vmem). Either way it is without its holes: regions say which pages belong where. With no
 region at all, memory is in one piece from address 0.
 
+What is odd in a file costs what it lacks: a tag that is missing, there twice with two values or of
+another size costs the registers in it, and a group whose tags do not follow each other is read on
+from the next name that is known. Where regions are not to be understood the guest's own page tables
+may tell them.
+
 Sources: crash-utility's reader, which VMware's own people wrote (vmware_vmss.c, vmware_vmss.h), and
 the listing of an ESXi 4.1 file that Volatility 2 printed (wiki page "VMware Snapshot File"). Which
 tags there are beside those of `_TAGS` differs from product to product; all others are passed over.
 """
 
 import bisect
+import itertools
 import os
+import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple, Optional
 
 from volatility_guestdump.exceptions import SourceError, UnrecognizedSource
-from volatility_guestdump.machine import PAGE_SIZE, REGISTERS, VCPU, MemoryRange
+from volatility_guestdump.machine import (
+    PAGE_SIZE,
+    PAGING_REGISTERS,
+    REGISTERS,
+    VCPU,
+    MemoryRange,
+)
 from volatility_guestdump.sources.streams import read_up_to
 
 #: Magics of files with 64-bit sizes.
@@ -58,6 +71,12 @@ _MAXIMUM_GROUPS = 4096
 _MAXIMUM_TAGS = 1 << 20
 _MAXIMUM_VCPUS = 8192
 _MAXIMUM_REGIONS = 1024
+#: Places at which a group is read on where tags do not follow each other.
+_MAXIMUM_RESUMPTIONS = 64
+#: How far behind such a place a name is looked for: blocks of registers are smaller.
+_RESUMPTION = 64 << 10
+#: More of them nobody reads.
+_MAXIMUM_ODDITIES = 64
 
 #: The block with all general registers.
 _GPREGS = "gpregs"
@@ -68,11 +87,13 @@ class _Part(NamedTuple):
 
     Attributes:
         names: of the values in it.
-        packed: how they are packed; None for a plain integer of any size.
+        packed: how they are packed; None for a plain integer.
+        size: bytes of a plain integer; 0 where any size will do, as for a selector of 16 bits.
     """
 
     names: Sequence[str]
     packed: Optional[struct.Struct] = None
+    size: int = 0
 
 
 #: The general registers as the block gpregs has them, in the order of crash's reader. x86 numbers
@@ -89,17 +110,50 @@ _TAGS: Mapping[tuple[str, tuple[int, ...]], _Part] = {
     (_GPREGS, ()): _Part([f"{_GPREGS}.{name}" for name in _GENERAL], struct.Struct("<16Q")),
     ("CR64", ()): _Part([f"cr{index}" for index in range(9)], struct.Struct("<9Q")),
     ("IDTR", ()): _Part(("idt_limit", "idt_base"), struct.Struct("<HQ")),
-    **{(name, ()): _Part((name,)) for name in (*_GENERAL, "rip", "eflags", "EFLAGS")},
-    **{("CR64", (index,)): _Part((f"cr{index}",)) for index in (0, 2, 3, 4)},
-    ("IDTR", (1,)): _Part(("idt_base.low",)),
-    ("IDTR", (2,)): _Part(("idt_base.high",)),
+    **{(name, ()): _Part((name,), size=8) for name in (*_GENERAL, "rip")},
+    **{(name, ()): _Part((name,), size=4) for name in ("eflags", "EFLAGS")},
+    **{("CR64", (index,)): _Part((f"cr{index}",), size=8) for index in (0, 2, 3, 4)},
+    ("IDTR", (1,)): _Part(("idt_base.low",), size=4),
+    ("IDTR", (2,)): _Part(("idt_base.high",), size=4),
     **{("S", (index,)): _Part((name,)) for index, name in enumerate(_SEGMENTS)},
-    ("S.base64", (4,)): _Part(("fs_base",)),
-    ("S.base64", (5,)): _Part(("gs_base",)),
+    ("S.base64", (4,)): _Part(("fs_base",), size=8),
+    ("S.base64", (5,)): _Part(("gs_base",), size=8),
 }
 _TAG_NAMES = frozenset(name for name, _ in _TAGS)
 
+_NUMBER_OF_VCPUS = "cpu:numVCPUs"
+_MEMORY, _NUMBER_OF_REGIONS = "Memory", "regionsCount"
 _REGION_TAGS = ("regionPPN", "regionPageNum", "regionSize")
+_REGION_SIZE = 4
+
+#: Groups that are read -> the names in them that are known, which a damaged group is read on from.
+_GROUPS: Mapping[str, frozenset[str]] = {
+    "cpu": _TAG_NAMES | {_NUMBER_OF_VCPUS},
+    "memory": frozenset((_MEMORY, _NUMBER_OF_REGIONS, *_REGION_TAGS)),
+}
+_KNOWN: Mapping[str, "re.Pattern[bytes]"] = {
+    group: re.compile(
+        b"|".join(b"%c" % len(name) + re.escape(name.encode()) for name in sorted(names)),
+    )
+    for group, names in _GROUPS.items()
+}
+
+#: What a tag tells -> the register that comes of it, where it has another name.
+_COMES_OF: Mapping[str, Sequence[str]] = {
+    **{f"{_GPREGS}.{name}": (name,) for name in _GENERAL},
+    **dict.fromkeys(("idt_base.low", "idt_base.high"), ("idt_base",)),
+    **dict.fromkeys(("eflags", "EFLAGS"), ("rflags",)),
+}
+
+#: Registers that come together -> the tag that is said to be missing when all of them are.
+_TOGETHER: Mapping[str, Sequence[str]] = {
+    _GPREGS: _GENERAL,
+    "CR64": ("cr0", "cr2", "cr3", "cr4"),
+    "IDTR": ("idt_base",),
+    "S": _SEGMENTS,
+    "S.base64": ("fs_base", "gs_base"),
+    "eflags": ("rflags",),
+}
 
 
 @dataclass(frozen=True)
@@ -110,23 +164,25 @@ class VmwareState:
         magic: one of `MAGICS`.
         has_memory: whether the guest's memory was saved at all: in this file or in another one.
         regions: guest-physical memory, ascending, with offsets in the memory alone; empty where
-            memory is in one piece from address 0.
+            memory is in one piece from address 0, and None where the file does not tell.
+        doubtful: whether what the file says of regions contradicts itself, or is missing.
         memory_offset: where in the file memory starts, or None when it is in a file of its own.
         memory_size: bytes of memory in this file.
-        vcpus: those of which all registers are there.
+        vcpus: those of which any register is there.
         vcpus_by_number: the same with RSP and RBP of the block gpregs in the order in which x86
             numbers them; empty where the file itself says which is which.
-        left_out: for each vCPU that is left out, which and why.
+        oddities: what of the file is not as it should be, so that something may be missing.
     """
 
     magic: int
     has_memory: bool
-    regions: tuple[MemoryRange, ...]
+    regions: Optional[tuple[MemoryRange, ...]]
+    doubtful: bool
     memory_offset: Optional[int]
     memory_size: int
     vcpus: tuple[VCPU, ...]
     vcpus_by_number: tuple[VCPU, ...]
-    left_out: tuple[str, ...]
+    oddities: tuple[str, ...]
 
     @property
     def memory_file_size(self) -> Optional[int]:
@@ -160,7 +216,7 @@ class VmwareState:
 
         Raises:
             UnrecognizedSource: the file is no state file, or one of an older form.
-            SourceError: the file is damaged, or not supported.
+            SourceError: of the file nothing can be read but its beginning.
         """
         try:
             return _parse(_Window(stream))
@@ -208,11 +264,19 @@ class _Window:
 
 
 class _Group(NamedTuple):
-    """A run of tags: where it starts, and where at the latest it ends."""
+    """A run of tags.
+
+    Attributes:
+        name: "cpu" or "memory".
+        start: where it starts.
+        end: where the next group starts.
+        told_end: where it ends as the file says.
+    """
 
     name: str
     start: int
     end: int
+    told_end: int
 
 
 class _Tag(NamedTuple):
@@ -230,24 +294,47 @@ class _Tag(NamedTuple):
     def shown(self) -> str:
         return self.name + "".join(f"[{index}]" for index in self.indices)
 
+    @property
+    def end(self) -> int:
+        return self.offset + self.size
+
+
+class _Oddities:
+    """What is odd, each once."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, None] = {}
+
+    def add(self, oddity: str) -> None:
+        if len(self._found) < _MAXIMUM_ODDITIES:
+            self._found[oddity] = None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
 
 def _parse(window: _Window) -> VmwareState:
-    groups = _groups(window)
-    vcpus, by_number, left_out = _vcpus(window, groups.get("cpu"))
-    memory = groups.get("memory")
-    if memory is None:
-        return VmwareState(_magic(window), False, (), None, 0, vcpus, by_number, left_out)
-    regions, block = _memory(window, memory)
-    offset, size = (block.offset, block.size_in_memory) if block else (None, 0)
-    return VmwareState(_magic(window), True, regions, offset, size, vcpus, by_number, left_out)
+    oddities = _Oddities()
+    groups = _groups(window, oddities)
+    first, second = _vcpus(window, groups.get("cpu", ()), oddities)
+    magic = int.from_bytes(window.read(0, 4), "little")
+    has_memory = "memory" in groups
+    memory = _memory(window, groups["memory"], oddities) if has_memory else _Memory(())
+    return VmwareState(
+        magic,
+        has_memory,
+        memory.regions,
+        memory.doubtful,
+        None if memory.block is None else memory.block.offset,
+        memory.size,
+        first,
+        second,
+        tuple(oddities),
+    )
 
 
-def _magic(window: _Window) -> int:
-    return int.from_bytes(window.read(0, 4), "little")
-
-
-def _groups(window: _Window) -> dict[str, _Group]:
-    """Returns the groups that are of interest."""
+def _groups(window: _Window, oddities: _Oddities) -> dict[str, Sequence[_Group]]:
+    """Returns the groups that are of interest; one that cannot be read is there, and empty."""
     head = window.read(0, _HEADER.size)
     if len(head) < _HEADER.size:
         raise UnrecognizedSource(f"{len(head)} bytes are too few for a header")
@@ -261,247 +348,441 @@ def _groups(window: _Window) -> dict[str, _Group]:
     table = window.read_exactly(_HEADER.size, count * _GROUP.size)
     start = _HEADER.size + len(table)
     entries = [
-        (name.split(b"\0")[0].decode("latin-1"), position)
-        for name, position, _ in _GROUP.iter_unpack(table)
+        (name.split(b"\0")[0].decode("latin-1"), position, size)
+        for name, position, size in _GROUP.iter_unpack(table)
     ]
     # The size of a group is not relied on: its tags say where it ends, which is not in another.
-    positions = sorted({position for _, position in entries})
-    groups: dict[str, _Group] = {}
-    for name, position in entries:
-        if name not in ("cpu", "memory"):
+    positions = sorted({position for _, position, _ in entries})
+    groups: dict[str, list[_Group]] = {}
+    for name, position, size in entries:
+        if name not in _GROUPS:
             continue
-        if name in groups:
-            raise SourceError(f"there are two groups {name!r}")
+        found = groups.setdefault(name, [])
         if position < start:
-            raise SourceError(f"group {name!r} at {position:#x} lies in the table of groups")
-        behind = bisect.bisect_right(positions, position)
-        end = positions[behind] if behind < len(positions) else window.size
-        groups[name] = _Group(name, position, end)
-    return groups
+            oddities.add(f"group {name!r} at {position:#x} lies in the table of groups")
+        elif position >= window.size:
+            oddities.add(f"the file ends before group {name!r}")
+        elif all(position != group.start for group in found):
+            behind = bisect.bisect_right(positions, position)
+            end = positions[behind] if behind < len(positions) else window.size
+            found.append(_Group(name, position, end, min(position + size, end)))
+        if len(found) > 1:
+            oddities.add(f"there are {len(found)} groups {name!r}")
+    return {**groups}
 
 
-def _tags(window: _Window, group: _Group) -> Iterator[_Tag]:
+def _all_tags(
+    window: _Window, groups: Sequence[_Group], oddities: _Oddities
+) -> Iterator[tuple[_Group, _Tag]]:
+    """Yields the tags of some groups of one name, as far as they can be read."""
+    for group in groups:
+        for tag in _tags(window, group, oddities):
+            yield group, tag
+
+
+def _tags(window: _Window, group: _Group, oddities: _Oddities) -> Iterator[_Tag]:
     """Yields the tags of a group.
 
-    The last one may be a block that the file has only a part of, or nothing.
+    The last one may be a block that the file has only a part of, or nothing. Where tags do not
+    follow each other it goes on at the next name that is known.
     """
     position = group.start
+    resumptions = 0
     for _ in range(_MAXIMUM_TAGS):
-        (head,) = _TAG.unpack(window.read_exactly(position, _TAG.size))
-        if head == 0:
-            return
-        size, index_count, name_length = head & 63, head >> 6 & 3, head >> 8
-        length = name_length + 4 * index_count
-        data = window.read_exactly(position + _TAG.size, length)
-        name = data[:name_length].decode("latin-1")
-        indices = struct.unpack_from(f"<{index_count}I", data, name_length)
-        offset = position + _TAG.size + length
-        tag = _Tag(name, indices, offset, size)
-        if size in (_IS_BLOCK, _IS_COMPRESSED_BLOCK):
-            stored, in_memory, padding = _BLOCK.unpack(window.read_exactly(offset, _BLOCK.size))
-            offset += _BLOCK.size + padding
-            compressed = size == _IS_COMPRESSED_BLOCK
-            if not compressed and stored != in_memory:
-                raise SourceError(
-                    f"{tag.shown} has {stored:#x} bytes in the file, but {in_memory:#x} in memory"
-                )
-            tag = _Tag(name, indices, offset, stored, True, compressed, in_memory)
-        position = offset + tag.size
-        if position > group.end and group.end < window.size:
-            raise SourceError(
-                f"{tag.shown} of group {group.name!r} ends at {position:#x}, in the group that "
-                f"starts at {group.end:#x}"
-            )
-        yield tag
-        if position > window.size:
-            if tag.is_block:
+        tag, reason = _tag_at(window, group, position)
+        if tag is not None and (not reason or tag.is_block):
+            yield tag
+        if not reason and tag is not None:
+            position = _behind(window, group, tag)
+            if position > window.size:
+                # Memory that is cut off, which its size tells.
                 return
-            raise SourceError(f"the file ends in {tag.shown}: the copy is incomplete")
-    raise SourceError(f"group {group.name!r} has more than {_MAXIMUM_TAGS} tags")
+            continue
+        # An end in the middle of what the file calls the group is none, if known tags follow.
+        limit = group.end if reason else group.told_end
+        resumptions += 1
+        found = None
+        # What is in the guest's memory is no tag.
+        if resumptions <= _MAXIMUM_RESUMPTIONS and (tag is None or tag.name != _MEMORY):
+            found = _resumption(window, group, position + _TAG.size, limit)
+        if reason:
+            oddities.add(reason)
+        elif found is not None:
+            oddities.add(f"group {group.name!r} goes on behind its end at {position:#x}")
+        if found is None:
+            return
+        position = found
+    oddities.add(f"group {group.name!r} has more than {_MAXIMUM_TAGS} tags")
 
 
-def _integer(window: _Window, tag: _Tag) -> int:
-    """Returns the value of a tag that is one integer."""
+def _tag_at(window: _Window, group: _Group, position: int) -> tuple[Optional[_Tag], str]:
+    """Returns the tag at a place, and why no other can follow it.
+
+    There is neither at the end of the group. A tag of which the size of the value is in doubt
+    comes with a reason.
+    """
+    data = window.read(position, _TAG.size)
+    if len(data) < _TAG.size:
+        return None, f"the file ends in group {group.name!r}"
+    (head,) = _TAG.unpack(data)
+    if head == 0:
+        return None, ""
+    size, index_count, name_length = head & 63, head >> 6 & 3, head >> 8
+    length = name_length + 4 * index_count
+    data = window.read(position + _TAG.size, length)
+    if len(data) < length:
+        return None, f"the file ends in group {group.name!r}"
+    name = data[:name_length].decode("latin-1")
+    if not (name.isascii() and name.isprintable()):
+        return None, f"what is at {position:#x} in group {group.name!r} is no tag"
+    indices = struct.unpack_from(f"<{index_count}I", data, name_length)
+    offset = position + _TAG.size + length
+    tag = _Tag(name, indices, offset, size)
+    if size in (_IS_BLOCK, _IS_COMPRESSED_BLOCK):
+        data = window.read(offset, _BLOCK.size)
+        if len(data) < _BLOCK.size:
+            return None, f"the file ends in {tag.shown}"
+        stored, in_memory, padding = _BLOCK.unpack(data)
+        offset += _BLOCK.size + padding
+        compressed = size == _IS_COMPRESSED_BLOCK
+        tag = _Tag(name, indices, offset, stored, True, compressed, in_memory)
+        if not compressed and stored != in_memory:
+            return tag, (
+                f"{tag.shown} has {stored:#x} bytes in the file, but {in_memory:#x} in memory"
+            )
+    if tag.end > group.end and group.end < window.size:
+        return tag, (
+            f"{tag.shown} of group {group.name!r} ends at {tag.end:#x}, in the group that "
+            f"starts at {group.end:#x}"
+        )
+    if tag.end > window.size and not (tag.name == _MEMORY and tag.is_block):
+        return tag, f"the file ends in {tag.shown}"
+    return tag, ""
+
+
+def _behind(window: _Window, group: _Group, tag: _Tag) -> int:
+    """Returns where the next tag is: one whose size cannot be right may have the usual one."""
+    part = _TAGS.get((tag.name, tag.indices[1:]))
+    size = _REGION_SIZE if tag.name in _REGION_TAGS else 0
+    if part is not None:
+        size = part.size if part.packed is None else part.packed.size
+    if size and size != tag.size and not tag.is_compressed:
+        following, reason = _tag_at(window, group, tag.offset + size)
+        if following is not None and not reason and following.name[:1].isalpha():
+            return tag.offset + size
+    return tag.end
+
+
+def _resumption(window: _Window, group: _Group, position: int, limit: int) -> Optional[int]:
+    """Returns where the next tag of a group with a known name starts, or None.
+
+    Args:
+        window: of the file.
+        group: that the tag is of.
+        position: from where it is looked for.
+        limit: where the group ends.
+    """
+    if limit <= position:
+        return None
+    data = window.read(position, min(_RESUMPTION, limit - position))
+    for match in _KNOWN[group.name].finditer(data):
+        # Before the length of the name are size and number of indices.
+        place = position + match.start() - 1
+        if match.start() and not _tag_at(window, group, place)[1]:
+            return place
+    return None
+
+
+def _integer(window: _Window, tag: _Tag) -> Optional[int]:
+    """Returns the value of a tag that is one integer, or None."""
     if tag.is_block or tag.size not in (1, 2, 4, 8):
-        raise SourceError(f"{tag.shown} is no integer: it has {tag.size} bytes")
-    return int.from_bytes(window.read_exactly(tag.offset, tag.size), "little")
+        return None
+    data = window.read(tag.offset, tag.size)
+    return int.from_bytes(data, "little") if len(data) == tag.size else None
 
 
-def _memory(window: _Window, group: _Group) -> tuple[tuple[MemoryRange, ...], Optional[_Tag]]:
-    """Returns the regions of memory, and the block with memory itself where there is one."""
-    numbers: dict[tuple[str, int], int] = {}
+class _Numbers:
+    """Integers by their names; one that is there twice with two values is missing.
+
+    Args:
+        oddities: is told of what is wrong.
+    """
+
+    def __init__(self, oddities: _Oddities) -> None:
+        self.found: dict[str, int] = {}
+        #: Names of which it is told what is wrong.
+        self.wrong: set[str] = set()
+        self._oddities = oddities
+
+    def add(self, name: str, value: Optional[int], shown: str, size: int) -> None:
+        """Adds an integer.
+
+        Args:
+            name: under which it is found.
+            value: of it, or None when it is none.
+            shown: its name in the file.
+            size: of it in the file.
+        """
+        if value is None:
+            self.refuse((name,), f"{shown} has {size} bytes")
+        elif name not in self.wrong and self.found.setdefault(name, value) != value:
+            self.refuse((name,), f"{shown} is there twice, with different values")
+
+    def refuse(self, names: Sequence[str], oddity: str) -> None:
+        """Takes integers back, and says why."""
+        self._oddities.add(oddity)
+        for name in names:
+            self.found.pop(name, None)
+        self.wrong.update(names)
+
+
+class _Memory(NamedTuple):
+    """What the group "memory" says.
+
+    Attributes:
+        regions: None where they are not to be understood.
+        doubtful: whether what is said of them contradicts itself.
+        block: the block with memory, where there is one.
+        size: of that memory.
+    """
+
+    regions: Optional[tuple[MemoryRange, ...]]
+    doubtful: bool = False
     block: Optional[_Tag] = None
-    count: Optional[int] = None
-    for tag in _tags(window, group):
-        if tag.name == "Memory" and tag.is_block:
+    size: int = 0
+
+
+def _memory(window: _Window, groups: Sequence[_Group], oddities: _Oddities) -> _Memory:
+    """Returns what the groups "memory" say."""
+    numbers = _Numbers(oddities)
+    block: Optional[_Tag] = None
+    limit = 0
+    for group, tag in _all_tags(window, groups, oddities):
+        if tag.name == _MEMORY and tag.is_block:
             if tag.is_compressed:
-                raise SourceError("the guest's memory in it is compressed, which cannot be read")
-            if block is not None:
-                raise SourceError("there are two blocks of memory")
-            block = tag
-        elif tag.name == "regionsCount" and not tag.indices:
-            value = _integer(window, tag)
-            if count not in (None, value):
-                raise SourceError(f"memory has both {count} and {value} regions")
-            count = value
+                oddities.add("the guest's memory in it is compressed, which cannot be read")
+            elif block is not None:
+                oddities.add("there are two blocks of memory, of which the first is used")
+            elif tag.size or tag.size_in_memory:
+                block = tag
+                # The last group may have lost its end with the file's.
+                limit = max(group.end, tag.end) if group.end == window.size else group.end
+        elif tag.name == _NUMBER_OF_REGIONS and not tag.indices:
+            numbers.add(tag.name, _integer(window, tag), tag.shown, tag.size)
         elif tag.name in _REGION_TAGS and len(tag.indices) == 1:
-            key, value = (tag.name, tag.indices[0]), _integer(window, tag)
-            if numbers.setdefault(key, value) != value:
-                raise SourceError(f"{tag.shown} is both {numbers[key]:#x} and {value:#x}")
-    if count is None:
-        raise SourceError("the number of memory's regions is missing")
-    if count > _MAXIMUM_REGIONS:
-        raise SourceError(f"{count} regions of memory; a guest has at most {_MAXIMUM_REGIONS}")
-    if block is not None and not block.size_in_memory:
-        block = None
-    return _regions(count, numbers, block), block
+            numbers.add(tag.shown, _integer(window, tag), tag.shown, tag.size)
+    regions, doubtful = _regions(numbers, oddities)
+    if block is None:
+        return _Memory(regions, doubtful)
+    room = max(0, limit - block.offset)
+    sizes = (block.size, block.size_in_memory)
+    wanted = max((run.file_offset + run.size for run in regions or ()), default=0)
+    if wanted in sizes and wanted <= room:
+        # The regions tell which of two sizes is right.
+        return _Memory(regions, doubtful, block, wanted)
+    size = min(max(sizes), room) & -PAGE_SIZE
+    if wanted:
+        doubtful = True
+        oddities.add(f"{_MEMORY} has {size:#x} bytes, but regions of {wanted:#x}")
+    if wanted <= room:
+        size = max(size, wanted)
+    return _Memory(_up_to(regions, size), doubtful, block, size)
+
+
+def _up_to(
+    regions: Optional[tuple[MemoryRange, ...]], size: int
+) -> Optional[tuple[MemoryRange, ...]]:
+    """Returns regions as far as there are bytes for them: what is behind is no memory."""
+    if regions is None:
+        return None
+    there = ((run, min(run.size, size - run.file_offset)) for run in regions)
+    return tuple(
+        MemoryRange(run.start, length, run.file_offset) for run, length in there if length > 0
+    )
 
 
 def _regions(
-    count: int, numbers: Mapping[tuple[str, int], int], block: Optional[_Tag]
-) -> tuple[MemoryRange, ...]:
+    numbers: _Numbers, oddities: _Oddities
+) -> tuple[Optional[tuple[MemoryRange, ...]], bool]:
+    """Returns the regions of memory, or None, and whether they are in doubt."""
+    count = numbers.found.get(_NUMBER_OF_REGIONS)
+    present = itertools.takewhile(
+        lambda number: any(f"{name}[{number}]" in numbers.found for name in _REGION_TAGS),
+        range(_MAXIMUM_REGIONS),
+    )
+    there = sum(1 for _ in present)
+    if count is None and _NUMBER_OF_REGIONS not in numbers.wrong:
+        oddities.add(f"{_NUMBER_OF_REGIONS} is missing")
+    if count is not None and count != there:
+        oddities.add(f"{_NUMBER_OF_REGIONS} is {count}, but there are {there} regions")
+    if not there:
+        return () if count == 0 else None, count != 0
+    regions = _read_regions(numbers, there, oddities)
+    if regions is None:
+        return None, True
+    end, whole = 0, True
+    for run in sorted(regions, key=lambda run: run.file_offset):
+        if run.file_offset != end and whole:
+            oddities.add(f"regions of memory leave bytes out at {end:#x}")
+            whole = False
+        end = run.file_offset + run.size
+    return regions, count != there or not whole
+
+
+def _read_regions(
+    numbers: _Numbers, there: int, oddities: _Oddities
+) -> Optional[tuple[MemoryRange, ...]]:
+    """Returns the first regions of memory, or None where one of them is not to be understood."""
     regions = []
-    for number in range(count):
-        for name in _REGION_TAGS:
-            if (name, number) not in numbers:
-                raise SourceError(f"{name}[{number}] is missing")
-        start, offset, size = (PAGE_SIZE * numbers[name, number] for name in _REGION_TAGS)
+    for number in range(there):
+        missing = [f"{name}[{number}]" for name in _REGION_TAGS]
+        missing = [name for name in missing if name not in numbers.found]
+        for name in missing:
+            if name not in numbers.wrong:
+                oddities.add(f"{name} is missing")
+        if missing:
+            return None
+        start, offset, size = (
+            PAGE_SIZE * numbers.found[f"{name}[{number}]"] for name in _REGION_TAGS
+        )
         if not size:
-            raise SourceError(f"region {number} of memory is empty")
-        if start + size > 1 << 52:
-            raise SourceError(f"region {number} of memory ends at {start + size:#x}")
-        if block is not None and offset + size > block.size_in_memory:
-            raise SourceError(
-                f"region {number} ends at {offset + size:#x} of memory, which has "
-                f"{block.size_in_memory:#x} bytes"
-            )
-        regions.append(MemoryRange(start, size, offset))
+            oddities.add(f"region {number} of memory is empty")
+        elif start + size > 1 << 52 or offset + size > 1 << 52:
+            oddities.add(f"region {number} of memory ends at {start + size:#x}")
+            return None
+        else:
+            regions.append(MemoryRange(start, size, offset))
     regions.sort(key=lambda run: run.start)
     for low, high in zip(regions, regions[1:]):
         if low.end > high.start:
-            raise SourceError(f"regions of memory overlap at {high.start:#x}")
+            oddities.add(f"regions of memory overlap at {high.start:#x}")
+            return None
     in_file = sorted(regions, key=lambda run: run.file_offset)
     for low, high in zip(in_file, in_file[1:]):
         if low.file_offset + low.size > high.file_offset:
-            raise SourceError(f"regions of memory have the same bytes at {high.file_offset:#x}")
-    return tuple(regions)
-
-
-@dataclass
-class _Values:
-    """What was read of one vCPU, and what speaks against using it."""
-
-    found: dict[str, int] = field(default_factory=dict)
-    wrong: list[str] = field(default_factory=list)
-
-    def add(self, name: str, value: int) -> None:
-        if self.found.setdefault(name, value) != value:
-            self.wrong.append(f"{name} is both {self.found[name]:#x} and {value:#x}")
+            oddities.add(f"regions of memory have the same bytes at {high.file_offset:#x}")
+            return None
+    return tuple(regions) or None
 
 
 def _vcpus(
-    window: _Window, group: Optional[_Group]
-) -> tuple[tuple[VCPU, ...], tuple[VCPU, ...], tuple[str, ...]]:
-    """Returns the vCPUs in both readings of gpregs, and what is left out."""
-    if group is None:
-        return (), (), ()
-    if group.start >= window.size:
-        return (), (), ("the file ends before the registers",)
-    count: Optional[int] = None
-    values: dict[int, _Values] = {}
-    for tag in _tags(window, group):
-        if tag.name == "cpu:numVCPUs" and not tag.indices:
-            count = _integer(window, tag)
+    window: _Window, groups: Sequence[_Group], oddities: _Oddities
+) -> tuple[tuple[VCPU, ...], tuple[VCPU, ...]]:
+    """Returns the vCPUs in both readings of gpregs; the second is empty where there is but one."""
+    head = _Numbers(oddities)
+    values: dict[int, _Numbers] = {}
+    for _, tag in _all_tags(window, groups, oddities):
+        if tag.name == _NUMBER_OF_VCPUS and not tag.indices:
+            head.add(tag.name, _integer(window, tag), tag.shown, tag.size)
         elif tag.name in _TAG_NAMES and tag.indices and tag.indices[0] < _MAXIMUM_VCPUS:
             number, *indices = tag.indices
             part = _TAGS.get((tag.name, tuple(indices)))
             if part is not None:
-                _read_part(window, tag, part, values.setdefault(number, _Values()))
-    if count is None:
-        return (), (), ("the number of vCPUs is missing",)
-    if not 0 < count <= _MAXIMUM_VCPUS:
-        raise SourceError(f"{count} vCPUs; a guest has between 1 and {_MAXIMUM_VCPUS}")
-    vcpus, by_number, left_out = [], [], []
-    ambiguous = False
-    for number in sorted({*range(count), *values}):
-        found = values.get(number, _Values())
-        if number >= count:
-            left_out.append(f"vCPU {number}: there are only {count}")
-            continue
-        first, second, wrong = _registers(found)
-        if wrong:
-            left_out.append(f"vCPU {number}: {wrong}")
-            continue
-        vcpus.append(VCPU(number, first))
-        by_number.append(VCPU(number, second))
-        ambiguous = ambiguous or first != second
-    return tuple(vcpus), tuple(by_number if ambiguous else ()), tuple(left_out)
+                _read_part(window, tag, part, values.setdefault(number, _Numbers(oddities)))
+    readings = {number: _registers(number, found) for number, found in sorted(values.items())}
+    count = head.found.get(_NUMBER_OF_VCPUS)
+    if count is None and groups and not head.wrong:
+        oddities.add(f"{_NUMBER_OF_VCPUS} is missing")
+    if count is not None and set(range(min(count, _MAXIMUM_VCPUS + 1))) != set(readings):
+        oddities.add(f"{_NUMBER_OF_VCPUS} is {count}, but there are registers of {len(readings)}")
+        # A tag that is out of place makes no vCPU.
+        readings = {
+            number: both
+            for number, both in readings.items()
+            if number < count or not both[0].lacks("rip", *PAGING_REGISTERS)
+        }
+    _note_missing(readings, values, oddities)
+    first = tuple(one for one, _ in readings.values() if one.registers)
+    second = tuple(other for _, other in readings.values() if other.registers)
+    return first, second if first != second else ()
 
 
-def _read_part(window: _Window, tag: _Tag, part: _Part, values: _Values) -> None:
+def _note_missing(
+    readings: Mapping[int, tuple[VCPU, VCPU]],
+    values: Mapping[int, _Numbers],
+    oddities: _Oddities,
+) -> None:
+    """Says which tags are missing, and of which vCPUs."""
+    missing: dict[str, list[int]] = {}
+    for number, (vcpu, _) in readings.items():
+        said = set().union(*(_COMES_OF.get(name, (name,)) for name in values[number].wrong))
+        names = [name for name in vcpu.lacks(*REGISTERS) if name not in said]
+        for tag, together in _TOGETHER.items():
+            if set(together) <= set(names):
+                missing.setdefault(tag, []).append(number)
+                names = [name for name in names if name not in together]
+        for name in names:
+            missing.setdefault(name, []).append(number)
+    for name, numbers in missing.items():
+        shown = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
+        oddities.add(f"{name} of vCPU {shown} is missing")
+
+
+def _read_part(window: _Window, tag: _Tag, part: _Part, values: _Numbers) -> None:
     """Adds what a tag tells to the values of its vCPU."""
     if tag.is_compressed:
-        values.wrong.append(f"{tag.shown} is compressed")
+        values.refuse(part.names, f"{tag.shown} is compressed")
     elif part.packed is None:
-        if tag.is_block or tag.size not in (1, 2, 4, 8):
-            values.wrong.append(f"{tag.shown} has {tag.size} bytes")
-        else:
-            values.add(part.names[0], _integer(window, tag))
-    elif tag.size != part.packed.size:
-        values.wrong.append(f"{tag.shown} has {tag.size} bytes instead of {part.packed.size}")
+        value = _integer(window, tag) if part.size in (0, tag.size) else None
+        values.add(part.names[0], value, tag.shown, tag.size)
+    elif part.packed.size not in (tag.size, tag.size_in_memory if tag.is_block else tag.size):
+        oddity = f"{tag.shown} has {tag.size} bytes instead of {part.packed.size}"
+        values.refuse(part.names, oddity)
     else:
-        data = window.read(tag.offset, tag.size)
-        if len(data) < tag.size:
-            values.wrong.append(f"the file ends in {tag.shown}")
+        data = window.read(tag.offset, part.packed.size)
+        if len(data) < part.packed.size:
+            values.refuse(part.names, f"the file ends in {tag.shown}")
             return
         for name, value in zip(part.names, part.packed.unpack(data)):
-            values.add(name, value)
+            values.add(name, value, tag.shown, tag.size)
 
 
-def _registers(values: _Values) -> tuple[dict[str, int], dict[str, int], str]:
-    """Returns the registers in both readings of gpregs, and why there are none or not all."""
-    found = dict(values.found)
-    wrong = list(values.wrong)
+def _registers(number: int, values: _Numbers) -> tuple[VCPU, VCPU]:
+    """Returns the vCPU in both readings of gpregs."""
+    found = values.found
     if "idt_base.low" in found and "idt_base.high" in found:
         base = found["idt_base.high"] << 32 | found["idt_base.low"]
-        if found.setdefault("idt_base", base) != base:
-            wrong.append(f"idt_base is both {found['idt_base']:#x} and {base:#x}")
-    # Either has some of the flags.
-    flags = [found[name] for name in ("eflags", "EFLAGS") if name in found]
-    if flags:
-        found["rflags"] = flags[0] | flags[-1]
+        values.add("idt_base", base, f"IDTR[{number}]", 8)
+    # Either has some of the flags: without one of them the flags are not known.
+    flags = [name for name in ("eflags", "EFLAGS") if name in found]
+    if len(flags) == 2:
+        found["rflags"] = found["eflags"] | found["EFLAGS"]
+    elif flags and not values.wrong & {"eflags", "EFLAGS"}:
+        other = "EFLAGS" if flags == ["eflags"] else "eflags"
+        values.refuse(("rflags",), f"{other}[{number}] is missing")
+    exchanged = {"rsp": "rbp", "rbp": "rsp"}
     first, against_first = _with_block(found, {})
-    second, against_second = _with_block(found, {"rsp": "rbp", "rbp": "rsp"})
+    second, against_second = _with_block(found, exchanged)
     # Where RSP or RBP has a tag of its own too, that tells which reading is right.
-    if against_first and against_second:
-        wrong.append(against_first)
-    elif against_first:
-        first = second
-    elif against_second:
+    if against_second and not against_first:
         second = first
-    missing = [name for name in REGISTERS if name not in first]
-    if missing:
-        wrong.append(f"it has no {', '.join(missing)}")
-    return (
-        {name: first.get(name, 0) for name in REGISTERS},
-        {name: second.get(name, 0) for name in REGISTERS},
-        "; ".join(wrong[:4]),
+    elif against_first and not against_second:
+        first = second
+    wrong = set(against_first) & set(against_second)
+    for name in sorted(wrong):
+        # With neither reading right it is not known which of the two the other one is.
+        names = tuple(exchanged) if name in exchanged else (name,)
+        values.refuse(names, f"{name}[{number}] differs from {_GPREGS}[{number}]")
+    shown = [name for name in REGISTERS if name not in values.wrong]
+    return tuple(  # type: ignore[return-value] # there are two
+        VCPU(number, {name: reading[name] for name in shown if name in reading})
+        for reading in (first, second)
     )
 
 
 def _with_block(
     found: Mapping[str, int], exchanged: Mapping[str, str]
-) -> tuple[dict[str, int], str]:
-    """Returns the registers with those of the block gpregs, and what contradicts them.
+) -> tuple[dict[str, int], list[str]]:
+    """Returns the registers with those of the block gpregs, and those that it contradicts.
 
     Args:
         found: what all tags told.
         exchanged: register -> the one in whose place the block has it.
     """
     registers = dict(found)
-    against = ""
+    against = []
     for name in _GENERAL:
         value = found.get(f"{_GPREGS}.{exchanged.get(name, name)}")
         if value is not None and registers.setdefault(name, value) != value:
-            against = f"{name} is both {registers[name]:#x} and {value:#x}"
+            against.append(name)
     return registers, against

@@ -45,9 +45,10 @@ def read_btf(kernel: KernelImage) -> Btf:
     if not 0 < stop - start <= _BTF_LIMIT:
         raise BtfError(f"the kernel's BTF would have {stop - start} bytes")
     data, missing = read_padded(kernel.read, start, stop - start)
-    if not any(data[:PAGE_SIZE]):
-        reason = missing or "its first page is all zeros"
-        raise BtfError(f"the kernel's BTF is not in the dump: {reason}")
+    if not any(data[: PAGE_SIZE - start % PAGE_SIZE]):
+        raise BtfError(
+            "the first page of the kernel's types (BTF), which says where they are, is missing"
+        ) from missing
     return Btf(data, start)
 
 
