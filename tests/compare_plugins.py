@@ -11,6 +11,7 @@ Volatility's Linux list is run both ways, each in a process of its own, and its 
 import argparse
 import concurrent.futures
 import difflib
+import os
 import pathlib
 import re
 import subprocess
@@ -51,8 +52,18 @@ def linux_plugins() -> list[str]:
 
 
 def run(guest: pathlib.Path, plugin: str, symbols: Sequence[str], folder: pathlib.Path) -> Result:
-    """Runs a plugin on a guest dump in a process of its own."""
-    command = [program("vol"), "-q", "--offline", "-o", str(folder), *symbols, "-f", str(guest)]
+    """Runs a plugin on a guest dump in a process of its own.
+
+    Args:
+        guest: the dump.
+        plugin: name of the plugin.
+        symbols: options that tell where an ISF is.
+        folder: for Volatility's cache and for what a plugin writes.
+    """
+    # Volatility validates an ISF for minutes where it finds jsonschema, which the tests need.
+    (folder / "jsonschema.py").write_text("raise ImportError")
+    options = ["-q", "--offline", "--cache-path", str(folder), "-o", str(folder), *symbols]
+    command = [program("vol"), *options, "-f", str(guest)]
     started = time.monotonic()
     try:
         done = subprocess.run(
@@ -60,6 +71,7 @@ def run(guest: pathlib.Path, plugin: str, symbols: Sequence[str], folder: pathli
             capture_output=True,
             text=True,
             timeout=_TIMEOUT,
+            env={**os.environ, "PYTHONPATH": str(folder)},
             check=False,
         )
         output = done.stdout + done.stderr
@@ -74,32 +86,27 @@ def comparable(output: str) -> list[str]:
     return sorted(re.sub(r"\bsymbol_table_name\d+\b", "symbol_table_name", line) for line in lines)
 
 
-def main() -> int:
-    """Compares every plugin and prints a line for each.
+def compare(guest: pathlib.Path, directory: pathlib.Path, plugins: Sequence[str], jobs: int) -> int:
+    """Compares plugins and prints a line for each.
+
+    Args:
+        guest: the dump.
+        directory: for Volatility's -s, with an ISF for the guest's banner in it.
+        plugins: their names.
+        jobs: how many run at a time.
 
     Returns:
         The number of plugins whose rows differ.
     """
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("guest", type=pathlib.Path)
-    parser.add_argument("directory", type=pathlib.Path)
-    parser.add_argument("plugins", nargs="*")
-    parser.add_argument("--jobs", type=int, default=2)
-    arguments = parser.parse_args()
-    plugins = arguments.plugins or linux_plugins()
     differing = 0
     with (
         tempfile.TemporaryDirectory() as folder,
-        concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool,
+        concurrent.futures.ThreadPoolExecutor(jobs) as pool,
     ):
         place = pathlib.Path(folder)
-        given = ["-s", str(arguments.directory.resolve())]
+        given = ["-s", str(directory.resolve())]
         runs = {
-            plugin: [
-                pool.submit(run, arguments.guest, plugin, symbols, place) for symbols in ([], given)
-            ]
+            plugin: [pool.submit(run, guest, plugin, symbols, place) for symbols in ([], given)]
             for plugin in plugins
         }
         for plugin, (ours, theirs) in runs.items():
@@ -117,6 +124,24 @@ def main() -> int:
                 print("\n".join("    " + line[:200] for line in list(changes)[:20]), flush=True)
     print(f"{len(plugins)} plugins, {differing} different")
     return differing
+
+
+def main() -> int:
+    """Compares every plugin, or those that are named; see `compare`."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("guest", type=pathlib.Path)
+    parser.add_argument("directory", type=pathlib.Path)
+    parser.add_argument("plugins", nargs="*")
+    parser.add_argument("--jobs", type=int, default=2)
+    arguments = parser.parse_args()
+    return compare(
+        arguments.guest,
+        arguments.directory,
+        arguments.plugins or linux_plugins(),
+        arguments.jobs,
+    )
 
 
 if __name__ == "__main__":

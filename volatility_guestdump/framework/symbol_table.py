@@ -20,9 +20,8 @@ from volatility3.framework.symbols import intermed, linux
 # LinuxKernelIntermedSymbols needs it, but leaves it to the plugins to import it.
 from volatility3.framework.symbols.linux.extensions import network  # noqa: F401
 
-from volatility_guestdump.framework import mends
+from volatility_guestdump.framework import makers, mends
 from volatility_guestdump.framework.machines import machine_of
-from volatility_guestdump.framework.templates import StructureTemplate, quick, quick_class
 from volatility_guestdump.kernels import search_linux
 from volatility_guestdump.linux.isf.document import IsfView
 from volatility_guestdump.linux.kernel import LinuxKernel
@@ -102,16 +101,15 @@ class _GuestDumpFormat(intermed.Version8Format):
         """Resolves an individual type, without its members."""
         if type_name not in self._json_object["user_types"]:
             template = super().get_type(type_name)
-            return quick(template) if isinstance(template, templates.ObjectTemplate) else template
+            if isinstance(template, templates.ObjectTemplate):
+                return makers.resolvable(template)
+            return template
         kind, size = self._view.types.outline(type_name)
         object_class = self.get_type_class(type_name)
         if object_class is objects.AggregateType:
             object_class = objects.StructType if kind == "struct" else objects.UnionType
-        return StructureTemplate(
-            quick_class(object_class),
-            self.name + constants.BANG + type_name,
-            size=size,
-            members=_Members(self, type_name),
+        return makers.structure(
+            object_class, self.name + constants.BANG + type_name, size, _Members(self, type_name)
         )
 
     def fields(self, type_name: str) -> dict[str, tuple[int, dict[str, Any]]]:
@@ -151,7 +149,7 @@ class _GuestDumpFormat(intermed.Version8Format):
         # is up to the symbol space.
         if not isinstance(template, templates.ObjectTemplate):
             return template
-        resolved = quick(template)
+        resolved = makers.resolvable(template)
         for child in resolved.children:
             if not isinstance(child, templates.ReferenceTemplate):
                 resolved.replace_child(child, self._resolve(child))
