@@ -3,6 +3,7 @@
 """The reader of debug.guest, on files of every version: sound ones, broken ones and noise."""
 
 import io
+import pathlib
 import re
 import struct
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from tests.helpers import IDLE_VCPU
 from tests.lab import writer
+from volatility_guestdump.dumps import open_dump
 from volatility_guestdump.exceptions import SourceError, UnrecognizedSource
 from volatility_guestdump.machine import REGISTERS
 from volatility_guestdump.sources.debug_guest import GuestFile
@@ -267,6 +269,20 @@ def test_numbers_of_vcpus(version: int, count: int) -> None:
     assert len(guest.oddities) == 1
     if count != 4:
         assert guest.oddities == (f"the number of vCPUs is {count}, but there are registers of 2",)
+
+
+@every_version
+def test_no_vcpus(version: int, tmp_path: pathlib.Path) -> None:
+    """A header alone is of a guest without vCPUs; without memory too there is no machine."""
+    data = writer.pack_guest(version, [(0, PAGE)], [])
+    guest = parse(data)
+    assert guest.ranges and not guest.vcpus
+    assert guest.oddities == ("it has no vCPUs",)
+    path = tmp_path / "debug.guest"
+    path.write_bytes(data)
+    with open_dump(str(path)) as dump:
+        assert dump.machine is None
+        assert any("debug.guest: it has no vCPUs" in each for each in (*dump.warnings, dump.advice))
 
 
 @given(st.sampled_from(VERSIONS), st.binary(max_size=200), st.integers(0, 5000))

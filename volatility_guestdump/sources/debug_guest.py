@@ -342,6 +342,8 @@ def _vcpus(
                 if there == count
                 else f"the number of vCPUs is {count}, but there are registers of {there}"
             )
+    elif not count:
+        oddities.append("it has no vCPUs")
     found = [
         VCPU(number, reading.vcpu.read(data, reading.start + number * size))
         for number in range(min(there, MAXIMUM_VCPUS))
