@@ -104,7 +104,13 @@ def test_plugins_are_on_top(name: str) -> None:
         ("resources.py", ()),
         ("machine.py", ("exceptions",)),
         ("elf.py", ("exceptions",)),
-        ("sources/", ("elf", "exceptions", "kept", "machine", "resources", "text", "sources/")),
+        (
+            "sources/",
+            (
+                *("budget", "elf", "exceptions", "kept", "machine", "resources", "text"),
+                "sources/",
+            ),
+        ),
         ("files/", ("exceptions", "kept", "machine", "resources", "text", "files/")),
         ("x86/", ("budget", "exceptions", "kept", "machine", "text", "x86/")),
         (

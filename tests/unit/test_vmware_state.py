@@ -7,7 +7,7 @@ import io
 import itertools
 import random
 import struct
-from typing import Optional
+from typing import Any, Optional
 
 import pytest
 from hypothesis import given
@@ -406,6 +406,29 @@ def test_group_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vmware_state, "_MAXIMUM_TAGS", 1000)
     state = parse(vmware.file([("cpu", tag("x", (), b"") * 1001)]))
     assert state.oddities[0] == "group 'cpu' has more than 1000 tags"
+
+
+def test_groups_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many groups of one name have no more tags, nor places to read on at, than one may have."""
+    monkeypatch.setattr(vmware_state, "_MAXIMUM_TAGS", 1000)
+    monkeypatch.setattr(vmware_state, "_MAXIMUM_RESUMPTIONS", 4)
+    read, resumed = vmware_state._tag_at, vmware_state._resumption
+    calls = {"tags": 0, "resumptions": 0}
+
+    def tag_at(*arguments: Any) -> Any:
+        calls["tags"] += 1
+        return read(*arguments)
+
+    def resumption(*arguments: Any) -> Any:
+        calls["resumptions"] += 1
+        return resumed(*arguments)
+
+    monkeypatch.setattr(vmware_state, "_tag_at", tag_at)
+    monkeypatch.setattr(vmware_state, "_resumption", resumption)
+    parse(vmware.file([("cpu", tag("x", (), b"") * 900)] * 50))
+    assert calls["tags"] <= 1000
+    parse(vmware.file([("cpu", b"\xff" * 9 + tag("rip", (0,), bytes(8)))] * 50))
+    assert calls["resumptions"] <= 8
 
 
 def test_oddities_without_end() -> None:

@@ -40,6 +40,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple, Optional
 
+from volatility_guestdump.budget import Budget
 from volatility_guestdump.exceptions import SourceError, UnrecognizedSource
 from volatility_guestdump.machine import (
     PAGE_SIZE,
@@ -67,11 +68,12 @@ _IS_BLOCK = 63
 
 #: Real files have about a hundred groups (92 in one of ESXi 4.1).
 _MAXIMUM_GROUPS = 4096
-#: Some hundred tags for each of 768 vCPUs, which is the most that a guest can have.
+#: Tags in all groups of one name: some hundred for each of 768 vCPUs, which is the most that a
+#: guest can have.
 _MAXIMUM_TAGS = 1 << 20
 _MAXIMUM_VCPUS = 8192
 _MAXIMUM_REGIONS = 1024
-#: Places at which a group is read on where tags do not follow each other.
+#: Places at which the groups of one name are read on where tags do not follow each other.
 _MAXIMUM_RESUMPTIONS = 64
 #: How far behind such a place a name is looked for: blocks of registers are smaller.
 _RESUMPTION = 64 << 10
@@ -375,20 +377,29 @@ def _all_tags(
     window: _Window, groups: Sequence[_Group], oddities: _Oddities
 ) -> Iterator[tuple[_Group, _Tag]]:
     """Yields the tags of some groups of one name, as far as they can be read."""
+    tags, resumptions = Budget(_MAXIMUM_TAGS), Budget(_MAXIMUM_RESUMPTIONS)
     for group in groups:
-        for tag in _tags(window, group, oddities):
+        for tag in _tags(window, group, oddities, tags, resumptions):
             yield group, tag
 
 
-def _tags(window: _Window, group: _Group, oddities: _Oddities) -> Iterator[_Tag]:
+def _tags(
+    window: _Window, group: _Group, oddities: _Oddities, tags: Budget, resumptions: Budget
+) -> Iterator[_Tag]:
     """Yields the tags of a group.
 
     The last one may be a block that the file has only a part of, or nothing. Where tags do not
     follow each other it goes on at the next name that is known.
+
+    Args:
+        window: of the file.
+        group: whose tags they are.
+        oddities: is told of what is wrong.
+        tags: how many there may be, in this group and the others of its name.
+        resumptions: how often these groups may be read on behind what is no tag.
     """
     position = group.start
-    resumptions = 0
-    for _ in range(_MAXIMUM_TAGS):
+    while tags.take():
         tag, reason = _tag_at(window, group, position)
         if tag is not None and (not reason or tag.is_block):
             yield tag
@@ -400,10 +411,9 @@ def _tags(window: _Window, group: _Group, oddities: _Oddities) -> Iterator[_Tag]
             continue
         # An end in the middle of what the file calls the group is none, if known tags follow.
         limit = group.end if reason else group.told_end
-        resumptions += 1
         found = None
         # What is in the guest's memory is no tag.
-        if resumptions <= _MAXIMUM_RESUMPTIONS and (tag is None or tag.name != _MEMORY):
+        if (tag is None or tag.name != _MEMORY) and resumptions.take():
             found = _resumption(window, group, position + _TAG.size, limit)
         if reason:
             oddities.add(reason)
