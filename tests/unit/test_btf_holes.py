@@ -3,6 +3,8 @@
 """BTF of which pages are missing: what is given is right, and a page costs what it has."""
 
 import functools
+import struct
+from collections.abc import Iterator
 from typing import Any, Optional
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from tests.handmade.btf import BtfBuilder
 from volatility_guestdump.exceptions import BtfError, LostTypeError
 from volatility_guestdump.linux.isf.types import TypeConverter
+from volatility_guestdump.linux.types import btf_holes
 from volatility_guestdump.linux.types.btf import COMPOSITES, ENUMS, Btf
 from volatility_guestdump.linux.types.btf_kinds import Kind
 from volatility_guestdump.linux.types.btf_types import BtfTypes
@@ -140,3 +143,37 @@ def test_what_is_lost_is_named() -> None:
                     types.field(f"structure_{n}", f"member_{n}_1")
                 return
     pytest.fail("no structure is lost")
+
+
+class Counted(list[Any]):
+    """A list that counts what is looked at of it."""
+
+    looked_at = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for each in super().__iter__():
+            self.looked_at += 1
+            yield each
+
+
+def test_the_search_behind_holes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large hole allows for many numbers, none of which the references behind it rule out."""
+    monkeypatch.setattr(btf_holes, "_STEPS", 1 << 14)
+    fits, looked_at = btf_holes._Walk._fits, 0
+
+    def counted(self: Any, number: int, kinds: bytes, references: Any, last: bool) -> bool:
+        nonlocal looked_at
+        seen = Counted(references)
+        found = fits(self, number, kinds, seen, last)
+        looked_at += seen.looked_at
+        return found
+
+    monkeypatch.setattr(btf_holes._Walk, "_fits", counted)
+    # Pointers to a type that no piece has.
+    pointers = struct.pack("<III", 0, Kind.PTR << 24, 900_000) * 341 + bytes(4)
+    types = pointers + bytes(400 * PAGE_SIZE) + pointers + bytes(PAGE_SIZE) + pointers
+    types = types[: len(types) // 12 * 12 - 4]
+    header = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), 1)
+    found = Btf(header + types + b"\0", -len(header) % (1 << 64))
+    assert found.damage
+    assert 0 < looked_at <= (1 << 14) + 341

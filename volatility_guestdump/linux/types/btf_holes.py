@@ -18,6 +18,7 @@ Where no number fits, or more than one does, all types up to the next such piece
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Optional
 
+from volatility_guestdump.budget import Budget
 from volatility_guestdump.exceptions import BtfError
 from volatility_guestdump.linux.types.btf_kinds import (
     KIND_FLAG,
@@ -34,7 +35,10 @@ _REACH = 16 << 10
 _SURE = 64
 #: References within a piece that have to fit a number.
 _FEWEST_REFERENCES = 64
-#: Kinds that stand for the kind of a type that is lost.
+#: Words at which a type may start, and references held against a number, that are looked at behind
+#: all holes together.
+_STEPS = 1 << 24
+#: Stands for the kind of a type that is lost.
 LOST = 0xFF
 
 #: What has no name, and what has one.
@@ -90,6 +94,7 @@ class _Walk:
         self._strings = strings
         self._starts = [-1]
         self._kinds = bytearray((Kind.VOID,))
+        self._budget = Budget(_STEPS)
 
     def found(self) -> Found:
         """Walks over all pieces.
@@ -160,6 +165,8 @@ class _Walk:
             position, count = start, 0
             while count < _SURE and position + 3 <= end and self._is_sound(position):
                 position, count = self._behind(position), count + 1
+            if not self._budget.take(1 + count):
+                break
             reached = position == end if end == len(self._words) else position + 3 > end
             if count and (count == _SURE or reached):
                 return start
@@ -233,25 +240,30 @@ class _Walk:
         fitting = [
             number
             for number in range(first, first + passed + 1)
-            if self._fits(number, kinds, references, last)
+            if not self._budget.is_spent and self._fits(number, kinds, references, last)
         ]
-        return fitting[0] if len(fitting) == 1 else None
+        # Where not all numbers were tried another one may fit too.
+        return fitting[0] if len(fitting) == 1 and not self._budget.is_spent else None
 
-    @staticmethod
     def _fits(
+        self,
         number: int,
         kinds: bytes,
         references: Sequence[tuple[int, frozenset[int]]],
         last: bool,
     ) -> bool:
         """Whether enough references lead into a piece, and each to a kind that it may lead to."""
-        inside = 0
+        looked_at = inside = 0
+        fits = True
         for target, allowed in references:
+            looked_at += 1
             place = target - number
             if 0 <= place < len(kinds):
                 inside += 1
-                if kinds[place] not in allowed:
-                    return False
-            elif place >= 0 and last:
-                return False
-        return inside >= _FEWEST_REFERENCES
+                fits = kinds[place] in allowed
+            else:
+                fits = place < 0 or not last
+            if not fits:
+                break
+        self._budget.take(1 + looked_at)
+        return fits and inside >= _FEWEST_REFERENCES
