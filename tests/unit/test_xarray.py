@@ -139,6 +139,16 @@ def test_an_array_without_nodes(head: int, found: list[Entry]) -> None:
     assert list(entries(Tree().read, head, LAYOUT, 10)) == found
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 63, 1 << 20])
+def test_nodes_that_no_kernel_has(count: int) -> None:
+    """Damaged types may say anything of them: nothing is read then."""
+    tree = Tree()
+    tree.put(Kept(0, 0), 0x8000)
+    layout = Layout(shift=0, slots=40, count=count, pointer_size=8)
+    assert not list(entries(tree.read, tree.head, layout, 10))
+    assert not tree.reads
+
+
 def test_values_are_left_out() -> None:
     """Pages that were swapped out."""
     tree = Tree(top=0)

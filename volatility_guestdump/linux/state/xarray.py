@@ -30,6 +30,8 @@ _KIND_MASK = 3
 _LAST_SPECIAL = 4096
 #: Numbers have as many bits as a pointer has, at most.
 _MOST_BITS = 64
+#: How many slots a node can have; other numbers are those of damaged types.
+_COUNTS = (16, 64)
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ def entries(
         layout: of its nodes.
         most_nodes: that are read.
     """
+    if layout.count not in _COUNTS:
+        return
     if _is_node(head):
         yield from _Walk(read, layout, most_nodes).below(head - _INTERNAL, 0, _MOST_BITS)
     elif head and not head & _KIND_MASK:
