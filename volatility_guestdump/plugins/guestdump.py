@@ -48,6 +48,9 @@ from volatility_guestdump.version import __version__
 
 vollog = logging.getLogger(__name__)
 
+#: Most vCPUs that are named in a line.
+_VCPUS_NAMED = 8
+
 
 class GuestDumpPlugin(interfaces.plugins.PluginInterface):
     """What the plugins for guest dumps share."""
@@ -180,10 +183,15 @@ def _vcpu_requirement() -> requirements.ListRequirement:
 def selected_vcpus(machine: Machine, numbers: Optional[list[int]]) -> list[VCPU]:
     """Returns the vCPUs of the given numbers, or all; a number that is none is warned of."""
     vcpus = machine.vcpus
-    known = {vcpu.number for vcpu in vcpus}
+    known = [vcpu.number for vcpu in vcpus]
+    there = f"the guest has {len(known)}, from 0"
+    if known != list(range(len(known))):
+        # The file lacks those of the others.
+        there = f"there are registers of {', '.join(map(str, known[:_VCPUS_NAMED]))}"
+        there += ", ..." * (len(known) > _VCPUS_NAMED)
     for number in numbers or ():
         if number not in known:
-            vollog.warning(f"There is no vCPU {number}: the guest has {len(vcpus)}, from 0")
+            vollog.warning(f"There is no vCPU {number}: {there}")
     return [vcpu for vcpu in vcpus if not numbers or vcpu.number in numbers]
 
 
