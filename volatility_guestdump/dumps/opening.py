@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from volatility_guestdump.dumps import unsupported
-from volatility_guestdump.dumps.format import Format, Parts, Request, Stage, find
+from volatility_guestdump.dumps.format import Parts, Request, Stage, find
 from volatility_guestdump.dumps.raw import no_linux_kernel
 from volatility_guestdump.dumps.session import Session
 from volatility_guestdump.dumps.table import format_named, of_stage
@@ -70,7 +70,7 @@ def open_dump(
             compressed file is indexed, or all of memory is searched for a kernel.
 
     Returns:
-        The dump. No file is too odd: what is wrong with one is in `Dump.advice`.
+        The dump, also of a file that cannot be read: `Dump.advice` says what is wrong with that.
     """
     used = session or Session()
     request = Request(
@@ -79,7 +79,7 @@ def open_dump(
     machine, advice = _open(request)
     warnings = list(request.said.messages)
     if machine is None and not advice:
-        # The last one tells most: what came before is of other formats.
+        # The last one tells most: those before it are of formats that were tried earlier.
         advice = warnings.pop() if warnings else no_linux_kernel(request.location)
     return Dump(request.location, machine, warnings, advice, used if session is None else None)
 
@@ -95,7 +95,7 @@ def _open(request: Request) -> tuple[Optional[Machine], str]:
         for one in of_stage(stage):
             parts = find(one, request)
             if parts is not None:
-                return _machine(one, parts, request)
+                return _machine(parts, request)
         if stage is Stage.DESCRIBED:
             known = unsupported.what_it_is(request.location)
             if known is not None:
@@ -103,7 +103,7 @@ def _open(request: Request) -> tuple[Optional[Machine], str]:
     return None, ""
 
 
-def _machine(one: Format, parts: Parts, request: Request) -> tuple[Optional[Machine], str]:
+def _machine(parts: Parts, request: Request) -> tuple[Optional[Machine], str]:
     one = format_named(parts.format)
     try:
         machine = one.machine(parts, request.session)

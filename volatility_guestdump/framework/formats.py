@@ -63,7 +63,7 @@ class FormatStacker(interfaces.automagic.StackerLayerInterface):
             if type(layer) is physical.FileLayer:
                 stacking.read_through_file_of(layer, parts, progress_callback)
             new_layer = stacking.layer_of(context, parts)
-            for remark in each.remarks(parts, new_layer.machine, SESSION):
+            for remark in new_layer.format.remarks(parts, new_layer.machine, SESSION):
                 vollog.warning(remark)
             return new_layer
         return None
@@ -110,7 +110,7 @@ class MemoryStacker(FormatStacker):
     stack_order = stacking.Order.MEMORY
 
 
-class CompressedFileStacker(FormatStacker):
+class CompressedFileStacker(interfaces.automagic.StackerLayerInterface):
     """Stacks a layer with random access on that of a compressed file, for others to stack on.
 
     Volatility would decompress it from its start again and again.

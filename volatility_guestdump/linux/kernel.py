@@ -41,7 +41,7 @@ _NOTES_LIMIT = 64 << 10
 
 #: Where the image starts; symbol tables of code alone have it too.
 _STARTS = ("_text", "_stext")
-#: Of the facts of a kernel those that no ISF adds to.
+#: Facts of a kernel to which no ISF adds anything.
 _NOT_OF_ISF = ("_btf", "_orc")
 
 
@@ -294,7 +294,7 @@ class LinuxKernel:
                 if isinstance(vars(type(self)).get(name), functools.cached_property):
                     del vars(self)[name]
 
-    @functools.cached_property
+    @MadeOnce
     def _isf(self) -> Optional[Isf]:
         return None if self._load_isf is None else self._load_isf()
 
