@@ -25,8 +25,8 @@ class Failure(NamedTuple):
 class Attempts:
     """Makes one thing after the other, and keeps what failed.
 
-    Not only the errors that are meant for this count: whatever is wrong with one thing, the others
-    are wanted.
+    Any exception counts as a failure, not only the errors of this package: whatever is wrong with
+    one thing, the others are wanted.
 
     Attributes:
         failures: what failed, in order.
@@ -51,7 +51,7 @@ class Attempts:
             return None
 
     def make_each(self, what: str, make: Callable[[_T], _U], items: Iterable[_T]) -> list[_U]:
-        """Returns what a function makes of each item that it does not fail with.
+        """Returns what a function makes of each item, without those that it fails with.
 
         All that fail are one failure, with their number.
         """

@@ -191,7 +191,7 @@ def parse_header(data: bytes) -> Header:
 
 
 def parse_segments(form: Form, data: bytes) -> list[Segment]:
-    """Reads program headers; what is behind the last whole one is of no concern."""
+    """Reads program headers; bytes behind the last whole one are ignored."""
     size = form.segment.size
     return [
         Segment(**dict(zip(form.order, fields)))

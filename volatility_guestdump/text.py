@@ -2,7 +2,7 @@
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
 """What a guest calls things, made fit for the analyst's screen."""
 
-#: Of characters beyond these it is found anew each time what becomes of them: a guest may have all.
+#: What becomes of characters below this is remembered; a guest may have all of the others.
 _REMEMBERED = 1 << 16
 
 

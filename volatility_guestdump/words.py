@@ -23,7 +23,8 @@ from volatility_guestdump.linux.state.system import taint_names
 #: Stands where something is not known.
 UNKNOWN = "-"
 
-#: Rows. A memory image of a server has tens of ranges; a damaged or made one may have thousands.
+#: Most ranges that get a row. A memory image of a server has tens; a damaged or hostile one may
+#: have thousands.
 _MAXIMUM_RANGES = 64
 
 Row = tuple[str, str]

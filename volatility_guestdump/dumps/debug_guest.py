@@ -35,7 +35,8 @@ def _read(location: str) -> GuestFile:
     name = display_name(location)
     try:
         with open_location(location) as stream:
-            # Whoever calls a file so means it: of a version to come memory alone may be read.
+            # A file of this name is taken for a guest dump though its version is not known: memory
+            # can be read then.
             return GuestFile.parse(stream, name, looks_like_guest_file(location))
     except STREAM_ERRORS as error:
         raise SourceError(f"{name}: {error}") from error
@@ -129,7 +130,7 @@ def _find_guest(request: Request) -> Optional[str]:
         if packed is not None:
             said.warn(packed)
             return None
-        # Whoever names a file so means it.
+        # By its name it should be one, so the user is told that it is not.
         if looks_like_guest_file(location):
             said.warn(f"No guest dump: {error}")
         else:

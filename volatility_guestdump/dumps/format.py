@@ -80,7 +80,7 @@ class Said:
         """Warns of a file that cannot be used, once: several formats try to open it.
 
         Args:
-            what: it is not, in words.
+            what: the file should be, in words; see `Format.what`.
             error: names the file and the reason.
         """
         if not any(f": {message}".endswith(f": {error}") for message in self.messages):
@@ -114,7 +114,7 @@ class Format(Protocol):
 
     Attributes:
         name: what it is called, in words; no two formats have the same.
-        what: what a file is not that is none of these, in words for messages.
+        what: what its files are, in words for messages ("Not a usable guest dump: ...").
         stage: when it is asked.
         magics: how its files begin; empty where nothing at their beginning tells.
     """
@@ -157,7 +157,7 @@ class Format(Protocol):
 
 
 def find(one: Format, request: Request) -> Optional[Parts]:
-    """Asks a format for a machine; what speaks against it is said to whoever asked.
+    """Asks a format for a machine; why a file of the format cannot be used becomes a warning.
 
     Returns:
         What the machine is made of, or None.
@@ -175,13 +175,13 @@ def find(one: Format, request: Request) -> Optional[Parts]:
 def opened(
     session: Session, location: str, magics: Sequence[bytes], what: str
 ) -> Iterator[MemoryFile]:
-    """Opens a file that begins with one of some magics, and turns errors in reading it to its own.
+    """Opens a file that begins with one of some magics. Errors in reading it become SourceError.
 
     Args:
         session: keeps the file.
         location: URL of the file, which may be compressed.
         magics: of the format.
-        what: of which format a file is not that begins with none of them.
+        what: a file is that begins with none of them, in words ("no ELF file").
 
     Raises:
         UnrecognizedSource: the file begins with none of them.

@@ -241,7 +241,7 @@ class _Attempts:
     @property
     def are_over(self) -> bool:
         """Whether more attempts would not help."""
-        # Whatever copy of the map a kernel was found by, it says itself where its memory is.
+        # The kernel that was found says itself where its memory is: other maps would add nothing.
         return self.found is not None or len(self._tried) >= _ATTEMPTS or not self._left
 
     def with_map(self, found: MemoryMap, exact: bool = False) -> None:
@@ -282,7 +282,7 @@ class _Attempts:
                 kernel = glued.kernel if ranges == glued.ranges else self._kernel(ranges)
                 if kernel is not None:
                     return Found(ranges, kernel, rule, own.told_by, fits)
-        # What the file has and no map tells of would be anywhere.
+        # Bytes of the file that no map tells of could belong anywhere.
         return glued if size_of(glued.ranges) >= self._file.size else None
 
     def _kernel(self, ranges: tuple[MemoryRange, ...]) -> Optional[LinuxKernel]:

@@ -26,7 +26,7 @@ _FIRMWARE_LIMIT = 64 << 20
 _FOUR_GIB = 4 << 30
 #: Every PC has memory from address 0 on, up to where its video card's begins.
 _LEAST = 640 << 10
-#: Of more vCPUs than these the page tables tell no more.
+#: vCPUs that are looked at: the page tables of more tell nothing new.
 _VCPUS = 8
 
 #: Holes with which page tables make sense, and are followed in vain, before a search ends.

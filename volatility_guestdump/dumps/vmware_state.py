@@ -61,7 +61,7 @@ class VmwareStateFile(Format):
             if looks_like_state_file(location) and packing is not None:
                 said.warn(packed_message(location, packing))
                 return None
-            # Whoever names a file so means it.
+            # By its name it should be one, so the user is told that it is not.
             if looks_like_state_file(location):
                 said.warn(f"No {self.what}: {error}")
             else:
@@ -178,7 +178,8 @@ def _find_state(request: Request) -> Optional[str]:
     if len(found) > 1:
         found = _likeliest(found, request)
     if not found:
-        # Of a machine that ran on since, or of another one, memory is not that of the state.
+        # A state of another name may be of another machine, or of a moment since which the machine
+        # ran on: it counts if its page tables are in this memory.
         fitting = [each for each in _usable_states(others, request) if _fits(each, request)]
         found = _likeliest(fitting, request)
     if len(found) > 1:

@@ -65,7 +65,7 @@ def write(
     Raises:
         OSError: it cannot be written there.
     """
-    # What is no character of the guest's may be one half of a pair.
+    # A name may have half of a surrogate pair, which UTF-8 cannot say.
     stream.write(render(report, system, title).encode("utf-8", "replace"))
 
 

@@ -18,5 +18,5 @@ def write(report: document.Report, stream: BinaryIO) -> None:
     Raises:
         OSError: it cannot be written there.
     """
-    # In ASCII: what is no character of the guest's may be one half of a pair.
+    # In ASCII: a name may have half of a surrogate pair, which UTF-8 cannot say.
     stream.write(json.dumps(report.as_json(), indent=1).encode("ascii"))

@@ -31,7 +31,7 @@ _NAME, _SIZE = "t!compared", 32
 
 
 class _StockStructure(templates.ObjectTemplate):
-    """A structure of Volatility's own, for the symbol space without children as ours is."""
+    """A structure of Volatility's own that, like ours, shows the symbol space no children."""
 
     @property
     def children(self) -> list[interfaces.objects.Template]:

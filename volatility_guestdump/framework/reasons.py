@@ -20,7 +20,7 @@ from volatility_guestdump.files.location import display_name
 
 #: Before the name of a file in a warning of it, where the name does not come first.
 _BEFORE_NAME = r"(?:Not a usable [\w ]+: |No guest dump: |No state of a VMware machine: )?"
-#: Behind the name. Many a word of a sentence is the name of somebody's file.
+#: Behind the name. It tells the name from a word in the sentence: a file may be called "mem".
 _BEHIND_NAME = r"(?=[:,]| has | is | does | may )"
 
 #: More would not be read.
@@ -60,7 +60,7 @@ def said() -> Sequence[str]:
 def no_linux_kernel(location: str) -> None:
     """Keeps that a search was in vain: no warning, since other plugins do without a kernel.
 
-    Of a file that cannot be read, as was said already, there is no more to say.
+    Nothing is kept where a warning names the file already: that says why it cannot be read.
 
     Args:
         location: URL of what was searched.

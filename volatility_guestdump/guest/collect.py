@@ -37,7 +37,7 @@ from volatility_guestdump.linux.state.timekeeper import NANOSECONDS
 from volatility_guestdump.machine import VCPU, Machine, MemoryRange
 from volatility_guestdump.x86.registers import Symbolize
 
-#: What keeps the time that this takes within bounds whatever the dump is.
+#: Limits that bound the time of collecting, whatever the dump is.
 _MAXIMUM_VCPUS = 512
 _MAXIMUM_WAITING = 1000
 _LARGEST = 15
@@ -81,7 +81,7 @@ class _Collector:
         self._linux = subject.linux
         self._stacks = subject.stacks
         self._attempts = attempts
-        # What describes the registers alone may leave it to the memory file.
+        # A file that describes registers alone may not say where memory is; the memory file does.
         self._there = self._machine.origin.ranges or self._machine.memory.ranges
         self._memory_size = sum(run.size for run in self._there)
 
@@ -103,7 +103,7 @@ class _Collector:
             tasks_missing=make("Tasks", self._tasks_missing) or "",
             memory=self._memory(),
             modules=make("Modules", self._modules),
-            # The last that is made: it has what went wrong with all others.
+            # Made last, when all other failures are known.
             failures=tuple(self._attempts.failures),
         )
 
@@ -155,7 +155,7 @@ class _Collector:
             return VcpuState.USER
         if vcpu.ring is None and (stack is None or NoteKind.LACKS_REGISTERS in kinds):
             return VcpuState.UNKNOWN
-        # What an interrupt does on an idle CPU is no idleness.
+        # A CPU that handles an interrupt is not idle, though its task is the idle one.
         idle = stack is not None and stack.task is not None and not stack.task.pid
         rests = idle and not kinds & {NoteKind.INTERRUPT, NoteKind.EXCEPTION}
         return VcpuState.IDLE if rests else VcpuState.KERNEL
@@ -210,7 +210,8 @@ class _Collector:
         """Returns where a task waits, as the kernel itself finds it for /proc/PID/wchan."""
         linux = self._linux
         assert linux is not None, "it has tasks"
-        # What may sleep on behalf of others is kept apart by __sched (include/linux/sched/debug.h).
+        # The scheduler's own functions, and locks that wait by them, lie in a section of their own
+        # (__sched, include/linux/sched/debug.h).
         start, end = (linux.address(f"__sched_text_{edge}") for edge in ("start", "end"))
         if start is None or end is None:
             return ""

@@ -280,8 +280,8 @@ class TaskFacts:
     Attributes:
         count: of all, without the idle ones.
         states: letter as in ps -> how many; "?" for those whose state is not known.
-        waiting: tasks in uninterruptible sleep, the largest group first. Of those that are so
-            beyond the first thousand, and of those whose stack cannot be read, none is in a group.
+        waiting: tasks in uninterruptible sleep, the largest group first. Left out are those beyond
+            the first thousand, and those whose stack cannot be read.
         largest: processes with the most resident memory.
         complete: whether their lists are whole; otherwise there are more than these.
     """
@@ -307,7 +307,7 @@ class Piece(NamedTuple):
     """A piece of guest-physical memory.
 
     Attributes:
-        kind: what it is. Those of other kinds than memory lie inside of these.
+        kind: what it is. Pieces of the other kinds lie inside of those that are memory.
         start: its first guest-physical address.
         size: in bytes.
     """

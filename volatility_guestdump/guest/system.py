@@ -97,7 +97,7 @@ def unknown_kernel_facts(machine: Machine) -> KernelFacts:
         cr3 = vcpu.get("cr3")
         if mode is not None and mode is not PagingMode.OFF and cr3 is not None:
             return KernelFacts(mode, page_map=tables.root if tables else mode.root(cr3))
-    # That no vCPU pages is known of those whose registers are there.
+    # Paging is known to be off if every vCPU has the registers that tell.
     known = [vcpu.has_paging_registers for vcpu in machine.vcpus]
     return KernelFacts(PagingMode.OFF if known and all(known) else None)
 

@@ -15,7 +15,7 @@ class Holes:
     """The pages of zeros in a piece of memory.
 
     Whoever could not read a page left zeros in its place: LiME does, and `machine.read_padded`.
-    Whether zeros mean that, only what should lie there tells.
+    Memory may also have had zeros there: the caller has to know that no such page belongs there.
 
     Args:
         data: the piece. Where it starts or ends within a page, that part counts as a page.

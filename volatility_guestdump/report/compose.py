@@ -14,7 +14,7 @@ from volatility_guestdump.linux.stacks.stacks import PanicTask
 from volatility_guestdump.linux.state.system import taint_names
 from volatility_guestdump.report import document, incident
 
-#: What keeps the time that a report takes within bounds whatever the dump is.
+#: Limits that bound the time that a report takes, whatever the dump is.
 _MAXIMUM_FRAMES = 100
 _MAXIMUM_VCPUS = 512
 _WHOLE_LOG = 1000
@@ -33,8 +33,8 @@ _LONG_TEXT = 4000
 _MAXIMUM_SYMBOL = 300
 _MAXIMUM_REASON = 300
 
-#: What keeps the size of a report below 10 MB: how many bytes there are for the parts that have
-#: many elements, see `document.weight`. All else has less than 2 MB in all.
+#: How many bytes the parts with many elements may have, see `document.weight`. All else has less
+#: than 2 MB in all, so that a report stays below 10 MB.
 _ROOM_FOR_VCPUS = 4_500_000
 _ROOM_FOR_LOG = 1_800_000
 _ROOM_FOR_TASKS = 1_000_000
@@ -68,7 +68,7 @@ def compose(found: GuestFacts, evidence: document.Evidence) -> document.Report:
         memory=_memory(found.memory),
         modules=modules,
         evidence=evidence,
-        # The last that is made: it has what went wrong with all others.
+        # Made last, when all other failures are known.
         problems=_problems(attempts),
     )
 

@@ -77,7 +77,7 @@ _MAXIMUM_REGIONS = 1024
 _MAXIMUM_RESUMPTIONS = 64
 #: How far behind such a place a name is looked for: blocks of registers are smaller.
 _RESUMPTION = 64 << 10
-#: More of them nobody reads.
+#: Nobody reads more of them.
 _MAXIMUM_ODDITIES = 64
 
 #: The block with all general registers.
@@ -409,7 +409,7 @@ def _tags(
                 # Memory that is cut off, which its size tells.
                 return
             continue
-        # An end in the middle of what the file calls the group is none, if known tags follow.
+        # An end before that which the file gives for the group is ignored if known tags follow.
         limit = group.end if reason else group.told_end
         found = None
         # What is in the guest's memory is no tag.
@@ -428,8 +428,8 @@ def _tags(
 def _tag_at(window: _Window, group: _Group, position: int) -> tuple[Optional[_Tag], str]:
     """Returns the tag at a place, and why no other can follow it.
 
-    There is neither at the end of the group. A tag of which the size of the value is in doubt
-    comes with a reason.
+    At the end of the group there is neither a tag nor a reason. There are both where the size of
+    the tag's value is in doubt.
     """
     data = window.read(position, _TAG.size)
     if len(data) < _TAG.size:
@@ -471,7 +471,7 @@ def _tag_at(window: _Window, group: _Group, position: int) -> tuple[Optional[_Ta
 
 
 def _behind(window: _Window, group: _Group, tag: _Tag) -> int:
-    """Returns where the next tag is: one whose size cannot be right may have the usual one."""
+    """Returns where the next tag is: behind the usual size of a value, if there is a tag."""
     part = _TAGS.get((tag.name, tag.indices[1:]))
     size = _REGION_SIZE if tag.name in _REGION_TAGS else 0
     if part is not None:

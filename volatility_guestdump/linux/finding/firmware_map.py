@@ -235,7 +235,7 @@ class MapSearch:
     def _map(self, entries: Sequence[tuple[int, int, int]], told_by: str) -> Iterator[MemoryMap]:
         self._budget.take(len(entries))
         ram = ram_of(entries)
-        # A range alone is glued to nothing.
+        # Of one range alone nothing is out of place.
         if ram is not None and len(ram) > 1:
             yield MemoryMap(ram, told_by)
 

@@ -18,8 +18,8 @@ token_index        Nothing is lost: token_table says the same.
 addresses          Their symbols are lost. What they are relative to follows from known symbols.
 seqs_of_names      Nothing is lost: all names are expanded.
 
-A symbol is lost when its name or its address is. It is absent then, and what lies behind it up to
-the next symbol is nobody's: it would have been taken for a part of the one before.
+A symbol is lost when its name or its address is. It is absent then, and addresses from it up to the
+next symbol have none: they would wrongly be shown as parts of the symbol before.
 
 Nothing but pages of zeros is mended. Names that have no hole have to lead to the next marker, and
 a known symbol has to have its address, as in a table that is whole.

@@ -110,7 +110,7 @@ class Integer(NamedTuple):
 
 
 def btf_headers(image: bytes) -> Iterator[int]:
-    """Yields the offsets of what begins like BTF, for who has no symbol of it."""
+    """Yields the offsets of what begins like BTF, where no symbol tells its place."""
     start = struct.pack("<HBB", MAGIC, 1, 0)
     place = image.find(start)
     while place >= 0:

@@ -6,8 +6,8 @@ Nothing in BTF says where a type starts, nor what number it has: both follow fro
 it. Behind a page that is lost, and so is zeros, they are found again in two steps.
 
 1. Where types start: from the first word on from which a chain of sound types leads to the end, or
-   to the next page that is lost. A member of a structure, in the middle of which the page may have
-   ended, does not pass for a type: where that has its kind, a member has its type's number.
+   to the next page that is lost. The page may have ended in the middle of a structure. The members
+   that follow do not pass for types: where a type has its kind, a member has a type's number.
 2. What number the first of them has: types refer to each other by their numbers, and not every kind
    may refer to every other. A function refers to its prototype, a section to its variables. Of the
    hundreds of numbers that are possible, one fits all the references there are.

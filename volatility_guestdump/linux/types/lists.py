@@ -46,7 +46,7 @@ class Walk:
             is broken, what lies behind is reached from the other end.
 
     Attributes:
-        broken: why nodes may be missing of those that there were up to now; empty when none is.
+        broken: why nodes may be missing among those yielded so far; empty when none is.
     """
 
     def __init__(

@@ -37,8 +37,8 @@ class Field(NamedTuple):
             words.
         bit_size: of a bit field, else 0.
         signed: whether it is an integer with a sign.
-        structure: name of the structure that it is, that it points to, or that it is an array of,
-            or of a typedef to that; empty where it has to do with none, or with one without name.
+        structure: name of the structure that it is, that it points to or that it is an array of;
+            where that structure has no name, of a typedef to it; else empty.
         length: number of an array's elements, of all its dimensions.
     """
 
@@ -59,9 +59,9 @@ class Field(NamedTuple):
 class Types(Protocol):
     """A kernel's types.
 
-    What a source of types does not know, because the kernel has no such thing or because the source
-    is damaged or incomplete there, is None for who can do without (`find`), and a TypesError for
-    who cannot (`field`).
+    A source may not know something because the kernel has no such thing, or because the source
+    itself is damaged or incomplete there. `find` returns None then, for callers that can do without
+    it, and `field` raises TypesError for those that cannot.
     """
 
     @abc.abstractmethod
