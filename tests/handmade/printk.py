@@ -128,7 +128,9 @@ def write_ring(
         kernel.put(descriptor, name | entry.state << (kernel.bits - 2))
         kernel.put(descriptor + 8, following & word_mask)
         kernel.put(descriptor + 16, begin & word_mask)
-        kernel.write(INFOS + INFO_SIZE * index, _details_of(entry, len(entry.text), 0, INFO_SIZE))
+        details = _details_of(entry, len(entry.text), 0, INFO_SIZE)
+        sequence = struct.pack("<Q", number & ((1 << 64) - 1))
+        kernel.write(INFOS + INFO_SIZE * index, details[:24] + sequence + details[32:])
 
 
 def old_types(builder: BtfBuilder) -> None:

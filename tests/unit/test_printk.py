@@ -99,13 +99,21 @@ def test_of_a_long_log_the_end() -> None:
     assert (log.records[0].lines, log.records[-1].lines) == (("5",), (f"{MAXIMUM_RECORDS + 4}",))
 
 
-@pytest.mark.parametrize("place", [handmade.TEXT + 16, handmade.DESCRIPTORS + 40])
-def test_a_record_that_is_not_in_the_dump(place: int) -> None:
+@pytest.mark.parametrize(
+    ("place", "zeros"),
+    [
+        (handmade.TEXT + 16, 0),
+        # A missing page reads as zeros.
+        (handmade.TEXT + 16, 8 + len("second")),
+        (handmade.DESCRIPTORS + handmade.DESCRIPTOR_SIZE, handmade.DESCRIPTOR_SIZE),
+        (handmade.INFOS + handmade.INFO_SIZE, handmade.INFO_SIZE),
+    ],
+)
+def test_a_record_that_is_not_in_the_dump(place: int, zeros: int) -> None:
     """It is counted, and the others are there: one bad page costs what is on it."""
     kernel = with_log([Entry(b"first"), Entry(b"second"), Entry(b"third")])
-    if place < handmade.TEXT:
-        # A missing page reads as zeros.
-        kernel.write(place, bytes(handmade.DESCRIPTOR_SIZE))
+    if zeros:
+        kernel.write(place, bytes(zeros))
     else:
         del kernel.bytes[place]
     log = read_log(kernel.kernel)

@@ -218,6 +218,10 @@ class _Ring:
             raise AddressError(self._descriptors, "a descriptor of the log is not in the dump")
         if state >> (8 * self._word - 2) not in (_COMMITTED, _FINALIZED):
             raise _NoRecordError
+        sequence = info.get("seq")
+        if sequence is not None and (sequence ^ number) & ((1 << self._count_bits) - 1):
+            # Each info has numbers that belong to its place; one of zeros would be an empty record.
+            raise AddressError(self._infos, "what tells of a record of the log is not in the dump")
         return self._block(number, begin, end, info.integer("text_len"))
 
     def _block(self, number: int, begin: int, end: int, length: int) -> bytes:
@@ -236,7 +240,8 @@ class _Ring:
         length = min(length, room - self._word, _TEXT_LIMIT)
         data = self._kernel.read(self._text + at, self._word + length)
         if int.from_bytes(data[: self._word], "little") != number:
-            raise _NoRecordError
+            # A descriptor is taken away before its block is written over.
+            raise AddressError(self._text + at, "a block of the log is not in the dump")
         return data[self._word :]
 
 
