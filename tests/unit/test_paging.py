@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers import IDLE_VCPU
-from volatility_guestdump.exceptions import AddressError, MediumError
+from volatility_guestdump.exceptions import AddressError, LeftOutError, MediumError
 from volatility_guestdump.machine import VCPU
 from volatility_guestdump.x86.paging import (
     PageTables,
@@ -320,6 +320,23 @@ def test_reads() -> None:
     # Mapped, but to memory that is not there.
     assert tables.translate(KERNEL + 6 * PAGE) == (99 * PAGE, PAGE)
     assert not tables.maps(KERNEL + 6 * PAGE)
+
+
+@pytest.mark.parametrize("kind", [AddressError, MediumError, LeftOutError])
+def test_errors_keep_their_kind(kind: type[AddressError]) -> None:
+    """Why a page cannot be read is known by physical address; the error has the virtual one."""
+    memory = Memory()
+    memory.map(KERNEL, 20 * PAGE)
+
+    def read(address: int, length: int) -> bytes:
+        if address // PAGE == 20:
+            raise kind(20 * PAGE + 8, "the reason")
+        return memory.read(address, length)
+
+    tables = PageTables(read, PagingMode.FOUR_LEVEL, memory.root)
+    with pytest.raises(AddressError, match="the reason") as caught:
+        tables.read(KERNEL, 16)
+    assert type(caught.value) is kind and caught.value.address == KERNEL + 8
 
 
 @given(st.dictionaries(st.integers(0, 30), st.integers(20, 31)), st.integers(0, 31 * PAGE))

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from typing import Optional
 
 from volatility_guestdump.budget import Budget
-from volatility_guestdump.exceptions import AddressError, MediumError
+from volatility_guestdump.exceptions import AddressError
 from volatility_guestdump.machine import PAGE_SIZE, VCPU, Read
 
 CR0_PG = 1 << 31
@@ -272,8 +272,8 @@ class PageTables:
             return self.read_physical(physical, length)
         except AddressError as error:
             missing = address + max(0, min(error.address - physical, length - 1))
-            kind = MediumError if isinstance(error, MediumError) else AddressError
-            raise kind(missing, f"virtual address {missing:#x}: {error}") from error
+            # The kind of the error says why; it is the same for both addresses.
+            raise type(error)(missing, f"virtual address {missing:#x}: {error}") from error
 
     def runs(
         self, start: int, end: int, budget: Optional[Budget] = None
