@@ -34,6 +34,7 @@ A guest that is not in long mode gives an ELF of 32 bits, unless it has memory a
 Source: QEMU, target/i386/arch_dump.c and dump/dump.c.
 """
 
+import collections
 import itertools
 import os
 import struct
@@ -288,11 +289,12 @@ class _Notes:
         told = [
             status.number if status is not None and self.states else None for status in statuses
         ]
-        for number in set(told) - {None}:
-            assert number is not None
+        for number, count in collections.Counter(told).items():
+            if number is None:
+                continue
             if not 0 <= number < _MAXIMUM_VCPUS:
                 self.oddities.append(f"NT_PRSTATUS has the number {number + 1}, which no vCPU has")
-            elif told.count(number) > 1:
+            elif count > 1:
                 self.oddities.append(f"there are two NT_PRSTATUS of vCPU {number} that differ")
         taken: set[int] = set()
         numbers: list[Optional[int]] = []
@@ -370,13 +372,18 @@ def _pairs(
         if number not in chosen and number in left:
             chosen[number] = number
             left.discard(number)
-    used = [states[place] for place in chosen.values()]
+    used = {_content(states[place]) for place in chosen.values()}
     found: list[tuple[Optional[_Status], Optional[_State]]] = [
         (status, states[chosen[number]] if number in chosen else None)
         for number, status in enumerate(statuses)
     ]
     alone = [states[place] for place in sorted(left)]
-    return found + [(None, state) for state in alone if not statuses or state not in used]
+    return found + [(None, state) for state in alone if not statuses or _content(state) not in used]
+
+
+def _content(state: _State) -> tuple[str, tuple[tuple[str, int], ...]]:
+    """Returns what is in a note of QEMU, to be looked up in a set."""
+    return state.wrong, tuple(state.registers.items())
 
 
 def _ranges(loads: Sequence[Segment], oddities: list[str]) -> tuple[MemoryRange, ...]:
