@@ -76,7 +76,13 @@ def open_dump(
     request = Request(
         location_of(path), used, location_of(memory) if memory else None, progress=progress
     )
-    machine, advice = _open(request)
+    try:
+        machine, advice = _open(request)
+    except BaseException:
+        # Nobody gets the dump, so nobody would close it.
+        if session is None:
+            used.close()
+        raise
     warnings = list(request.said.messages)
     if machine is None and not advice:
         # The last one tells most: those before it are of formats that were tried earlier.
