@@ -25,7 +25,7 @@ class Kept(Generic[_T]):
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._values: OrderedDict[Hashable, tuple[_T]] = OrderedDict()
-        # What makes a value may ask for another one.
+        # Re-entrant: while a value is made another one may be asked for.
         self._lock = threading.RLock()
 
     def get(self, key: Hashable, make: Callable[[], _T]) -> _T:

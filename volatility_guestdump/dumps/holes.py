@@ -109,7 +109,7 @@ def checked(kernel: LinuxKernel, start: int, stored: Stored) -> Hole:
     size = stored.size
     ends = memory_map.end_of_memory(kernel)
     if ends is None and kernel.address("e820_table") is not None:
-        # What the kernel has allocated may lie behind the hole, and only make sense with it.
+        # The table may lie behind the hole, and is found only with the right one.
         for other in raw.possible_holes(size):
             tables = PageTables(stored.memory(other).read, kernel.tables.mode, kernel.tables.root)
             ends = memory_map.end_of_memory(

@@ -224,7 +224,7 @@ def _has_size_of(state_location: str, request: Request) -> bool:
 def _usable_states(locations: Sequence[str], request: Request) -> list[str]:
     """Returns which of some URLs are state files with memory in a file of its own.
 
-    Of a file that is there under several names, as symbolic links are, it returns the first.
+    A file with several names, by symbolic links for one, is returned once, under the first.
     """
     found: dict[Hashable, str] = {}
     for location in locations:

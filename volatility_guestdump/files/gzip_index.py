@@ -34,7 +34,7 @@ _CHUNK_SIZE = 256 << 10
 _WORKERS = 1
 # Larger ones were three times slower: each is a new allocation from the system.
 _STEP = 256 << 10
-#: Of what has no more bytes no index is kept.
+#: Of files of at most so many bytes no index is kept.
 _SMALL = 1 << 20
 #: What is kept of the content: at most 64 MiB.
 _BLOCK = 64 << 10
@@ -50,7 +50,7 @@ Progress = Optional[Callable[[float, str], None]]
 def _private_folder() -> Optional[pathlib.Path]:
     """Returns a folder of the user's own, made when there is none; None when it is not private.
 
-    Whoever can write into it could have any index read, and any of the user's files written over.
+    Whoever can write into it could plant an index, or a link to a file that is then written over.
     """
     variable, usual = "XDG_CACHE_HOME", (".cache",)
     if sys.platform == "win32":

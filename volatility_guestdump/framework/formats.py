@@ -162,7 +162,7 @@ class VmemStacker(RawMemoryStacker):
 
     @classmethod
     def _concerns(cls, location: str) -> bool:
-        # What has a state file that was not read until now is left to VmwareStacker.
+        # A .vmem whose state file could not be read here is left to VmwareStacker.
         return has_suffix(without_gzip(location), MEMORY_SUFFIX) and not has_state_file(location)
 
 

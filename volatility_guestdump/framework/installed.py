@@ -1,6 +1,6 @@
 # This file is licensed under the Volatility Software License 1.0
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
-"""What of kernels is installed on this machine, by Volatility's own list of ISF files."""
+"""The symbols of kernels that are installed on this machine, by Volatility's list of ISF files."""
 
 import json
 import logging
@@ -72,7 +72,7 @@ def windows_isf(pdb: Pdb) -> Optional[str]:
 
 
 class InstalledSymbols:
-    """What of kernels is installed on this machine; see `guest.Installed`.
+    """The symbols of kernels that are installed on this machine; see `guest.Installed`.
 
     Args:
         context: that symbols are loaded into.

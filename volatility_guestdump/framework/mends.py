@@ -257,7 +257,7 @@ CLASSES: Mapping[str, type[interfaces.objects.ObjectInterface]] = {
 def install(table: Any) -> None:
     """Gives a symbol table the mended classes for the types that it has.
 
-    What no class of a table can mend is mended in the plugins, for the tasks of such tables.
+    Where no class can help the plugins themselves are changed, for tasks of such tables alone.
     """
     for name, object_class in CLASSES.items():
         table.optional_set_type_class(name, object_class)

@@ -1,6 +1,6 @@
 # This file is licensed under the Volatility Software License 1.0
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
-"""What stackers share: their order, whom they tell what to say, and adding layers."""
+"""What stackers share: their order, where their warnings go, and how they add layers."""
 
 import contextlib
 import enum

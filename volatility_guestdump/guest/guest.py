@@ -29,7 +29,7 @@ class WindowsSymbols(BugChecks, Protocol):
 
 
 class Installed(Protocol):
-    """What of kernels is installed on this machine. Volatility knows; here it is only asked."""
+    """The symbols of kernels that are installed on this machine, which `framework` knows."""
 
     def linux_isf(self, kernel: LinuxKernel) -> Optional[str]:
         """Returns the URL of the ISF of a Linux kernel, or None."""
@@ -65,7 +65,7 @@ class Guest:
 
     Args:
         machine: its machine.
-        installed: what of kernels is installed on this machine.
+        installed: symbols of kernels that are installed on this machine.
         progress: called with per cent and a description while all of memory is searched.
 
     Attributes:

@@ -289,7 +289,7 @@ class LinuxKernel:
         """
         if self._load_isf is None:
             self._load_isf = load
-            # What was not known without it is asked for again.
+            # Facts that were not known without it are made again.
             for name in [name for name in vars(self) if name not in _NOT_OF_ISF]:
                 if isinstance(vars(type(self)).get(name), functools.cached_property):
                     del vars(self)[name]

@@ -1,6 +1,6 @@
 # This file is licensed under the Volatility Software License 1.0
 # which is available at https://www.volatilityfoundation.org/license/vsl-v1.0
-"""What a report says, as it is written as JSON: numbers, texts, truths, times, and lists of them.
+"""What a report says, as it is written as JSON: numbers, texts, booleans, times, and lists.
 
 It is of bounded size whatever the guest is. Addresses are texts, "0xffffffff81000000": many readers
 of JSON keep but 53 bits of a number. Sizes are in bytes. What is not known is None. Where a fact is
@@ -481,7 +481,7 @@ class Report:
     schema_version: int = SCHEMA_VERSION
 
     def as_json(self) -> dict[str, Any]:
-        """Returns what is written as JSON: dictionaries, lists, texts, numbers and truths."""
+        """Returns what is written as JSON: dictionaries, lists, texts, numbers and booleans."""
         made: dict[str, Any] = _plain(self)
         return made
 

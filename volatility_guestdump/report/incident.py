@@ -181,7 +181,7 @@ def _hung(found: GuestFacts) -> Optional[str]:
     """Returns which tasks hang, or None when none does."""
     told = _told(_records(found), (("hung", _HUNG_TASK),))
     tasks = found.tasks
-    # That none hangs among some of the tasks says nothing.
+    # If only some tasks are known, that none of them hangs says nothing of the others.
     if tasks is None or not (tasks.complete or tasks.waiting):
         return told.sentence if told is not None and _is_recent(told.record, found) else None
     waiting = [

@@ -33,7 +33,7 @@ class Rule(enum.Enum):
     WHOLE_PAGES = "the whole pages of each range"
     #: dd with bs=4096, skip=first / 4096, count=(last - first) / 4096.
     LAST_PAGE_LOST = "each range without its last page"
-    #: What lies below 1 MiB left out.
+    #: Without what lies below 1 MiB.
     FROM_ONE_MIB = "each range from 1 MiB on"
 
 

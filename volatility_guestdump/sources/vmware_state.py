@@ -140,7 +140,7 @@ _KNOWN: Mapping[str, "re.Pattern[bytes]"] = {
     for group, names in _GROUPS.items()
 }
 
-#: What a tag tells -> the register that comes of it, where it has another name.
+#: Name of a value in a tag -> the registers that it is a part of, where these have other names.
 _COMES_OF: Mapping[str, Sequence[str]] = {
     **{f"{_GPREGS}.{name}": (name,) for name in _GENERAL},
     **dict.fromkeys(("idt_base.low", "idt_base.high"), ("idt_base",)),

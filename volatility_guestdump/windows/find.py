@@ -100,7 +100,7 @@ class _Search:
         self.budget = Budget(_STEPS)
         self._pages_left = _MAXIMUM_PAGES
         self._headers_left = _MAXIMUM_HEADERS
-        #: Of each root where was looked last, and the images found.
+        #: Root -> start and end of what was looked at last; and the images that were found there.
         self._looked: dict[int, tuple[int, int]] = {}
         self._images: dict[int, list[Image]] = {}
 

@@ -701,7 +701,7 @@ def with_losses(
         else:
             rows.append((name, its_kind, address))
     if any_lost and not ascends:
-        # Those that are lost may be anywhere.
+        # Out of order, so lost symbols may have any address.
         starts = [0]
     ascending = sorted({address for _, _, address in rows})
     gaps: list[tuple[int, int]] = []
@@ -720,7 +720,7 @@ def with_losses(
         number_of_names(found, kinds),
         [address for _, _, address in rows],
         addresses.encoding,
-        # Who decodes them without regard to holes would find what is not there.
+        # No places of tables: a reader that does not know of holes would decode what is not there.
         {},
         bits,
         gaps,

@@ -62,7 +62,7 @@ _MARKERS = (
     (4, re.compile(rb"(?=\0{4}.(?:[\2-\xff]\0|.[\1\2])\0.(?:[\4-\xff]\0|.[\1-\4])\0)", re.DOTALL)),
     (8, re.compile(rb"(?=\0{8}.(?:[\2-\xff]\0|.[\1\2])\0{5}.(?:[\4-\xff]\0|.[\1-\4])\0{5})", re.S)),
 )
-#: Those of a kernel are a hundred and more; what happens to ascend like them is shorter.
+#: A kernel has a hundred and more; fewer other numbers happen to ascend like them.
 _FEWEST_MARKERS = 6
 #: Blocks of names that are looked at before all of them are decoded.
 _SAMPLES = 4
@@ -469,7 +469,7 @@ class _Search:
             name: Optional[str] = None
             if piece is not None:
                 packed = image[piece[0] : piece[1]]
-                # What is left of it without the lost ones is as long as before.
+                # A name that has no lost token is as long as before when these are taken away.
                 if not lost or len(packed.translate(None, lost)) == len(packed):
                     text = "".join(map(sure.__getitem__, packed))
                     name = text[1:]

@@ -41,7 +41,7 @@ _STEPS = 1 << 24
 #: Stands for the kind of a type that is lost.
 LOST = 0xFF
 
-#: What has no name, and what has one.
+#: Kinds of types that have no name, and of types that have one.
 _NAMELESS = frozenset((Kind.PTR, Kind.ARRAY, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT))
 _NAMED = frozenset((Kind.INT, Kind.TYPEDEF, Kind.FUNC, Kind.VAR, Kind.DATASEC, Kind.FLOAT))
 #: Bits of the second word that no kind uses.
@@ -53,7 +53,7 @@ _VALUES = frozenset(
         *(Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.FLOAT, Kind.ENUM64, Kind.TYPE_TAG),
     )
 )
-#: What a pointer, a typedef or a qualifier may refer to besides.
+#: What a pointer, a typedef or a qualifier may refer to: values, and these besides.
 _ANY = _VALUES | {Kind.VOID, Kind.FWD, Kind.FUNC_PROTO}
 _REFER = frozenset(
     (*(Kind.PTR, Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT), Kind.TYPE_TAG)

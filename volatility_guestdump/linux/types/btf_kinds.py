@@ -6,7 +6,7 @@ import enum
 
 #: The kernel refuses BTF with more types (BTF_MAX_TYPE, include/uapi/linux/btf.h).
 MAXIMUM_TYPES = 0xFFFFF
-#: Of the second word of a type: how many members follow, and the kind flag.
+#: Parts of the second word of a type: how many members follow, and the kind flag.
 VLEN = 0xFFFF
 KIND_FLAG = 1 << 31
 

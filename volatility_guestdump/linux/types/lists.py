@@ -106,7 +106,7 @@ class Walk:
                 try:
                     following = pointer(node + link)
                 except AddressError:
-                    # What of it lies on another page may be there.
+                    # Members of it that lie on another page may be there.
                     yield node
                     raise
                 if self._back and not following:
